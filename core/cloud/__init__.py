@@ -1,0 +1,1 @@
+"""The API pool, the durable task queue and the scheduler."""

@@ -1,0 +1,402 @@
+"""What a store promises. Everything above it (publisher, runner, pool, scheduler) knows only this file.
+
+A store is thread-safe and synchronous; async callers use a worker thread. Times are UTC epoch seconds passed in by the
+caller (`now`), so tests own the clock. Each method is one transaction: it happens whole or not at all. Every method may
+raise a StoreError. Values cross this boundary as JSON text (payload, result), so that no store needs to know their shape.
+
+`tests/store/` is the one conformance suite; another store joins it by one fixture.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+from core.cloud.task import Attempt, AttemptOutcome, OnDependencyFailure, Task, TaskStatus
+
+
+@dataclass(frozen=True, slots=True)
+class NewTask:
+    """A task to insert, checked and with its id drawn."""
+
+    task_id: str
+    name: str
+    payload: str
+    """JSON text."""
+    capability: str
+    """What a process must have to run it: the handler's name, or `ai_call@ENDPOINT` for one endpoint only."""
+    priority: int = 2
+    tags: tuple[str, ...] = ()
+    depends_on: tuple[str, ...] = ()
+    """Ids of tasks in the store or earlier in the same batch."""
+    on_dependency_failure: OnDependencyFailure = OnDependencyFailure.WAIT
+    timeout: float | None = None
+    max_retries: int = 3
+    run_at: float | None = None
+    expires_at: float | None = None
+    idempotency_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What became of one NewTask."""
+
+    task_id: str
+    """The id it has: an earlier task's when the idempotency key was known."""
+    created: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TaskQuery:
+    """Which tasks to list: URGENT first, then oldest; all conditions must hold."""
+
+    status: TaskStatus | None = None
+    name: str | None = None
+    priority_min: int | None = None
+    tags: tuple[str, ...] = ()
+    """All of these."""
+    ready: bool = False
+    """Only tasks that could start now."""
+    newest_first: bool = False
+    """By age alone, newest first, instead of by priority."""
+    limit: int = 100
+    cursor: str = ""
+    """`next_cursor` of the page before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Tasks in the order asked for; `next_cursor` is '' on the last page."""
+
+    tasks: list[Task]
+    next_cursor: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimRequest:
+    """Which ready tasks a worker can take."""
+
+    worker: str
+    capabilities: Collection[str]
+    """Only tasks with one of these."""
+    limit: int
+    lease: float
+    """Seconds until an unrenewed claim is given back."""
+    status: TaskStatus = TaskStatus.RUNNING
+    """RUNNING for a runner, ACKNOWLEDGED for an agent that will report by itself."""
+    task_id: str | None = None
+    """Only this task (it must be ready); `capabilities` is then ignored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A task now held by a worker. Lean, because the runner's speed depends on it."""
+
+    task_id: str
+    attempt: int
+    """Fencing token: a finish by this attempt is refused once another holds the task."""
+    name: str
+    payload: str
+    priority: int
+    timeout: float | None
+    max_retries: int
+    interruptions: int
+    depends_on: tuple[str, ...]
+    """Ids whose results the payload may refer to; () for most tasks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """How an attempt ended and what the task becomes: COMPLETED, FAILED, CANCELLED, or PENDING to run again."""
+
+    task_id: str
+    attempt: int
+    worker: str
+    outcome: AttemptOutcome
+    status: TaskStatus
+    result: str | None = None
+    """JSON text, with COMPLETED."""
+    error: str | None = None
+    run_at: float | None = None
+    """With PENDING: not before this moment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exchanged:
+    """What one exchange did."""
+
+    claims: list[Claim]
+    refused: list[Settlement]
+    """Settlements whose worker no longer held the task; recorded nowhere but in the log."""
+
+
+@dataclass(frozen=True, slots=True)
+class StatusReport:
+    """A status set by hand or by an agent, from outside the runner."""
+
+    task_id: str
+    status: TaskStatus
+    worker: str
+    """Who says so."""
+    attempt: int | None = None
+    """Fencing token from a claim; None skips the fence (the owner's own word)."""
+    result: str | None = None
+    error: str | None = None
+    lease: float = 3600.0
+    """Seconds the task is held when the status is ACKNOWLEDGED or RUNNING."""
+    progress: float | None = None
+    progress_message: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStats:
+    """Counters; reading them scans nothing."""
+
+    by_status: Mapping[TaskStatus, int]
+    by_priority: Mapping[int, int]
+    ready: int
+    """Pending tasks that could start now."""
+    blocked: int
+    """Pending tasks that wait for another."""
+    later: int
+    """Pending tasks whose time has not come."""
+    completed_seconds: float
+    """Sum over completed tasks of the seconds from start to completion."""
+    completed_count: int
+    """How many completed tasks that sum is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What a store knows about why a task is not running; `why` puts it in words."""
+
+    task: Task
+    unfinished: list[tuple[str, TaskStatus]]
+    """Dependencies that are not completed."""
+    able_workers: int
+    """Live workers that have its capability."""
+    ahead: int
+    """Ready tasks that go before it, counted up to 1,000."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerInfo:
+    """A process that runs tasks."""
+
+    worker: str
+    pid: int
+    host: str
+    wake_port: int
+    """Loopback UDP port on which it wants to be woken; 0 for none."""
+    capabilities: tuple[str, ...]
+    started_at: float
+    seen_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Maintained:
+    """What one round of upkeep changed."""
+
+    expired: int = 0
+    interrupted: int = 0
+    """Lost leases whose tasks went back to pending."""
+    poisoned: int = 0
+    """Lost leases whose tasks failed: cut off too often."""
+    promoted: int = 0
+    """Tasks whose run_at came."""
+    cancelled: int = 0
+    """Dependents cancelled because of one of the above."""
+
+
+@dataclass(frozen=True, slots=True)
+class Purged:
+    """Rows a purge removed, or would remove."""
+
+    tasks: int = 0
+    attempts: int = 0
+    by_status: Mapping[str, int] = field(default_factory=dict)
+
+
+class TaskStore(Protocol):
+    """Tasks, their graph, their attempts."""
+
+    def publish(self, tasks: Sequence[NewTask], now: float) -> list[Published]:
+        """Insert all or nothing. Raises UnknownTask for a dependency that is neither stored nor earlier in `tasks`.
+
+        A known idempotency key returns the earlier task and inserts nothing for that entry; later entries that depend on
+        the entry's id then depend on the earlier task. A task whose dependency already failed, expired or was cancelled
+        follows its `on_dependency_failure` at once.
+        """
+        ...
+
+    def get(self, task_id: str) -> Task | None: ...
+
+    def resolve_id(self, prefix: str) -> str | None:
+        """The one task id that starts with `prefix`; None when there is none or more than one."""
+        ...
+
+    def newest_ids(self, limit: int) -> list[str]: ...
+
+    def attempts(self, task_id: str) -> list[Attempt]: ...
+
+    def results(self, task_ids: Sequence[str]) -> dict[str, str]:
+        """JSON results of those that are completed."""
+        ...
+
+    def list(self, query: TaskQuery, now: float) -> Page: ...
+
+    def stats(self) -> QueueStats: ...
+
+    def situation(self, task_id: str, now: float) -> Situation | None: ...
+
+    def exchange(
+        self, settlements: Sequence[Settlement], request: ClaimRequest | None, now: float
+    ) -> Exchanged:
+        """Settle attempts, free or cancel their dependents, then claim ready tasks: one transaction."""
+        ...
+
+    def renew(
+        self, worker: str, held: Sequence[tuple[str, int]], lease: float, now: float
+    ) -> list[tuple[str, int]]:
+        """Extend the leases; returns those that are no longer the worker's (cancelled or taken)."""
+        ...
+
+    def progress(self, task_id: str, attempt: int, worker: str, share: float | None, message: str) -> bool:
+        """Note progress; False when the task is no longer the worker's."""
+        ...
+
+    def report(self, report: StatusReport, now: float) -> Task:
+        """Set a status from outside the runner, checked against the transition table and the fence."""
+        ...
+
+    def cancel(self, task_id: str, now: float, reason: str) -> Task:
+        """Cancel a task that is not final; its dependents follow their `on_dependency_failure`.
+
+        A running task is cancelled at once here; its worker learns it at the next wake-up or renewal. Raises UnknownTask,
+        InvalidTransition.
+        """
+        ...
+
+    def retry(self, task_id: str, now: float) -> Task:
+        """Put a failed, cancelled or expired task back to pending with its retries anew and no expiry in the past."""
+        ...
+
+    def release(self, worker: str, now: float) -> int:
+        """Give back all that `worker` holds: attempts end as interrupted and are free. Returns how many."""
+        ...
+
+    def maintain(self, now: float, poison_limit: int, limit: int = 500) -> Maintained:
+        """One bounded round: expire, take back lost leases, promote what is due. Safe in several processes at once."""
+        ...
+
+    def next_due(self) -> float | None:
+        """The earliest moment at which `maintain` will have something to do."""
+        ...
+
+    def purge(self, statuses: Collection[TaskStatus], older_than: float, *, dry_run: bool, limit: int) -> Purged:
+        """Remove final tasks that ended before `older_than` and that no unfinished task depends on."""
+        ...
+
+
+class WorkerStore(Protocol):
+    """Live processes, and the one that does the upkeep."""
+
+    def register(self, info: WorkerInfo) -> None:
+        """Insert or refresh."""
+        ...
+
+    def forget(self, worker: str) -> None: ...
+
+    def alive(self, since: float) -> list[WorkerInfo]:
+        """Workers seen at or after `since`."""
+        ...
+
+    def lead(self, duty: str, worker: str, ttl: float, now: float) -> bool:
+        """True while `worker` holds `duty`: taken when free or its holder's time ran out, renewed when already held."""
+        ...
+
+    def resign(self, duty: str, worker: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleRecord:
+    """A durable schedule: which task to publish when."""
+
+    name: str
+    task: str
+    """JSON object of publish() arguments."""
+    every: float | None
+    """Seconds between runs, or None with `cron`."""
+    cron: str | None
+    timezone: str
+    missed: str
+    """`skip`, `once` or `all`: what to do about runs that were due while no process was there."""
+    enabled: bool
+    next_run: float | None
+    last_run: float | None
+    last_task_id: str | None
+    created_at: float
+    runs: int
+
+
+class ScheduleStore(Protocol):
+    """Schedules that survive restarts and fire once whatever the number of processes."""
+
+    def save(self, record: ScheduleRecord) -> None:
+        """Insert, or replace the one with the same name."""
+        ...
+
+    def get(self, name: str) -> ScheduleRecord | None: ...
+
+    def list(self) -> list[ScheduleRecord]: ...
+
+    def remove(self, name: str) -> bool: ...
+
+    def due(self, now: float) -> list[ScheduleRecord]:
+        """Enabled schedules whose next_run is at or before `now`."""
+        ...
+
+    def next_run(self) -> float | None:
+        """The earliest next_run of an enabled schedule."""
+        ...
+
+    def fire(self, before: ScheduleRecord, after: ScheduleRecord, tasks: Sequence[NewTask], now: float) -> list[str] | None:
+        """Publish `tasks` and replace `before` by `after` in one transaction.
+
+        None, and nothing done, when the stored row is no longer `before` (another process fired it).
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StoreHealth:
+    """What `doctor` shows about a store."""
+
+    kind: str
+    location: str
+    library: str
+    schema_version: int
+    bytes: int
+    sound: bool
+    detail: str
+    checked_at: datetime
+
+
+class Store(Protocol):
+    """The parts of one store, over one database."""
+
+    @property
+    def tasks(self) -> TaskStore: ...
+
+    @property
+    def workers(self) -> WorkerStore: ...
+
+    @property
+    def schedules(self) -> ScheduleStore: ...
+
+    @property
+    def location(self) -> str: ...
+
+    def health(self, now: float) -> StoreHealth: ...
+
+    def close(self) -> None: ...

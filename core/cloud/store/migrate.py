@@ -1,0 +1,86 @@
+"""Forward-only migrations: `sql/migrations/NNNN_noun.sql`, all pending ones in one transaction, by whoever comes first."""
+
+import logging
+from importlib import resources
+from pathlib import Path
+
+import apsw
+
+from core.errors import StoreCorrupt, StoreTooNew
+from core.paths import MEMORY
+
+log = logging.getLogger(__name__)
+
+APPLICATION_ID = 0x48656162
+"""`Heab`, in the file's header: tells our databases from others'."""
+
+
+def migrations() -> list[tuple[int, str]]:
+    """Every migration as (number, SQL), in order."""
+    folder = resources.files(__package__) / "sql" / "migrations"
+    found = sorted((int(item.name[:4]), item.read_text(encoding="utf-8")) for item in folder.iterdir() if item.name.endswith(".sql"))
+    numbers = [number for number, _ in found]
+    if numbers != list(range(1, len(numbers) + 1)):
+        raise ValueError(f"migrations must be numbered 1, 2, 3, ... without gaps; found {numbers}")
+    return found
+
+
+def schema_version(connection: apsw.Connection) -> int:
+    """The number of the newest migration in this database; 0 for a new file."""
+    version = connection.pragma("user_version")
+    assert isinstance(version, int)
+    return version
+
+
+def migrate(connection: apsw.Connection, location: str) -> None:
+    """Bring the database to this code's schema.
+
+    Several processes may start on one new file at once: the first to get the write lock does the work, the others find it
+    done. A database that already held data is copied to `<file>.v<N>.backup` first. Raises StoreTooNew for one written by
+    newer code, StoreCorrupt for a file that is another program's.
+    """
+    known = migrations()
+    newest = known[-1][0] if known else 0
+    if schema_version(connection) == newest:
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        current = schema_version(connection)
+        if current > newest:
+            raise StoreTooNew(
+                f"The database {location} has schema {current}; this version knows up to {newest}.",
+                "upgrade heablcoin-cloud, or set HEABLCOIN_CLOUD_DATABASE to another file.",
+            )
+        if current == 0 and connection.pragma("application_id") not in (0, APPLICATION_ID):
+            raise StoreCorrupt(
+                f"The file {location} belongs to another program.",
+                "set HEABLCOIN_CLOUD_DATABASE to another path.",
+            )
+        if 0 < current < newest and location != MEMORY:
+            back_up(location, current)
+        for number, sql in known:
+            if number > current:
+                log.info("migrating %s to schema %d", location, number)
+                connection.execute(sql)
+        connection.pragma("application_id", APPLICATION_ID)
+        connection.pragma("user_version", newest)
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def back_up(location: str, version: int) -> Path:
+    """A consistent copy beside the file, made through SQLite's backup interface."""
+    target = Path(f"{location}.v{version}.backup")
+    source = apsw.Connection(location, flags=apsw.SQLITE_OPEN_READONLY)
+    copy = apsw.Connection(str(target))
+    try:
+        with copy.backup("main", source, "main") as backup:
+            while not backup.done:
+                backup.step(1000)
+    finally:
+        copy.close()
+        source.close()
+    return target

@@ -1,0 +1,1 @@
+-- Tasks, their bodies, graph, tags, attempts, counters; workers and leaders.

@@ -1,0 +1,1 @@
+-- Endpoints, their health, limiter slots, statistics.

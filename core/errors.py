@@ -1,0 +1,133 @@
+"""Every error this project raises on purpose.
+
+    HeablcoinError
+    ├── InvalidArgument (ValueError)        a value given by the caller cannot be used
+    │   ├── InvalidTransition               a task cannot go from its status to the one asked for
+    │   ├── DependencyCycle                 a graph's tasks wait for each other
+    │   └── UrlRefused                      an address this installation may not call
+    ├── NotFound (LookupError)
+    │   ├── UnknownTask, UnknownEndpoint, UnknownSchedule
+    ├── LeaseLost                           the task is no longer this worker's
+    ├── NoHandler                           nothing registered can run this task
+    ├── AllEndpointsFailed (RuntimeError)   every attempt of a pool call failed
+    ├── StoreError
+    │   └── StoreBusy, StoreFull, StoreReadOnly, StoreCorrupt, StoreTooNew, StoreUnsafe
+    └── TaskSignal                          raised by a handler to say what should happen next
+        └── Permanent, RetryLater
+
+Each carries `message` (what happened) and `fix` (what to do next); `str(error)` is both.
+"""
+
+
+class HeablcoinError(Exception):
+    """Base of every deliberate error."""
+
+    def __init__(self, message: str, fix: str = "") -> None:
+        self.message = message
+        self.fix = fix
+        super().__init__(message, fix)
+
+    def __str__(self) -> str:
+        return f"{self.message} Fix: {self.fix}" if self.fix else self.message
+
+
+class InvalidArgument(HeablcoinError, ValueError):
+    """A value given by the caller cannot be used; nothing was changed."""
+
+
+class InvalidTransition(InvalidArgument):
+    """A task cannot go from its present status to the one asked for."""
+
+
+class DependencyCycle(InvalidArgument):
+    """Tasks of one graph wait for each other, so none could ever start."""
+
+
+class UrlRefused(InvalidArgument):
+    """A URL leads to an address this installation may not call."""
+
+
+class NotFound(HeablcoinError, LookupError):
+    """Nothing has the name or id that was given."""
+
+
+class UnknownTask(NotFound):
+    """No task has this id."""
+
+
+class UnknownEndpoint(NotFound):
+    """No endpoint has this name."""
+
+
+class UnknownSchedule(NotFound):
+    """No schedule has this name."""
+
+
+class LeaseLost(HeablcoinError):
+    """The task is no longer this worker's: its lease ended, or it was cancelled or given to another."""
+
+
+class NoHandler(HeablcoinError):
+    """No handler is registered here for the task's name."""
+
+
+class AllEndpointsFailed(HeablcoinError, RuntimeError):
+    """A pool call had no success; `attempts` holds one line per attempt, `retry_after` seconds until a slot or None."""
+
+    def __init__(
+        self,
+        message: str,
+        fix: str = "",
+        *,
+        attempts: tuple[object, ...] = (),
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message, fix)
+        self.attempts = attempts
+        self.retry_after = retry_after
+
+
+class StoreError(HeablcoinError):
+    """The database could not do what was asked; nothing was half done."""
+
+
+class StoreBusy(StoreError):
+    """Another process held the database for longer than the busy limit."""
+
+
+class StoreFull(StoreError):
+    """The disk (or the database's size limit) is full."""
+
+
+class StoreReadOnly(StoreError):
+    """The database file or its directory cannot be written."""
+
+
+class StoreCorrupt(StoreError):
+    """The file is not a sound database of ours."""
+
+
+class StoreTooNew(StoreError):
+    """The database was written by a newer version than this one."""
+
+
+class StoreUnsafe(StoreError):
+    """Using the file here could corrupt it (network file system, affected SQLite library)."""
+
+
+class TaskSignal(HeablcoinError):
+    """Base of what a handler raises to say what should happen to its task."""
+
+
+class Permanent(TaskSignal):
+    """The task failed for good: retrying cannot help."""
+
+
+class RetryLater(TaskSignal):
+    """Run the task again after `seconds` (0 or more); uses up one retry."""
+
+    def __init__(self, seconds: float, message: str = "The handler asked to be run again later.") -> None:
+        if not 0 <= seconds < float("inf"):
+            raise InvalidArgument(f"RetryLater needs seconds of 0 or more, not {seconds!r}.")
+        super().__init__(message)
+        self.seconds = seconds

@@ -1,0 +1,30 @@
+"""JSON values as types, and the one way this project writes them."""
+
+import json
+from typing import TypeAlias, cast
+
+from core.errors import InvalidArgument
+
+Json: TypeAlias = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
+JsonObject: TypeAlias = dict[str, Json]
+
+
+def dumps(value: object, what: str = "value") -> str:
+    """Compact JSON text of `value`, non-ASCII kept readable.
+
+    Raises InvalidArgument naming `what` for anything JSON cannot carry, NaN and infinities included.
+    """
+    try:
+        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        text.encode("utf-8")
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidArgument(
+            f"The {what} cannot be written as JSON ({type(error).__name__}).",
+            "use only objects with text keys, lists, text, finite numbers, true, false and null",
+        ) from error
+    return text
+
+
+def loads(text: str) -> Json:
+    """The value of JSON text that this project wrote itself."""
+    return cast(Json, json.loads(text))
