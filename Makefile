@@ -1,0 +1,73 @@
+# `make demo` and `make test` work as the first command of a fresh clone: each sets up what it needs in .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PYTEST ?= -n 2 --dist worksteal -m "not soak and not inspector and not conformance"
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format lock chaos soak bench inspector conformance mcpb docs clean
+
+help: ## what can be made
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name one with PYTHON=..."; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.run: $(VENV)/.made requirements.lock pyproject.toml
+	@test -e $(VENV)/.dev || { echo "Setting up $(VENV) (once; about a minute) ..."; $(PIP) install --require-hashes -r requirements.lock; }
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.made requirements-dev.lock pyproject.toml
+	@echo "Setting up $(VENV) with the development tools (once; a minute or two) ..."
+	@$(PIP) install --require-hashes -r requirements-dev.lock
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(VENV)/.run ## see it work, without any key or network
+	@$(BIN)/python -m server demo
+
+test: $(VENV)/.dev ## every test but the long ones
+	@$(BIN)/python -m pytest $(PYTEST)
+
+check: $(VENV)/.dev ## lint, formatting, types, import contract
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+
+format: $(VENV)/.dev ## put every file in the one format
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+lock: $(VENV)/.dev ## resolve the dependencies anew
+	@for file in requirements requirements-dev; do \
+	  dev=$$([ $$file = requirements-dev ] && echo "--group dev --extra fast"); \
+	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+	    --custom-compile-command "make lock" $$dev --output-file $$file.lock pyproject.toml || exit 1; done
+
+chaos: $(VENV)/.dev ## hundreds of kill -9, with figures
+	@$(BIN)/python -m tests.chaos
+
+soak: $(VENV)/.dev ## the long tests
+	@$(BIN)/python -m pytest -m soak --timeout 1800
+
+bench: $(VENV)/.dev ## speed, as ratios to floors in the same run
+	@$(BIN)/python -m benchmarks
+
+inspector: $(VENV)/.dev ## every tool through the MCP Inspector (needs Node 20 or newer)
+	@$(BIN)/python -m pytest -m inspector
+
+conformance: $(VENV)/.dev ## the official MCP conformance suite (needs npm)
+	@$(BIN)/python -m tests.conformance
+
+mcpb: $(VENV)/.dev ## the one-click bundle for Claude Desktop
+	@$(BIN)/python packaging/build_mcpb.py
+
+docs: $(VENV)/.dev ## write the generated pages anew
+	@$(BIN)/python -m server.docs
+
+clean: ## remove everything made here
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
