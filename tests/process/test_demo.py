@@ -1,0 +1,140 @@
+"""The demo: its parts alone, and the whole of it as a newcomer runs it."""
+
+import io
+import json
+import socket
+import urllib.error
+import urllib.request
+
+import pytest
+
+from server.demo.pdf import text_to_pdf
+from server.demo.screen import Screen, columns, wrap
+from server.demo.standin import StandIn, Step, reply
+
+
+def ask(stand_in: StandIn, prompt: str) -> tuple[int, dict[str, str], object]:
+    request = urllib.request.Request(
+        stand_in.base_url + "/chat/completions",
+        data=json.dumps({"model": "any", "messages": [{"role": "user", "content": prompt}]}).encode(),
+        headers={"Authorization": "Bearer sk-test", "Content-Type": "application/json"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return answer.status, dict(answer.headers), json.load(answer)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, dict(error.headers), json.load(error)
+
+
+def test_a_stand_in_fails_as_scripted_then_dies_and_refuses_connections():
+    with StandIn("primary", [Step(500), Step(429, retry_after=3), Step(), Step(0)]) as stand_in:
+        assert ask(stand_in, "one")[0] == 500
+        status, headers, body = ask(stand_in, "two")
+        assert (status, headers["Retry-After"]) == (429, "3")
+        assert body["error"]["code"] == "rate_limit_exceeded"
+        status, _, body = ask(stand_in, "add 2 and 40")
+        assert status == 200
+        assert body["choices"][0]["message"]["content"] == reply("stand-in-primary", "add 2 and 40")
+        with pytest.raises(OSError):
+            ask(stand_in, "four")
+        stand_in._thread.join(10)
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", stand_in.port), timeout=5)
+        assert [served.status for served in stand_in.served] == [500, 429, 200, 0]
+        assert {served.authorization for served in stand_in.served} == {"Bearer sk-test"}
+
+
+def test_a_stand_ins_answer_is_drawn_from_the_prompt():
+    assert "from 40.00 to 65,123.50" in reply("m", "between 65,123.5 and 40")
+    assert reply("m", "one two three") != reply("m", "one two")
+
+
+class Terminal(io.StringIO):
+    encoding = "utf-8"
+
+    def isatty(self):
+        return True
+
+
+def shown(raw: str) -> list[str]:
+    """What a terminal shows after `raw`, for the two escape codes that move."""
+    rows: list[str] = [""]
+    at = 0
+    while raw:
+        if raw.startswith("\x1b["):
+            end = next(index for index, char in enumerate(raw) if char.isalpha())
+            number, kind = raw[2:end], raw[end]
+            if kind == "A":
+                at -= int(number)
+            elif kind == "J":
+                rows[at:] = [""]
+            raw = raw[end + 1 :]
+            continue
+        if raw[0] == "\n":
+            at += 1
+            if at == len(rows):
+                rows.append("")
+        else:
+            rows[at] += raw[0]
+        raw = raw[1:]
+    return rows
+
+
+def test_in_a_terminal_the_panel_is_redrawn_below_the_lines_and_lines_stay():
+    terminal = Terminal()
+    screen = Screen(terminal, {})
+    screen.say("first")
+    screen.panel(["a task  pending", "another"])
+    screen.say("second")
+    screen.panel(["a task  running"])
+    screen.say("third")
+    assert shown(terminal.getvalue()) == ["first", "second", "third", "a task  running", ""]
+    screen.panel([])
+    assert shown(terminal.getvalue()) == ["first", "second", "third", ""]
+
+
+def test_in_a_pipe_only_plain_lines_are_written():
+    pipe = io.StringIO()
+    screen = Screen(pipe, {})
+    screen.panel(["never seen"])
+    screen.say("seen", "good")
+    assert pipe.getvalue() == "seen\n"
+
+
+def test_no_color_leaves_the_escape_codes_that_colour_out():
+    coloured, plain = Terminal(), Terminal()
+    Screen(coloured, {}).say("text", "good")
+    Screen(plain, {"NO_COLOR": "1"}).say("text", "good")
+    assert coloured.getvalue() == "\x1b[32mtext\x1b[0m\n"
+    assert plain.getvalue() == "text\n"
+
+
+def test_a_console_that_cannot_show_the_marks_gets_words():
+    class Ascii(Terminal):
+        encoding = "ascii"
+
+    console = Ascii()
+    screen = Screen(console, {})
+    assert (screen.yes, screen.no, screen.arrow) == ("ok", "NO", "->")
+    screen.say("北京")
+    assert console.getvalue() == "??\n"
+
+
+@pytest.mark.parametrize("text", ["word " * 60, "  indented " + "word " * 60, "x" * 300, "价格 " * 60, ""])
+def test_wrapped_lines_fit_and_keep_every_word(text):
+    lines = wrap(text.rstrip(), 80)
+    assert all(columns(line) <= 80 for line in lines)
+    if "x" * 300 not in text:
+        assert " ".join(lines).split() == text.split()
+
+
+def test_a_report_becomes_a_pdf_whose_offsets_lead_to_its_objects():
+    pdf = text_to_pdf("\n".join(f"line {number} (of many) \\ ✓" for number in range(130)))
+    assert pdf.startswith(b"%PDF-1.4\n")
+    assert pdf.endswith(b"%%EOF\n")
+    assert pdf.count(b"/Type /Page ") == 3
+    assert b"(line 129 \\(of many\\) \\\\ ?) Tj" in pdf
+    table = pdf[int(pdf.split(b"startxref\n")[1].split()[0]) :].split(b"\n")
+    for number, entry in enumerate(table[3 : 2 + int(table[1].split()[1])], 1):
+        assert pdf[int(entry.split()[0]) :].startswith(b"%d 0 obj" % number)
