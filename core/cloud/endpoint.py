@@ -1,0 +1,223 @@
+"""An endpoint of the pool: where an LLM API is, what it costs, how much it may be used. Pure."""
+
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import InitVar, dataclass, field, fields
+from enum import StrEnum
+from urllib.parse import parse_qsl, urlsplit
+
+from core.errors import InvalidArgument
+from core.json_types import Json, dumps
+
+NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,99}$")
+ENV_NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")
+HEADER_NAME = re.compile(r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}$")
+SECRET_WORD = re.compile(
+    r"authorization|cookie|secret|passw|credential|(^|[-_])(api)?-?_?(keys?|token)($|[-_])", re.IGNORECASE
+)
+LOCAL_PROVIDERS = frozenset({"fake"})
+"""Providers that send nothing over a network, so that `base_url` may be anything."""
+
+
+class ApiStatus(StrEnum):
+    """How an endpoint is doing."""
+
+    ACTIVE = "active"
+    DEGRADED = "degraded"
+    """Recent failures; still used, after the sound ones."""
+    FAILED = "failed"
+    """Not used, but for one probe at a time after a growing cool-down."""
+    RATE_LIMITED = "rate_limited"
+    """Not used until its limit lets the next request through."""
+
+
+@dataclass(frozen=True)
+class ApiEndpoint:
+    """One API that can answer a call. The fields up to `timeout` are the guide's, in its order.
+
+    Every value is checked when it is made: InvalidArgument names the field. The key is no dataclass field, so `repr`,
+    `asdict`, `==` and logs never show it; `endpoint.api_key` gives it to whoever makes the request.
+    """
+
+    name: str
+    """Letters, digits and `._:/@-`, up to 100."""
+    base_url: str
+    """Up to and without `/chat/completions`, such as `https://api.openai.com/v1`."""
+    api_key: InitVar[str] = ""
+    model: str = ""
+    priority: int = 1
+    """1 is preferred over 2. Any whole number."""
+    max_requests_per_minute: int = 60
+    """In any 60 seconds, over all processes that share the store; 0 means no limit."""
+    timeout: float = 30.0
+    """Seconds one attempt may take, above 0."""
+    provider: str = "openai"
+    """The wire format: `openai` (and everything compatible), `anthropic`, `fake`."""
+    api_key_env: str = ""
+    """Environment variable that holds the key; read each time, and preferred over any other source."""
+    weight: float = 1.0
+    """Share of the calls under `weighted` and `least_busy`, above 0."""
+    max_concurrency: int = 0
+    """Calls at the same time, over all processes that share the store; 0 means no limit."""
+    cost_per_million_in: float = 0.0
+    """Price of a million prompt tokens, in any one currency."""
+    cost_per_million_out: float = 0.0
+    max_requests_per_day: int = 0
+    """Per UTC day; 0 means no limit. The same holds for the two below, which calls already under way may overshoot."""
+    max_tokens_per_day: int = 0
+    max_cost_per_day: float = 0.0
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False, hash=False)
+    """Sent with each request. They are stored, so those that carry a secret are refused."""
+    extra_body: Mapping[str, Json] = field(default_factory=dict, repr=False, hash=False)
+    """Merged into each request's JSON body."""
+
+    def __post_init__(self, api_key: object) -> None:
+        # Without an argument the default is what the class attribute is by then: the property below.
+        given = "" if isinstance(api_key, property) else api_key
+        if not isinstance(given, str):
+            raise InvalidArgument(
+                "The api_key must be text.", "pass the key itself, or name its variable in api_key_env"
+            )
+        object.__setattr__(self, "_key", _Secret(given.strip()))
+        object.__setattr__(self, "base_url", str(self.base_url).strip().rstrip("/"))
+        for name in ("timeout", "weight", "cost_per_million_in", "cost_per_million_out", "max_cost_per_day"):
+            value = getattr(self, name)
+            if isinstance(value, int) and not isinstance(value, bool):
+                object.__setattr__(self, name, float(value))
+        _check(self)
+
+    @property  # type: ignore[misc]  # the attribute of an InitVar, which dataclasses leave free
+    def api_key(self) -> str:  # noqa: F811
+        """The key: from `api_key_env` when that is set here, else the one given; '' when there is none."""
+        if self.api_key_env:
+            found = os.environ.get(self.api_key_env, "").strip()
+            if found:
+                return found
+        return self.given_key
+
+    @property
+    def given_key(self) -> str:
+        """The key given directly, not the one of `api_key_env`; '' when there is none."""
+        secret: _Secret = self._key  # type: ignore[attr-defined]
+        return secret.reveal()
+
+    def with_key(self, api_key: str) -> "ApiEndpoint":
+        """The same endpoint with another directly given key."""
+        return ApiEndpoint(api_key=api_key, **{item.name: getattr(self, item.name) for item in fields(self)})
+
+    def cost(self, tokens_in: int, tokens_out: int) -> float:
+        """What this many tokens cost here."""
+        return (tokens_in * self.cost_per_million_in + tokens_out * self.cost_per_million_out) / 1_000_000
+
+
+class _Secret:
+    """Text that shows itself only when asked to."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        return self._text
+
+    def __repr__(self) -> str:
+        return "<secret>" if self._text else "<no secret>"
+
+    def __deepcopy__(self, memo: object) -> "_Secret":
+        return self
+
+    def __reduce__(self) -> tuple[type["_Secret"], tuple[str]]:
+        return _Secret, ("",)
+
+
+def _check(endpoint: ApiEndpoint) -> None:
+    for name in ("name", "base_url", "model", "provider", "api_key_env"):
+        if not isinstance(getattr(endpoint, name), str):
+            raise InvalidArgument(f"The endpoint's {name} must be text.")
+    if not NAME.match(endpoint.name):
+        raise InvalidArgument(
+            f"{endpoint.name[:40]!r} is no endpoint name.",
+            "use 1 to 100 letters, digits and ._:/@- (starting with a letter or digit)",
+        )
+    if not NAME.match(endpoint.provider):
+        raise InvalidArgument(f"{endpoint.provider[:40]!r} is no provider.", "use openai or anthropic")
+    if len(endpoint.model) > 200 or any(ord(char) < 32 for char in endpoint.model):
+        raise InvalidArgument("The model name must be one line of at most 200 characters.")
+    if endpoint.api_key_env and not ENV_NAME.match(endpoint.api_key_env):
+        # The value is not repeated: somebody may have put the key itself there.
+        raise InvalidArgument(
+            "api_key_env must be the name of an environment variable.",
+            "pass a name such as OPENAI_API_KEY; the key itself goes into api_key",
+        )
+    if not endpoint.given_key.isprintable():
+        raise InvalidArgument(
+            "The api_key holds line breaks or control characters.", "copy the key again, without spaces around it"
+        )
+    _check_numbers(endpoint)
+    _check_url(endpoint)
+    _check_headers(endpoint.headers)
+    _check_body(endpoint.extra_body)
+
+
+def _check_numbers(endpoint: ApiEndpoint) -> None:
+    for name, least in (
+        ("priority", -1_000_000),
+        ("max_requests_per_minute", 0),
+        ("max_concurrency", 0),
+        ("max_requests_per_day", 0),
+        ("max_tokens_per_day", 0),
+    ):
+        value = getattr(endpoint, name)
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= 10**12:
+            raise InvalidArgument(f"{name} must be a whole number of at least {least}, not {value!r}.")
+    for name in ("timeout", "weight"):
+        value = getattr(endpoint, name)
+        if not (isinstance(value, float) and 0 < value <= 1e6):
+            raise InvalidArgument(f"{name} must be a number above 0 (and at most 1,000,000), not {value!r}.")
+    for name in ("cost_per_million_in", "cost_per_million_out", "max_cost_per_day"):
+        value = getattr(endpoint, name)
+        if not (isinstance(value, float) and 0 <= value < math.inf):
+            raise InvalidArgument(f"{name} must be a number of at least 0, not {value!r}.")
+
+
+def _check_url(endpoint: ApiEndpoint) -> None:
+    if endpoint.provider in LOCAL_PROVIDERS:
+        return
+    fix = "pass the API's address up to and without /chat/completions, such as https://api.openai.com/v1"
+    try:
+        parts = urlsplit(endpoint.base_url)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        raise InvalidArgument("base_url is not a URL.", fix) from error
+    if parts.scheme not in {"http", "https"} or not host or any(char.isspace() for char in endpoint.base_url):
+        raise InvalidArgument("base_url must be an http or https URL with a host.", fix)
+    if parts.username is not None or parts.password is not None or parts.fragment:
+        raise InvalidArgument("base_url must hold neither a user name and password nor a fragment.", fix)
+    if any(SECRET_WORD.search(name) for name, _ in parse_qsl(parts.query, keep_blank_values=True)):
+        raise InvalidArgument(
+            "base_url must not hold a key.", "pass the key in api_key, or its variable's name in api_key_env"
+        )
+
+
+def _check_headers(headers: object) -> None:
+    if not isinstance(headers, Mapping):
+        raise InvalidArgument("headers must be an object of texts.", 'pass for example {"x-title": "my app"}')
+    for name, value in headers.items():
+        if not isinstance(name, str) or not HEADER_NAME.match(name):
+            raise InvalidArgument("A header has a name that HTTP does not allow.")
+        if not isinstance(value, str) or not value.isprintable():
+            raise InvalidArgument(f"The header {name} must have one line of text as its value.")
+        if SECRET_WORD.search(name):
+            raise InvalidArgument(
+                f"The header {name} looks like a secret, and headers are stored.",
+                "pass the key in api_key, or its variable's name in api_key_env",
+            )
+
+
+def _check_body(body: object) -> None:
+    if not isinstance(body, Mapping):
+        raise InvalidArgument("extra_body must be an object.", 'pass for example {"top_p": 0.9}')
+    dumps(dict(body), "extra_body")
