@@ -7,6 +7,7 @@ raise a StoreError. Values cross this boundary as JSON text (payload, result), s
 `tests/store/` is the one conformance suite; another store joins it by one fixture.
 """
 
+import builtins
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -220,7 +221,7 @@ class Purged:
 class TaskStore(Protocol):
     """Tasks, their graph, their attempts."""
 
-    def publish(self, tasks: Sequence[NewTask], now: float) -> list[Published]:
+    def publish(self, tasks: Sequence[NewTask], now: float) -> builtins.list[Published]:
         """Insert all or nothing. Raises UnknownTask for a dependency that is neither stored nor earlier in `tasks`.
 
         A known idempotency key returns the earlier task and inserts nothing for that entry; later entries that depend on
@@ -235,9 +236,9 @@ class TaskStore(Protocol):
         """The one task id that starts with `prefix`; None when there is none or more than one."""
         ...
 
-    def newest_ids(self, limit: int) -> list[str]: ...
+    def newest_ids(self, limit: int) -> builtins.list[str]: ...
 
-    def attempts(self, task_id: str) -> list[Attempt]: ...
+    def attempts(self, task_id: str) -> builtins.list[Attempt]: ...
 
     def results(self, task_ids: Sequence[str]) -> dict[str, str]:
         """JSON results of those that are completed."""
@@ -257,7 +258,7 @@ class TaskStore(Protocol):
 
     def renew(
         self, worker: str, held: Sequence[tuple[str, int]], lease: float, now: float
-    ) -> list[tuple[str, int]]:
+    ) -> builtins.list[tuple[str, int]]:
         """Extend the leases; returns those that are no longer the worker's (cancelled or taken)."""
         ...
 
@@ -348,11 +349,11 @@ class ScheduleStore(Protocol):
 
     def get(self, name: str) -> ScheduleRecord | None: ...
 
-    def list(self) -> list[ScheduleRecord]: ...
+    def list(self) -> builtins.list[ScheduleRecord]: ...
 
     def remove(self, name: str) -> bool: ...
 
-    def due(self, now: float) -> list[ScheduleRecord]:
+    def due(self, now: float) -> builtins.list[ScheduleRecord]:
         """Enabled schedules whose next_run is at or before `now`."""
         ...
 
@@ -360,7 +361,7 @@ class ScheduleStore(Protocol):
         """The earliest next_run of an enabled schedule."""
         ...
 
-    def fire(self, before: ScheduleRecord, after: ScheduleRecord, tasks: Sequence[NewTask], now: float) -> list[str] | None:
+    def fire(self, before: ScheduleRecord, after: ScheduleRecord, tasks: Sequence[NewTask], now: float) -> builtins.list[str] | None:
         """Publish `tasks` and replace `before` by `after` in one transaction.
 
         None, and nothing done, when the stored row is no longer `before` (another process fired it).

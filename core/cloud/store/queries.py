@@ -3,6 +3,9 @@
 import re
 from collections.abc import Iterator, Mapping
 from importlib import resources
+from typing import Any
+
+import apsw
 
 _NAME = re.compile(r"^-- name: ([a-z0-9_]+)$", re.MULTILINE)
 
@@ -29,3 +32,10 @@ class Queries(Mapping[str, str]):
 
     def __len__(self) -> int:
         return len(self._statements)
+
+
+def one(connection: apsw.Connection, statement: str, bindings: tuple[object, ...] = ()) -> Any:
+    """The single value of a statement that always gives a row."""
+    row = connection.execute(statement, bindings).fetchone()
+    assert row is not None, statement
+    return row[0]

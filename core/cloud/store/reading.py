@@ -1,0 +1,217 @@
+"""Tasks as the reader sees them: whole, in pages, counted. Reads only."""
+
+import heapq
+import json
+from collections.abc import Iterable, Iterator, Sequence
+
+import apsw
+
+from core.clock import to_datetime
+from core.cloud.store.base import Page, QueueStats, Situation, TaskQuery
+from core.cloud.store.claiming import ATTEMPT, dependencies
+from core.cloud.store.publishing import TASK
+from core.cloud.store.queries import Queries, one
+from core.cloud.store.states import BLOCKED, HELD_STATES, LATER, READY, STATES_OF, STATUS_OF
+from core.cloud.task import Attempt, AttemptOutcome, OnDependencyFailure, Task, TaskPriority, TaskStatus
+from core.errors import InvalidArgument
+from core.json_types import loads
+
+WORKER = Queries("worker")
+
+AHEAD_LIMIT = 1000
+WORKER_TTL = 60.0
+"""Seconds after its last sign of life during which a worker counts as alive."""
+
+
+def tasks_at(connection: apsw.Connection, seqs: Sequence[int]) -> list[Task]:
+    """Whole tasks in the order of `seqs`; those that are gone are left out."""
+    if not seqs:
+        return []
+    rows = {row[0]: row for row in connection.execute(TASK["show"], (json.dumps(list(seqs)),))}
+    parents = dependencies(connection, seqs)
+    return [_task(rows[seq], parents.get(seq, ())) for seq in seqs if seq in rows]
+
+
+def task_by_id(connection: apsw.Connection, task_id: str) -> Task | None:
+    row = connection.execute(TASK["seq_of"], (task_id,)).fetchone()
+    return tasks_at(connection, [row[0]])[0] if row else None
+
+
+def _task(row: tuple, parents: Sequence[tuple[str, str]]) -> Task:
+    created_at = to_datetime(row[13])
+    assert created_at is not None
+    return Task(
+        task_id=row[1],
+        name=row[2],
+        status=STATUS_OF[row[3]],
+        priority=row[4],
+        payload=loads(row[5]),
+        tags=tuple(json.loads(row[6])) if row[6] else (),
+        depends_on=tuple(parent for parent, _ in parents),
+        blocked_by=tuple(parent for parent, state in parents if state != TaskStatus.COMPLETED),
+        on_dependency_failure=OnDependencyFailure(row[7]),
+        timeout=row[8],
+        max_retries=row[9],
+        attempts=row[10],
+        interruptions=row[11],
+        idempotency_key=row[12],
+        created_at=created_at,
+        run_at=to_datetime(row[14]),
+        expires_at=to_datetime(row[15]),
+        started_at=to_datetime(row[16]),
+        completed_at=to_datetime(row[17]),
+        worker=row[18],
+        lease_until=to_datetime(row[19]),
+        progress=row[20],
+        progress_message=row[21] or "",
+        result=None if row[22] is None else loads(row[22]),
+        error=row[23],
+    )
+
+
+def attempts_of(connection: apsw.Connection, task_id: str) -> list[Attempt]:
+    """The attempts that ended and the one that runs, oldest first."""
+    row = connection.execute(TASK["find"], (task_id,)).fetchone()
+    if row is None:
+        return []
+    seq, state, owner, attempt, started_at = row[:5]
+    found = [
+        _attempt(number, worker, start, end, outcome, error)
+        for number, worker, start, end, outcome, error in connection.execute(ATTEMPT["of_task"], (seq,))
+    ]
+    if state in HELD_STATES:
+        found.append(_attempt(attempt, owner, started_at, None, AttemptOutcome.RUNNING, None))
+    return found
+
+
+def _attempt(
+    number: int, worker: str, start: float, end: float | None, outcome: str, error: str | None
+) -> Attempt:
+    started_at = to_datetime(start)
+    assert started_at is not None
+    return Attempt(number, worker, started_at, to_datetime(end), AttemptOutcome(outcome), error)
+
+
+def page(connection: apsw.Connection, query: TaskQuery) -> Page:
+    """One page of a list, merged from index ranges: it costs what it shows, whatever the size of the queue."""
+    states = (READY,) if query.ready else STATES_OF[query.status] if query.status else tuple(STATUS_OF)
+    priorities = [int(p) for p in sorted(TaskPriority, reverse=True) if p >= (query.priority_min or 0)]
+    kinds: list[int] | None = None
+    if query.name is not None:
+        kinds = [row[0] for row in connection.execute(TASK["kinds_named"], (query.name,))]
+    ranges = _Ranges(connection, states, kinds, query.tags, query.limit + 1, newest=query.newest_first)
+    walk = _newest_first(ranges, priorities, query) if query.newest_first else _oldest_first(ranges, priorities, query)
+    found = []
+    for entry in walk:
+        found.append(entry)
+        if len(found) > query.limit:
+            break
+    more = len(found) > query.limit
+    shown = found[: query.limit]
+    cursor = f"{shown[-1][0]}.{shown[-1][1]}" if more and shown else ""
+    return Page(tasks_at(connection, [seq for _, seq in shown]), cursor)
+
+
+class _Ranges:
+    """The index ranges of a query: for one priority, every matching task in order of age."""
+
+    def __init__(
+        self,
+        connection: apsw.Connection,
+        states: Sequence[str],
+        kinds: Sequence[int] | None,
+        tags: Sequence[str],
+        limit: int,
+        *,
+        newest: bool,
+    ) -> None:
+        self._connection = connection
+        self._states = states
+        self._kinds = kinds
+        self._tags = tags
+        self._limit = limit
+        self._order = "newest" if newest else "oldest"
+
+    def of(self, priority: int, after: int) -> Iterator[int]:
+        """Up to a page of tasks with this priority that come after `after`."""
+        if self._tags:
+            return self._seqs(
+                f"page_tag_{self._order}",
+                json.dumps(self._states), priority, after, self._limit, self._tags[0],
+                None if self._kinds is None else json.dumps(self._kinds),
+                json.dumps(self._tags[1:], ensure_ascii=False),
+            )
+        if self._kinds is None:
+            parts = [self._seqs(f"page_{self._order}", state, priority, after, self._limit) for state in self._states]
+        else:
+            parts = [
+                self._seqs(f"page_kind_{self._order}", state, priority, after, self._limit, kind)
+                for state in self._states
+                for kind in self._kinds
+            ]
+        return heapq.merge(*parts, reverse=self._order == "newest")
+
+    def _seqs(self, name: str, *bindings: object) -> Iterator[int]:
+        return iter([row[0] for row in self._connection.execute(TASK[name], bindings)])
+
+
+def _oldest_first(ranges: _Ranges, priorities: Iterable[int], query: TaskQuery) -> Iterator[tuple[int, int]]:
+    at_priority, at_seq = _parse_cursor(query.cursor) if query.cursor else (int(max(TaskPriority)), 0)
+    for priority in priorities:
+        if priority <= at_priority:
+            yield from ((priority, seq) for seq in ranges.of(priority, at_seq if priority == at_priority else 0))
+
+
+def _newest_first(ranges: _Ranges, priorities: Iterable[int], query: TaskQuery) -> Iterator[tuple[int, int]]:
+    before = _parse_cursor(query.cursor)[1] if query.cursor else (1 << 62)
+    return ((0, seq) for seq in heapq.merge(*(ranges.of(p, before) for p in priorities), reverse=True))
+
+
+def _parse_cursor(cursor: str) -> tuple[int, int]:
+    priority, dot, seq = cursor.partition(".")
+    if not (dot and priority.isascii() and priority.isdigit() and seq.isascii() and seq.isdigit() and len(cursor) < 24):
+        raise InvalidArgument(
+            "The cursor is not one that a list returned.", "pass next_cursor of the page before, or leave it out."
+        )
+    return int(priority), int(seq)
+
+
+def stats(connection: apsw.Connection) -> QueueStats:
+    """Counters as they stand."""
+    by_state: dict[str, int] = dict.fromkeys(STATUS_OF, 0)
+    by_priority: dict[int, int] = {int(priority): 0 for priority in TaskPriority}
+    timed, seconds = 0, 0.0
+    for state, priority, tasks, timed_here, seconds_here in connection.execute(TASK["counters"]):
+        by_state[state] += tasks
+        by_priority[priority] += tasks
+        if state == TaskStatus.COMPLETED:
+            timed += timed_here
+            seconds += seconds_here
+    return QueueStats(
+        by_status={status: sum(by_state[state] for state in STATES_OF[status]) for status in TaskStatus},
+        by_priority=by_priority,
+        ready=by_state[READY],
+        blocked=by_state[BLOCKED],
+        later=by_state[LATER],
+        completed_seconds=max(0.0, seconds) if timed else 0.0,
+        completed_count=timed,
+    )
+
+
+def situation(connection: apsw.Connection, task_id: str, now: float) -> Situation | None:
+    """What is known about why a task is not running."""
+    row = connection.execute(TASK["find"], (task_id,)).fetchone()
+    if row is None:
+        return None
+    seq, kind, priority = row[0], row[8], row[9]
+    unfinished = [
+        (parent, STATUS_OF[state])
+        for parent, state in dependencies(connection, [seq]).get(seq, ())
+        if state != TaskStatus.COMPLETED
+    ]
+    return Situation(
+        task=tasks_at(connection, [seq])[0],
+        unfinished=unfinished,
+        able_workers=int(one(connection, WORKER["able"], (now - WORKER_TTL, kind))),
+        ahead=int(one(connection, TASK["ahead"], (priority, seq, AHEAD_LIMIT))),
+    )

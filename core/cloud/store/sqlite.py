@@ -1,0 +1,66 @@
+"""The SQLite store: every part over one database."""
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import apsw
+
+from core.clock import to_datetime
+from core.cloud.store.base import StoreHealth
+from core.cloud.store.database import Database
+from core.cloud.store.migrate import schema_version
+from core.cloud.store.tasks import SqliteTaskStore
+from core.cloud.store.workers import SqliteWorkerStore
+
+if TYPE_CHECKING:
+    from core.cloud.store.pool import SqlitePoolStore
+    from core.cloud.store.schedules import SqliteScheduleStore
+
+
+class SqliteStore:
+    """See base.Store for the contract; `pool` and `schedules` are made when first used."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.tasks = SqliteTaskStore(database)
+        self.workers = SqliteWorkerStore(database)
+
+    @cached_property
+    def schedules(self) -> "SqliteScheduleStore":
+        from core.cloud.store.schedules import SqliteScheduleStore
+
+        return SqliteScheduleStore(self.database)
+
+    @cached_property
+    def pool(self) -> "SqlitePoolStore":
+        from core.cloud.store.pool import SqlitePoolStore
+
+        return SqlitePoolStore(self.database)
+
+    @property
+    def location(self) -> str:
+        return self.database.location
+
+    def health(self, now: float) -> StoreHealth:
+        """Check the whole file: seconds for a large one."""
+        with self.database.read() as connection:
+            verdict = [str(row[0]) for row in connection.execute("PRAGMA quick_check(5)")]
+            verdict += [f"a row of {row[0]} refers to nothing" for row in connection.execute("PRAGMA foreign_key_check")]
+            pages, size = connection.pragma("page_count"), connection.pragma("page_size")
+            version = schema_version(connection)
+        checked_at = to_datetime(now)
+        assert checked_at is not None and isinstance(pages, int) and isinstance(size, int)
+        sound = verdict == ["ok"]
+        return StoreHealth(
+            kind="sqlite",
+            location=self.location,
+            library=f"SQLite {apsw.sqlite_lib_version()} (apsw {apsw.apsw_version()})",
+            schema_version=version,
+            bytes=pages * size,
+            sound=sound,
+            detail="every check passed" if sound else "; ".join(verdict[:5]),
+            checked_at=checked_at,
+        )
+
+    def close(self) -> None:
+        self.database.close()

@@ -1,0 +1,155 @@
+"""The task store over SQLite: each method one transaction around the functions of its neighbours."""
+
+import builtins
+import json
+import logging
+from collections.abc import Collection, Sequence
+
+from core.cloud.store import claiming, publishing, reading, reporting, upkeep
+from core.cloud.store.base import (
+    ClaimRequest,
+    Exchanged,
+    Maintained,
+    NewTask,
+    Page,
+    Published,
+    Purged,
+    QueueStats,
+    Settlement,
+    Situation,
+    StatusReport,
+    TaskQuery,
+)
+from core.cloud.store.database import Database
+from core.cloud.store.publishing import TASK
+from core.cloud.store.queries import one
+from core.cloud.task import Attempt, Task, TaskStatus
+from core.errors import UnknownTask
+
+log = logging.getLogger(__name__)
+
+
+class SqliteTaskStore:
+    """See base.TaskStore for the contract."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def publish(self, tasks: Sequence[NewTask], now: float) -> builtins.list[Published]:
+        if not tasks:
+            return []
+        with self._database.write() as connection:
+            return publishing.insert_tasks(connection, tasks, now)
+
+    def get(self, task_id: str) -> Task | None:
+        with self._database.snapshot() as connection:
+            return reading.task_by_id(connection, task_id)
+
+    def resolve_id(self, prefix: str) -> str | None:
+        with self._database.read() as connection:
+            rows = connection.execute(TASK["ids_from"], (prefix, prefix + "\U0010ffff")).fetchall()
+        if rows and rows[0][0] == prefix:
+            return prefix
+        return str(rows[0][0]) if len(rows) == 1 else None
+
+    def newest_ids(self, limit: int) -> builtins.list[str]:
+        with self._database.read() as connection:
+            return [row[0] for row in connection.execute(TASK["newest_ids"], (limit,))]
+
+    def attempts(self, task_id: str) -> builtins.list[Attempt]:
+        with self._database.snapshot() as connection:
+            return reading.attempts_of(connection, task_id)
+
+    def results(self, task_ids: Sequence[str]) -> dict[str, str]:
+        with self._database.read() as connection:
+            rows = connection.execute(TASK["results"], (json.dumps(list(task_ids)),))
+            return {row[0]: "null" if row[1] is None else row[1] for row in rows}
+
+    def list(self, query: TaskQuery, now: float) -> Page:
+        with self._database.snapshot() as connection:
+            return reading.page(connection, query)
+
+    def stats(self) -> QueueStats:
+        with self._database.read() as connection:
+            return reading.stats(connection)
+
+    def situation(self, task_id: str, now: float) -> Situation | None:
+        with self._database.snapshot() as connection:
+            return reading.situation(connection, task_id, now)
+
+    def exchange(
+        self, settlements: Sequence[Settlement], request: ClaimRequest | None, now: float
+    ) -> Exchanged:
+        if not settlements and (request is None or not self._any_ready(request)):
+            return Exchanged([], [])
+        with self._database.write(durable=bool(settlements)) as connection:
+            refused = claiming.settle(connection, settlements, now) if settlements else []
+            claims = claiming.claim(connection, request, now) if request is not None else []
+        return Exchanged(claims, refused)
+
+    def _any_ready(self, request: ClaimRequest) -> bool:
+        if request.task_id is not None:
+            return True
+        with self._database.read() as connection:
+            return bool(one(connection, TASK["has_ready"], (json.dumps(list(request.capabilities)),)))
+
+    def renew(
+        self, worker: str, held: Sequence[tuple[str, int]], lease: float, now: float
+    ) -> builtins.list[tuple[str, int]]:
+        if not held:
+            return []
+        with self._database.write(durable=False) as connection:
+            return claiming.renew(connection, worker, held, now + lease)
+
+    def progress(self, task_id: str, attempt: int, worker: str, share: float | None, message: str) -> bool:
+        with self._database.write(durable=False) as connection:
+            row = connection.execute(TASK["holds"], (task_id, worker, attempt)).fetchone()
+            if row is not None:
+                reporting.note_progress(connection, row[0], attempt, share, message)
+            return row is not None
+
+    def report(self, report: StatusReport, now: float) -> Task:
+        with self._database.write() as connection:
+            reporting.report(connection, report, now)
+            return _existing(reading.task_by_id(connection, report.task_id), report.task_id)
+
+    def cancel(self, task_id: str, now: float, reason: str) -> Task:
+        with self._database.write() as connection:
+            reporting.cancel(connection, task_id, now, reason)
+            return _existing(reading.task_by_id(connection, task_id), task_id)
+
+    def retry(self, task_id: str, now: float) -> Task:
+        with self._database.write() as connection:
+            reporting.retry(connection, task_id, now)
+            return _existing(reading.task_by_id(connection, task_id), task_id)
+
+    def release(self, worker: str, now: float) -> int:
+        with self._database.write() as connection:
+            rows = connection.execute(TASK["held_by"], (worker,)).fetchall()
+            for row in rows:
+                reporting.give_back(connection, reporting.find(connection, row[1]), now, "Given back: its worker was shut down.")
+            return len(rows)
+
+    def maintain(self, now: float, poison_limit: int, limit: int = 500) -> Maintained:
+        due = self.next_due()
+        if due is None or due > now:
+            return Maintained()
+        with self._database.write() as connection:
+            return upkeep.maintain(connection, now, poison_limit, limit)
+
+    def next_due(self) -> float | None:
+        with self._database.read() as connection:
+            return upkeep.next_due(connection)
+
+    def purge(self, statuses: Collection[TaskStatus], older_than: float, *, dry_run: bool, limit: int) -> Purged:
+        if dry_run:
+            with self._database.snapshot() as connection:
+                return upkeep.purge(connection, statuses, older_than, limit, dry_run=True)
+        with self._database.write() as connection:
+            return upkeep.purge(connection, statuses, older_than, limit, dry_run=False)
+
+
+def _existing(task: Task | None, task_id: str) -> Task:
+    if task is None:
+        raise UnknownTask(f"There is no task {task_id[:60]!r}.", "list the tasks to see their ids.")
+    return task

@@ -1,0 +1,80 @@
+"""What must happen to tasks as time passes. Functions work inside the caller's transaction, in bounded rounds."""
+
+import json
+from collections.abc import Collection
+
+import apsw
+
+from core.cloud.store.base import Maintained, Purged
+from core.cloud.store.claiming import ATTEMPT, cancel_dependents
+from core.cloud.store.publishing import TASK
+from core.cloud.store.queries import one
+from core.cloud.store.states import READY, STATES_OF
+from core.cloud.task import AttemptOutcome, TaskStatus
+
+EXPIRED = "Expired before it could start."
+LEASE_ENDED = "The worker stopped renewing its lease: its process died or hung."
+
+
+def maintain(connection: apsw.Connection, now: float, poison_limit: int, limit: int) -> Maintained:
+    """One round; see TaskStore.maintain."""
+    expired, followers = _expire(connection, now, limit)
+    interrupted, poisoned, followers_of_poisoned = _take_back(connection, now, poison_limit, limit)
+    promoted = len(connection.execute(TASK["promote"], (now, limit)).fetchall())
+    return Maintained(
+        expired=expired,
+        interrupted=interrupted,
+        poisoned=poisoned,
+        promoted=promoted,
+        cancelled=followers + followers_of_poisoned,
+    )
+
+
+def _expire(connection: apsw.Connection, now: float, limit: int) -> tuple[int, int]:
+    rows = connection.execute(TASK["expire"], (now, limit)).fetchall()
+    connection.executemany(TASK["put_outcome"], [(seq, None, EXPIRED) for seq, _ in rows])
+    lost = [(seq, task_id, TaskStatus.EXPIRED.value) for seq, task_id in rows]
+    return len(rows), cancel_dependents(connection, lost, now)
+
+
+def _take_back(connection: apsw.Connection, now: float, poison_limit: int, limit: int) -> tuple[int, int, int]:
+    """Lost leases: (tasks pending again, tasks failed, dependents cancelled)."""
+    rows = connection.execute(TASK["lost"], (now, limit)).fetchall()
+    lost: list[tuple[int, str, str]] = []
+    for seq, task_id, attempt, owner, started_at, interruptions in rows:
+        record = (seq, attempt, owner, started_at, now, AttemptOutcome.INTERRUPTED.value, LEASE_ENDED)
+        connection.execute(ATTEMPT["insert"], record)
+        if interruptions + 1 > poison_limit:
+            connection.execute(TASK["interrupt"], (seq, TaskStatus.FAILED.value, now))
+            error = (
+                f"Given up: its worker died {interruptions + 1} times while running it, and more than {poison_limit} "
+                "is taken as a sign that the task kills its worker."
+            )
+            connection.execute(TASK["put_outcome"], (seq, None, error))
+            lost.append((seq, task_id, TaskStatus.FAILED.value))
+        else:
+            connection.execute(TASK["interrupt"], (seq, READY, None))
+    return len(rows) - len(lost), len(lost), cancel_dependents(connection, lost, now)
+
+
+def next_due(connection: apsw.Connection) -> float | None:
+    """The earliest moment that concerns `maintain`."""
+    names = ("next_later", "next_expiring", "next_lost")
+    moments = [moment for name in names if (moment := one(connection, TASK[name])) is not None]
+    return min(moments, default=None)
+
+
+def purge(
+    connection: apsw.Connection, statuses: Collection[TaskStatus], older_than: float, limit: int, *, dry_run: bool
+) -> Purged:
+    """Remove final tasks with all that belongs to them; see TaskStore.purge."""
+    states = [state for status in statuses for state in STATES_OF[status]]
+    rows = connection.execute(TASK["purgeable"], (older_than, json.dumps(states), limit)).fetchall()
+    by_status: dict[str, int] = {}
+    attempts = 0
+    for seq, state in rows:
+        by_status[state] = by_status.get(state, 0) + 1
+        attempts += int(one(connection, ATTEMPT["count_of"], (seq,)))
+    if not dry_run:
+        connection.executemany(TASK["delete"], [(seq,) for seq, _ in rows])
+    return Purged(tasks=len(rows), attempts=attempts, by_status=by_status)
