@@ -1,0 +1,114 @@
+"""What the pool asks of a provider, and how a provider says that it went wrong."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from core.cloud.endpoint import ApiEndpoint
+from core.errors import HeablcoinError
+from core.json_types import Json
+
+ErrorKind = Literal["connect", "timeout", "status", "protocol", "empty", "cut"]
+"""How a call failed.
+
+- `connect`: no request reached the server (refused, DNS, TLS, reset before anything was sent)
+- `timeout`: connecting, the first token, or the pause between two tokens took too long
+- `status`: the server answered with an HTTP error; `ProviderError.status` says which
+- `protocol`: the answer is not what the wire format promises (not JSON, redirect, wrong content type, too large)
+- `empty`: a well-formed answer without any text
+- `cut`: the answer broke off: connection lost, or the stream ended without saying that it was finished
+"""
+
+Message = Mapping[str, Json]
+"""One chat message: `role` (system, user, assistant, tool) and `content` (text, or the provider's own list of parts)."""
+
+
+class ProviderError(HeablcoinError):
+    """A call to a provider that gave no usable answer. Carries no key and no more than a short excerpt of the body."""
+
+    def __init__(
+        self,
+        message: str,
+        fix: str = "",
+        *,
+        kind: ErrorKind,
+        status: int = 0,
+        code: str = "",
+        headers: Mapping[str, str] | None = None,
+        partial: str = "",
+    ) -> None:
+        super().__init__(message, fix)
+        self.kind: ErrorKind = kind
+        self.status = status
+        """HTTP status; 0 when there was none (connection failure, timeout)."""
+        self.code = code
+        """The provider's own error code or type (`insufficient_quota`, `overloaded_error`), '' when it gave none."""
+        self.headers: Mapping[str, str] = {} if headers is None else headers
+        """Response headers, names in lower case (`retry-after`, `x-ratelimit-remaining-requests`)."""
+        self.partial = partial
+        """Text of a stream received before it failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """One chat call, independent of the wire format."""
+
+    messages: Sequence[Message]
+    model: str
+    max_tokens: int | None = None
+    """Most tokens to generate; None leaves it to the provider (or to its format's default)."""
+    temperature: float | None = None
+    json: bool = False
+    """Ask for an answer that is one JSON object."""
+    system: str = ""
+    """Goes before the messages, in the way the format wants it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens a call was charged for; 0 where the provider did not say."""
+
+    tokens_in: int = 0
+    tokens_out: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ChatAnswer:
+    """A complete answer."""
+
+    text: str
+    model: str
+    """The model that answered, as the provider names it."""
+    usage: Usage
+    finish_reason: str
+    """Why it stopped, in OpenAI's words: `stop`, `length`, `content_filter`, `tool_calls`."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Response headers, names in lower case."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatChunk:
+    """A piece of a streamed answer; the last one has `finish_reason`, one of them (mostly the last) has `usage`."""
+
+    text: str
+    finish_reason: str | None = None
+    usage: Usage | None = None
+
+
+class Provider(Protocol):
+    """One wire format over one transport. Safe to share by threads and event loops."""
+
+    async def chat(self, endpoint: ApiEndpoint, request: ChatRequest, timeout: float) -> ChatAnswer:
+        """The whole answer within `timeout` seconds. Raises ProviderError, or UrlRefused before anything is sent."""
+        ...
+
+    def stream(self, endpoint: ApiEndpoint, request: ChatRequest, timeout: float) -> AsyncIterator[ChatChunk]:
+        """The answer as it comes; `timeout` seconds bound the wait for the first token and each pause after it.
+
+        Ends only after a finish reason; everything else raises ProviderError with the text so far in `partial`.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Close the connections of this event loop; those of other loops are closed when their loop next runs us."""
+        ...
