@@ -1,7 +1,7 @@
 """Named places where a test may cut the process down. Nothing happens there unless the environment arms them.
 
 `HEABLCOIN_CLOUD_FAILPOINTS="after_claim:kill:0.01,before_settle:raise"` is read once, at import: a comma list of
-`name:action[:probability]`. Actions: `kill` ends the process at once as `kill -9` would, `raise` raises FailpointHit,
+`name:action[:probability]`. Actions: `kill` ends the process at once as `kill -9` would, `raise` raises FailpointError,
 `stall` sleeps for ten seconds. The places are listed in `NAMES`; a test checks that each is used.
 """
 
@@ -33,7 +33,7 @@ NAMES = (
 ACTIONS = ("kill", "raise", "stall")
 
 
-class FailpointHit(HeablcoinError):
+class FailpointError(HeablcoinError):
     """Raised by a failpoint armed with `raise`."""
 
 
@@ -81,7 +81,7 @@ def _pass(name: str) -> None:
     if arming.action == "stall":
         time.sleep(10.0)
         return
-    raise FailpointHit(f"The failpoint {name} was armed to raise.")
+    raise FailpointError(f"The failpoint {name} was armed to raise.")
 
 
 _ARMED = parse(os.environ.get(ENVIRONMENT, ""))

@@ -1,0 +1,92 @@
+"""When a failed attempt is tried again: pure decisions, randomness passed in."""
+
+import math
+from dataclasses import dataclass
+
+from core.cloud.task import AttemptOutcome
+from core.errors import InvalidArgument, Permanent, RetryLater
+
+LONGEST_WAIT = 86_400.0
+"""Seconds. A provider that asks for more than a day is not taken at its word."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """Exponential back-off with full jitter.
+
+    With the defaults retry 1, 2, 3, ... waits a uniformly random time of up to 1, 2, 4, 8, ... seconds, never more than
+    300. Full jitter spreads clients that failed together better than any other jitter (Marc Brooker, "Exponential
+    Backoff And Jitter", AWS Architecture Blog, 2015).
+    """
+
+    base: float = 1.0
+    """Seconds: the longest wait before the first retry."""
+    factor: float = 2.0
+    """By which each further retry may wait longer."""
+    cap: float = 300.0
+    """Seconds: no retry waits longer."""
+
+    def __post_init__(self) -> None:
+        if not (self.base > 0 and self.factor >= 1 and self.cap >= self.base):
+            raise InvalidArgument(
+                f"No back-off can be made of base={self.base}, factor={self.factor}, cap={self.cap}.",
+                "use base > 0, factor >= 1 and cap >= base (seconds).",
+            )
+
+    def ceiling(self, retry: int) -> float:
+        """The longest wait in seconds before retry number `retry` (1 for the first)."""
+        # In logarithms, because factor ** retry overflows a float after about a thousand retries.
+        exponent = math.log(self.base) + (max(1, retry) - 1) * math.log(self.factor)
+        return self.cap if exponent >= math.log(self.cap) else math.exp(exponent)
+
+    def wait(self, retry: int, share: float) -> float:
+        """Seconds to wait before retry number `retry`; `share` is a random number of 0 up to 1."""
+        return self.ceiling(retry) * share
+
+
+@dataclass(frozen=True, slots=True)
+class RetryDecision:
+    """What becomes of a task whose attempt failed."""
+
+    again: bool
+    wait: float = 0.0
+    """Seconds until it may run again."""
+
+
+GIVE_UP = RetryDecision(again=False)
+
+
+def retries_used(attempt: int, interruptions: int) -> int:
+    """How many retries attempt number `attempt` has behind it; cut-off attempts are free."""
+    return max(0, attempt - interruptions - 1)
+
+
+def decide(policy: RetryPolicy, error: BaseException | None, *, used: int, allowed: int, share: float) -> RetryDecision:
+    """Whether and when a task runs again after `error` (None for a timeout).
+
+    `used` and `allowed` are retries; `share` is a random number of 0 up to 1. Permanent and InvalidArgument are final,
+    because the same payload can only fail the same way. RetryLater waits what the handler asked for. An error with a
+    `retry_after` (seconds; as AllEndpointsFailed has from the provider's Retry-After) waits at least that.
+    """
+    if used >= allowed or isinstance(error, (Permanent, InvalidArgument)):
+        return GIVE_UP
+    if isinstance(error, RetryLater):
+        return RetryDecision(again=True, wait=min(error.seconds, LONGEST_WAIT))
+    wait = policy.wait(used + 1, share)
+    hint = retry_after_of(error)
+    if hint is not None:
+        # Nobody may come before the hint; the jitter on top keeps those who got the same hint apart.
+        wait = min(hint, LONGEST_WAIT) + policy.base * share
+    return RetryDecision(again=True, wait=wait)
+
+
+def retry_after_of(error: BaseException | None) -> float | None:
+    """The `retry_after` an error carries, in seconds, when it is a sane number."""
+    value = getattr(error, "retry_after", None)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return float(value) if 0 <= value < math.inf else None
+
+
+FAILED_OUTCOMES = frozenset({AttemptOutcome.FAILED, AttemptOutcome.TIMED_OUT})
+"""Outcomes that use up a retry."""

@@ -1,0 +1,55 @@
+"""What a handler is told about the task it runs, and how it reports back."""
+
+from collections.abc import Callable, Mapping
+
+from core.errors import InvalidArgument
+from core.json_types import Json
+
+ProgressSink = Callable[[float | None, str], None]
+
+LONGEST_MESSAGE = 500
+"""Characters of a progress message that are kept."""
+
+
+class TaskContext:
+    """The second argument of a handler that takes one."""
+
+    __slots__ = ("_cancelled", "_report", "attempt", "name", "results", "task_id")
+
+    def __init__(
+        self,
+        task_id: str,
+        name: str,
+        attempt: int,
+        *,
+        results: Mapping[str, Json] | None = None,
+        report: ProgressSink | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> None:
+        self.task_id = task_id
+        self.name = name
+        self.attempt = attempt
+        """1 for the first attempt."""
+        self.results: Mapping[str, Json] = results or {}
+        """Results of the tasks it depends on, by their ids."""
+        self._report = report
+        self._cancelled = cancelled
+
+    def progress(self, share: float | None, message: str = "") -> None:
+        """Report the share done (0 to 1, None when unknown) and a short message.
+
+        Never waits: what is written is the latest report, a few times a second at most. Raises InvalidArgument for a
+        share outside 0 to 1.
+        """
+        if share is not None and not 0 <= share <= 1:
+            raise InvalidArgument(f"Progress is a share from 0 to 1, not {share!r}.", "divide by the total first.")
+        if self._report is not None:
+            self._report(None if share is None else float(share), str(message)[:LONGEST_MESSAGE])
+
+    @property
+    def cancelled(self) -> bool:
+        """True once the result is no longer wanted (cancelled, timed out, shutting down): stop as soon as you can."""
+        return self._cancelled is not None and self._cancelled()
+
+    def __repr__(self) -> str:
+        return f"TaskContext(task_id={self.task_id!r}, name={self.name!r}, attempt={self.attempt})"
