@@ -10,7 +10,7 @@ from core.cloud.store.base import Claim, ClaimRequest, Settlement
 from core.cloud.store.publishing import DEPENDENCY, TASK, dependency_failed
 from core.cloud.store.queries import Queries
 from core.cloud.store.states import waiting_state
-from core.cloud.task import FINAL, TaskStatus
+from core.cloud.task import FINAL, AttemptOutcome, TaskStatus
 
 ATTEMPT = Queries("attempt")
 
@@ -27,9 +27,9 @@ def settle(connection: apsw.Connection, settlements: Sequence[Settlement], now: 
     for done in settlements:
         final = done.status in FINAL
         state = done.status.value if final else waiting_state(0, done.run_at, now)
-        row = connection.execute(
-            TASK["settle"], (state, now if final else None, done.run_at, done.task_id, done.worker, done.attempt)
-        ).fetchone()
+        free = done.outcome is AttemptOutcome.INTERRUPTED
+        fence = (done.task_id, done.worker, done.attempt)
+        row = connection.execute(TASK["settle"], (state, now if final else None, done.run_at, *fence, free)).fetchone()
         if row is None:
             log.debug("late end of %s attempt %d by %s refused", done.task_id, done.attempt, done.worker)
             refused.append(done)

@@ -20,6 +20,7 @@ from core.errors import (
     StoreReadOnly,
     StoreUnsafe,
 )
+from core.failpoints import failpoint
 from core.paths import MEMORY
 
 log = logging.getLogger(__name__)
@@ -89,6 +90,7 @@ class Database:
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection
+                failpoint("in_transaction_before_commit")
                 connection.execute("COMMIT")
             except BaseException:
                 if connection.in_transaction:

@@ -7,6 +7,7 @@ from pathlib import Path
 import apsw
 
 from core.errors import StoreCorrupt, StoreTooNew
+from core.failpoints import failpoint
 from core.paths import MEMORY
 
 log = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ def migrate(connection: apsw.Connection, location: str) -> None:
             if number > current:
                 log.info("migrating %s to schema %d", location, number)
                 connection.execute(sql)
+                failpoint("during_migration")
         connection.pragma("application_id", APPLICATION_ID)
         connection.pragma("user_version", newest)
         connection.execute("COMMIT")

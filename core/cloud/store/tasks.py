@@ -25,6 +25,7 @@ from core.cloud.store.publishing import TASK
 from core.cloud.store.queries import one
 from core.cloud.task import Attempt, Task, TaskStatus
 from core.errors import UnknownTask
+from core.failpoints import failpoint
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,9 @@ class SqliteTaskStore:
         if not tasks:
             return []
         with self._database.write() as connection:
-            return publishing.insert_tasks(connection, tasks, now)
+            published = publishing.insert_tasks(connection, tasks, now)
+        failpoint("after_publish_commit")
+        return published
 
     def get(self, task_id: str) -> Task | None:
         with self._database.snapshot() as connection:

@@ -74,9 +74,10 @@ SELECT EXISTS (
 );
 
 -- name: settle
--- The fence: only the holder of this very attempt may end it. Binds state, ended_at, run_at, id, owner, attempt.
+-- The fence: only the holder of this very attempt may end it. Binds state, ended_at, run_at, id, owner, attempt, and
+-- whether the attempt was cut off in good order and so uses up no retry.
 UPDATE task
-SET state = ?1, ended_at = ?2, run_at = coalesce(?3, run_at), owner = NULL, lease_until = NULL
+SET state = ?1, ended_at = ?2, run_at = coalesce(?3, run_at), owner = NULL, lease_until = NULL, forgiven = forgiven + ?7
 WHERE id = ?4 AND owner = ?5 AND attempt = ?6
 RETURNING seq, started_at;
 
