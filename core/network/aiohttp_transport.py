@@ -1,0 +1,148 @@
+"""The fast transport, with the extra `fast`: aiohttp, several times the calls a second of httpx2's engine."""
+
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import aiohttp
+import httpcore2
+from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
+
+from core.network.failures import CONNECT_TIMEOUT, connect_failure, cut_failure, not_http, timeout_failure, unsendable
+from core.network.http import HttpFailure, HttpRequest, HttpStream
+from core.network.per_loop import PerLoop
+from core.network.policy import UrlPolicy
+from core.network.proxies import proxy_for
+from core.network.resolve import Lookup, system_lookup, vet_behind_proxy, vetted_addresses
+from core.network.streaming import BodyStream, StreamingTransport, check_headers
+from core.network.url import Target
+
+KEEP_ALIVE = 20.0
+
+
+class AiohttpTransport(StreamingTransport):
+    """HTTP/1.1 over aiohttp, without its cookies, redirects and .netrc. Proxies and CA files come from the environment."""
+
+    def __init__(self, policy: UrlPolicy | None = None, *, lookup: Lookup = system_lookup) -> None:
+        super().__init__(policy)
+        self._clients = PerLoop(lambda: _Client(policy, lookup))
+
+    @asynccontextmanager
+    async def stream(self, request: HttpRequest, timeout: float) -> AsyncIterator[HttpStream]:
+        target = self._targets.check(request.url)
+        check_headers(request)
+        session, proxy = await (await self._clients.get()).session(target)
+        response: aiohttp.ClientResponse | None = None
+        try:
+            response = await session.request(
+                request.method,
+                URL(target.url, encoded=True),
+                data=request.body or None,
+                headers=request.headers,
+                allow_redirects=False,
+                proxy=proxy or None,
+                timeout=aiohttp.ClientTimeout(total=None, connect=min(timeout, CONNECT_TIMEOUT), sock_read=timeout),
+            )
+            headers = {name.lower(): value for name, value in response.headers.items()}
+            yield BodyStream(response.status, headers, response.content.iter_any(), target, as_failure)
+        except _ERRORS as error:
+            raise as_failure(error, target) or error from None
+        finally:
+            if response is not None:
+                # Released when read to its end, else closed: its connection is of no more use.
+                response.release() if response.content.at_eof() else response.close()
+
+    async def aclose(self) -> None:
+        await self._clients.aclose()
+
+
+_ERRORS = (aiohttp.ClientError, aiohttp.http_exceptions.HttpProcessingError, OSError)
+
+
+def as_failure(error: BaseException, target: Target) -> HttpFailure | None:
+    """An aiohttp exception in our words, None for any other. Its own text is not used: it may hold the request."""
+    if not isinstance(error, _ERRORS):
+        return None
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return connect_failure(target, error, timed_out=True)
+    if isinstance(
+        error, (aiohttp.ClientConnectorError, aiohttp.ClientHttpProxyError, aiohttp.ClientProxyConnectionError)
+    ):
+        return connect_failure(target, error)
+    if isinstance(error, TimeoutError):
+        return timeout_failure(target)
+    if isinstance(error, (aiohttp.ClientResponseError, aiohttp.http_exceptions.HttpProcessingError)):
+        return not_http(target)
+    if isinstance(error, aiohttp.InvalidURL):
+        return unsendable("URL")
+    return cut_failure(target)
+
+
+class _Client:
+    """The sessions of one event loop: for each scheme a vetting one and one for proxies."""
+
+    def __init__(self, policy: UrlPolicy | None, lookup: Lookup) -> None:
+        self._policy = policy
+        self._lookup = lookup
+        self._by_origin: dict[str, tuple[aiohttp.ClientSession, str]] = {}
+        self._sessions: dict[tuple[str, bool], aiohttp.ClientSession] = {}
+
+    async def session(self, target: Target) -> tuple[aiohttp.ClientSession, str]:
+        found = self._by_origin.get(target.origin)
+        if found is None:
+            proxy = proxy_for(target)
+            if proxy:
+                await vet_behind_proxy(target, self._policy, self._lookup)
+            key = (target.scheme, bool(proxy))
+            if key not in self._sessions:
+                self._sessions[key] = self._make(*key)
+            found = self._by_origin[target.origin] = (self._sessions[key], proxy)
+        return found
+
+    def _make(self, scheme: str, proxied: bool) -> aiohttp.ClientSession:
+        connector = aiohttp.TCPConnector(
+            resolver=None if proxied else _VettedResolver(scheme, self._policy, self._lookup),
+            use_dns_cache=False,
+            limit=0,
+            keepalive_timeout=KEEP_ALIVE,
+            ssl=httpcore2.default_ssl_context() if scheme == "https" else True,
+        )
+        return aiohttp.ClientSession(
+            connector=connector, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False, trust_env=False
+        )
+
+    async def aclose(self) -> None:
+        sessions = list(self._sessions.values())
+        self._sessions.clear()
+        self._by_origin.clear()
+        for session in sessions:
+            await session.close()
+
+
+class _VettedResolver(AbstractResolver):
+    """Gives aiohttp only vetted addresses, which are then the ones it connects to. SNI and Host keep the name."""
+
+    def __init__(self, scheme: str, policy: UrlPolicy | None, lookup: Lookup) -> None:
+        self._scheme = scheme
+        self._policy = policy
+        self._lookup = lookup
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        addresses = await vetted_addresses(Target(self._scheme, host, port, "/"), self._policy, self._lookup)
+        return [
+            ResolveResult(
+                hostname=host,
+                host=address,
+                port=port,
+                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
+                proto=0,
+                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+            )
+            for address in addresses
+        ]
+
+    async def close(self) -> None:
+        """Nothing to close."""

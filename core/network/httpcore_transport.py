@@ -1,0 +1,196 @@
+"""The default transport: httpcore2, the engine under httpx2.
+
+Its public `network_backend` is where an address can be vetted and connected to in one step. The layers of the httpx2
+client above it (redirects, cookies, .netrc, a log line with each URL) are what a call with a key must not have.
+"""
+
+import asyncio
+import re
+import ssl
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+import httpcore2
+
+from core.network.failures import (
+    CONNECT_TIMEOUT,
+    connect_failure,
+    cut_failure,
+    not_http,
+    timeout_failure,
+    unsendable,
+)
+from core.network.http import HttpFailure, HttpRequest, HttpStream
+from core.network.per_loop import PerLoop
+from core.network.policy import UrlPolicy
+from core.network.proxies import proxy_for
+from core.network.resolve import Lookup, system_lookup, vet_behind_proxy, vetted_addresses
+from core.network.streaming import BodyStream, StreamingTransport, check_headers
+from core.network.url import Target
+
+KEEP_ALIVE = 20.0
+"""Seconds an idle connection is kept; most servers close theirs later than that."""
+
+
+class HttpcoreTransport(StreamingTransport):
+    """HTTP/1.1 over httpcore2. Proxies and CA files come from the environment, as in httpx2."""
+
+    def __init__(self, policy: UrlPolicy | None = None, *, lookup: Lookup = system_lookup) -> None:
+        super().__init__(policy)
+        self._clients = PerLoop(lambda: _Client(policy, lookup))
+
+    @asynccontextmanager
+    async def stream(self, request: HttpRequest, timeout: float) -> AsyncIterator[HttpStream]:
+        target = self._targets.check(request.url)
+        check_headers(request)
+        pool = await (await self._clients.get()).pool(target)
+        response: httpcore2.Response | None = None
+        try:
+            response = await pool.handle_async_request(core_request(request, target, timeout))
+            headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
+            yield BodyStream(response.status, headers, response.aiter_stream(), target, as_failure)
+        except _ERRORS as error:
+            raise as_failure(error, target) or error from None
+        finally:
+            if response is not None:
+                await response.aclose()
+
+    async def aclose(self) -> None:
+        await self._clients.aclose()
+
+
+def core_request(request: HttpRequest, target: Target, timeout: float) -> httpcore2.Request:
+    headers = [(name.encode(), value.strip().encode()) for name, value in request.headers.items()]
+    if "host" not in request.headers:
+        headers.insert(0, (b"host", target.authority.encode()))
+    if request.body or request.method not in {"GET", "HEAD"}:
+        headers.append((b"content-length", b"%d" % len(request.body)))
+    return httpcore2.Request(
+        request.method,
+        httpcore2.URL(scheme=target.scheme, host=target.host, port=target.port, target=target.path),
+        headers=headers,
+        content=request.body,
+        extensions={
+            "timeout": {"connect": min(timeout, CONNECT_TIMEOUT), "read": timeout, "write": timeout, "pool": timeout}
+        },
+    )
+
+
+_ERRORS = (
+    httpcore2.TimeoutException,
+    httpcore2.NetworkError,
+    httpcore2.ProtocolError,
+    httpcore2.ProxyError,
+    OSError,
+)
+_CLOSED = re.compile(r"disconnected|closed|incomplete", re.IGNORECASE)
+
+
+def as_failure(error: BaseException, target: Target) -> HttpFailure | None:
+    """An httpcore2 exception in our words, None for any other. Its own text is not used: h11 quotes headers in it."""
+    if not isinstance(error, _ERRORS):
+        return None
+    if isinstance(error, (httpcore2.ConnectTimeout, httpcore2.ConnectError, httpcore2.ProxyError)):
+        return connect_failure(target, error, timed_out=isinstance(error, httpcore2.ConnectTimeout))
+    if isinstance(error, httpcore2.TimeoutException):
+        return timeout_failure(target)
+    if isinstance(error, httpcore2.LocalProtocolError):
+        return unsendable("request")
+    if isinstance(error, httpcore2.RemoteProtocolError) and not _CLOSED.search(str(error)):
+        return not_http(target)
+    return cut_failure(target)
+
+
+class _Client:
+    """The connection pools of one event loop: for each scheme the direct one and one for each proxy."""
+
+    def __init__(self, policy: UrlPolicy | None, lookup: Lookup) -> None:
+        self._policy = policy
+        self._lookup = lookup
+        self._tls: ssl.SSLContext | None = None
+        self._by_origin: dict[str, httpcore2.AsyncConnectionPool] = {}
+        self._pools: dict[tuple[str, str], httpcore2.AsyncConnectionPool] = {}
+
+    async def pool(self, target: Target) -> httpcore2.AsyncConnectionPool:
+        found = self._by_origin.get(target.origin)
+        if found is None:
+            proxy = proxy_for(target)
+            if proxy:
+                await vet_behind_proxy(target, self._policy, self._lookup)
+            found = self._pools.get((target.scheme, proxy)) or self._make(target.scheme, proxy)
+            self._pools[target.scheme, proxy] = self._by_origin[target.origin] = found
+        return found
+
+    def _make(self, scheme: str, proxy: str) -> httpcore2.AsyncConnectionPool:
+        if self._tls is None:
+            self._tls = httpcore2.default_ssl_context()
+        backend = httpcore2.AnyIOBackend() if proxy else _VettedBackend(scheme, self._policy, self._lookup)
+        return httpcore2.AsyncConnectionPool(
+            ssl_context=self._tls,
+            proxy=as_proxy(proxy) if proxy else None,
+            max_connections=None,
+            max_keepalive_connections=100,
+            keepalive_expiry=KEEP_ALIVE,
+            network_backend=backend,
+        )
+
+    async def aclose(self) -> None:
+        pools = list(self._pools.values())
+        self._pools.clear()
+        self._by_origin.clear()
+        for pool in pools:
+            await pool.aclose()
+
+
+def as_proxy(url: str) -> httpcore2.Proxy:
+    """A proxy URL as httpcore2 wants it, its user and password apart."""
+    parts = urlsplit(url)
+    auth = (unquote(parts.username), unquote(parts.password or "")) if parts.username else None
+    return httpcore2.Proxy(urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], "/", "", "")), auth=auth)
+
+
+class _VettedBackend(httpcore2.AsyncNetworkBackend):
+    """Resolves, vets, and connects to exactly the address it vetted. SNI and Host keep the name: they are set above."""
+
+    def __init__(self, scheme: str, policy: UrlPolicy | None, lookup: Lookup) -> None:
+        self._scheme = scheme
+        self._policy = policy
+        self._lookup = lookup
+        self._sockets = httpcore2.AnyIOBackend()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
+    ) -> httpcore2.AsyncNetworkStream:
+        patience = CONNECT_TIMEOUT if timeout is None else timeout
+        try:
+            async with asyncio.timeout(patience):
+                target = Target(self._scheme, host, port, "/")
+                addresses = await vetted_addresses(target, self._policy, self._lookup)
+                return await self._first(addresses, port, patience, local_address, socket_options)
+        except TimeoutError as error:
+            raise httpcore2.ConnectTimeout from error
+        except OSError as error:
+            raise httpcore2.ConnectError from error
+
+    async def _first(
+        self,
+        addresses: list[str],
+        port: int,
+        patience: float,
+        local_address: str | None,
+        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None,
+    ) -> httpcore2.AsyncNetworkStream:
+        """The first address that answers; each but the last gets a share of the time, so that one dead route costs little."""
+        for address in addresses[:-1]:
+            try:
+                share = patience / len(addresses)
+                return await self._sockets.connect_tcp(address, port, share, local_address, socket_options)
+            except (httpcore2.ConnectError, httpcore2.ConnectTimeout):
+                continue
+        return await self._sockets.connect_tcp(addresses[-1], port, patience, local_address, socket_options)

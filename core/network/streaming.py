@@ -1,0 +1,82 @@
+"""What both transports share: reading a body in bounds, and a whole exchange made of a streamed one."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+
+from core.network.body import Decoder
+from core.network.failures import timeout_failure, too_large, unsendable
+from core.network.http import MAX_BODY, HttpFailure, HttpRequest, HttpResponse, HttpStream
+from core.network.policy import UrlPolicy
+from core.network.resolve import Targets
+from core.network.url import Target
+
+
+class BodyStream:
+    """An HttpStream over a library's own iterator of raw bytes."""
+
+    def __init__(
+        self,
+        status: int,
+        headers: Mapping[str, str],
+        raw: AsyncIterable[bytes],
+        target: Target,
+        as_failure: Callable[[BaseException, Target], HttpFailure | None],
+    ) -> None:
+        self.status = status
+        self.headers = headers
+        self._raw = raw
+        self._target = target
+        self._as_failure = as_failure
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        decoder = Decoder(self.headers.get("content-encoding", ""))
+        received = False
+        try:
+            async for raw in self._raw:
+                received = received or bool(raw)
+                for chunk in decoder.feed(raw):
+                    yield chunk
+        except Exception as error:
+            failure = self._as_failure(error, self._target)
+            if failure is None:
+                raise
+            raise failure from None
+        if received:
+            decoder.finish()
+
+    async def read(self, limit: int = MAX_BODY) -> bytes:
+        body = bytearray()
+        async for chunk in self.chunks():
+            body += chunk
+            if len(body) > limit:
+                raise too_large(self._target.host, limit)
+        return bytes(body)
+
+
+class StreamingTransport:
+    """The half of a Transport that needs only `stream`."""
+
+    def __init__(self, policy: UrlPolicy | None) -> None:
+        self._targets = Targets(policy)
+
+    def stream(self, request: HttpRequest, timeout: float) -> AbstractAsyncContextManager[HttpStream]:
+        raise NotImplementedError
+
+    async def send(self, request: HttpRequest, timeout: float, limit: int = MAX_BODY) -> HttpResponse:
+        try:
+            async with asyncio.timeout(timeout), self.stream(request, timeout) as response:
+                return HttpResponse(response.status, response.headers, await response.read(limit))
+        except HttpFailure as error:
+            failure = error.with_traceback(None)
+        except TimeoutError:
+            failure = timeout_failure(self._targets.check(request.url))
+        # Raised out here, it drags along no exception whose frames held headers.
+        raise failure
+
+
+def check_headers(request: HttpRequest) -> None:
+    """Raise HttpFailure naming the header, and not its value, when HTTP cannot carry it."""
+    for name, value in request.headers.items():
+        if not (name.isascii() and value.isascii() and value.isprintable()):
+            raise unsendable(f"header {name[:40]!r}")

@@ -1,0 +1,89 @@
+"""Choosing a transport, and the one call for those who need no more than a response."""
+
+import importlib.util
+import threading
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+
+from core.errors import InvalidArgument
+from core.network.http import MAX_BODY, HttpRequest, HttpResponse, HttpStream, RequestHeaders, Transport
+from core.network.policy import UrlPolicy
+
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+DEFAULT_HEADERS = {"accept": "*/*", "accept-encoding": "identity", "user-agent": "heablcoin-cloud"}
+KINDS = ("auto", "httpx2", "aiohttp")
+
+
+def open_transport(policy: UrlPolicy | None = None, kind: str = "auto") -> Transport:
+    """A client under `policy`; None vets nothing, for URLs the programmer wrote.
+
+    `auto` takes aiohttp where the extra `fast` is installed, else httpx2's engine. The library is imported at the
+    first request, not here.
+    """
+    if kind not in KINDS:
+        raise InvalidArgument(f"There is no HTTP transport {kind[:20]!r}.", f"use one of: {', '.join(KINDS)}.")
+    installed = importlib.util.find_spec("aiohttp") is not None
+    if kind == "aiohttp" and not installed:
+        raise InvalidArgument("The aiohttp transport is not installed.", "install heablcoin-cloud[fast].")
+    return _Lazy(policy, "aiohttp" if kind != "httpx2" and installed else "httpx2")
+
+
+async def fetch(
+    url: str,
+    method: str = "GET",
+    headers: Mapping[str, str] | None = None,
+    body: bytes = b"",
+    *,
+    timeout: float = 30.0,
+    policy: UrlPolicy | None = None,
+    limit: int = MAX_BODY,
+    transport: Transport | None = None,
+) -> HttpResponse:
+    """One request, whatever its status; redirects are returned, not followed.
+
+    `timeout` seconds bound the whole exchange, `limit` bytes the body. Raises UrlRefused, InvalidArgument, HttpFailure.
+    With a `transport` its policy holds instead of `policy` and its connections are reused.
+    """
+    if method.upper() not in METHODS:
+        raise InvalidArgument(f"There is no HTTP method {method[:20]!r}.", f"use one of: {', '.join(sorted(METHODS))}.")
+    request = HttpRequest(method.upper(), url, RequestHeaders(DEFAULT_HEADERS, headers or {}), body)
+    if transport is not None:
+        return await transport.send(request, timeout, limit)
+    own = open_transport(policy)
+    try:
+        return await own.send(request, timeout, limit)
+    finally:
+        await own.aclose()
+
+
+class _Lazy:
+    """A transport whose library is imported when it is first needed."""
+
+    def __init__(self, policy: UrlPolicy | None, kind: str) -> None:
+        self._policy = policy
+        self._kind = kind
+        self._lock = threading.Lock()
+        self._transport: Transport | None = None
+
+    def _made(self) -> Transport:
+        with self._lock:
+            if self._transport is None:
+                if self._kind == "aiohttp":
+                    from core.network.aiohttp_transport import AiohttpTransport
+
+                    self._transport = AiohttpTransport(self._policy)
+                else:
+                    from core.network.httpcore_transport import HttpcoreTransport
+
+                    self._transport = HttpcoreTransport(self._policy)
+            return self._transport
+
+    async def send(self, request: HttpRequest, timeout: float, limit: int = MAX_BODY) -> HttpResponse:
+        return await (self._transport or self._made()).send(request, timeout, limit)
+
+    def stream(self, request: HttpRequest, timeout: float) -> AbstractAsyncContextManager[HttpStream]:
+        return (self._transport or self._made()).stream(request, timeout)
+
+    async def aclose(self) -> None:
+        if self._transport is not None:
+            await self._transport.aclose()
