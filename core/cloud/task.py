@@ -1,11 +1,11 @@
 """A task: its statuses, the one table of allowed transitions, and the records that describe it. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import IntEnum, StrEnum
 
-from core.errors import InvalidArgument, InvalidTransition
+from core.errors import InvalidArgument, InvalidTransition, UnknownTask
 from core.json_types import Json, JsonObject
 
 
@@ -69,9 +69,7 @@ TRANSITIONS: Mapping[TaskStatus, frozenset[TaskStatus]] = {
             TaskStatus.EXPIRED,
         }
     ),
-    TaskStatus.RUNNING: frozenset(
-        {TaskStatus.PENDING, TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED}
-    ),
+    TaskStatus.RUNNING: frozenset({TaskStatus.PENDING, TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED}),
     TaskStatus.COMPLETED: frozenset(),
     TaskStatus.FAILED: frozenset({TaskStatus.PENDING}),
     TaskStatus.CANCELLED: frozenset({TaskStatus.PENDING}),
@@ -97,6 +95,14 @@ def check_transition(task_id: str, current: TaskStatus, wanted: TaskStatus) -> N
         f"from {current} a task can only become: {names}."
         if allowed
         else f"{current} is final; publish a new task instead.",
+    )
+
+
+def unknown_task(task_id: str, newest: Sequence[str]) -> UnknownTask:
+    """The error for an id nothing has; `newest` are ids the caller may have meant."""
+    return UnknownTask(
+        f"There is no task {task_id[:60]!r}.",
+        f"use a whole task id; the newest are {', '.join(newest)}." if newest else "publish a task first.",
     )
 
 

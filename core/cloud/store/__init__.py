@@ -22,6 +22,4 @@ def open_store(
     from core.cloud.store.database import Database
     from core.cloud.store.sqlite import SqliteStore
 
-    return SqliteStore(
-        Database(location or database_path(), synchronous=synchronous, busy_timeout=busy_timeout)
-    )
+    return SqliteStore(Database(location or database_path(), synchronous=synchronous, busy_timeout=busy_timeout))

@@ -78,8 +78,8 @@ class ClaimRequest:
     """Which ready tasks a worker can take."""
 
     worker: str
-    capabilities: Collection[str]
-    """Only tasks with one of these."""
+    capabilities: Collection[str] | None
+    """Only tasks with one of these; None for an agent that can do anything."""
     limit: int
     lease: float
     """Seconds until an unrenewed claim is given back."""
@@ -102,6 +102,7 @@ class Claim:
     timeout: float | None
     max_retries: int
     interruptions: int
+    """Earlier attempts that use up no retry: cut off, given back, or before a retry by hand."""
     depends_on: tuple[str, ...]
     """Ids whose results the payload may refer to; () for most tasks."""
 
@@ -178,6 +179,8 @@ class Situation:
     """Live workers that have its capability."""
     ahead: int
     """Ready tasks that go before it, counted up to 1,000."""
+    capability: str
+    """What a process must have to run it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,9 +253,7 @@ class TaskStore(Protocol):
 
     def situation(self, task_id: str, now: float) -> Situation | None: ...
 
-    def exchange(
-        self, settlements: Sequence[Settlement], request: ClaimRequest | None, now: float
-    ) -> Exchanged:
+    def exchange(self, settlements: Sequence[Settlement], request: ClaimRequest | None, now: float) -> Exchanged:
         """Settle attempts, free or cancel their dependents, then claim ready tasks: one transaction."""
         ...
 
@@ -361,7 +362,9 @@ class ScheduleStore(Protocol):
         """The earliest next_run of an enabled schedule."""
         ...
 
-    def fire(self, before: ScheduleRecord, after: ScheduleRecord, tasks: Sequence[NewTask], now: float) -> builtins.list[str] | None:
+    def fire(
+        self, before: ScheduleRecord, after: ScheduleRecord, tasks: Sequence[NewTask], now: float
+    ) -> builtins.list[str] | None:
         """Publish `tasks` and replace `before` by `after` in one transaction.
 
         None, and nothing done, when the stored row is no longer `before` (another process fired it).

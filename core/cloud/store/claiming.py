@@ -8,7 +8,7 @@ import apsw
 
 from core.cloud.store.base import Claim, ClaimRequest, Settlement
 from core.cloud.store.publishing import DEPENDENCY, TASK, dependency_failed
-from core.cloud.store.queries import Queries
+from core.cloud.store.queries import Queries, one
 from core.cloud.store.states import waiting_state
 from core.cloud.task import FINAL, AttemptOutcome, TaskStatus
 
@@ -71,7 +71,7 @@ def claim(connection: apsw.Connection, request: ClaimRequest, now: float) -> lis
         return []
     hold = (request.status.value, request.worker, now + request.lease, now)
     if request.task_id is None:
-        capabilities = json.dumps(list(request.capabilities))
+        capabilities = capabilities_json(connection, request)
         rows = connection.execute(TASK["claim"], (*hold, request.limit, capabilities)).fetchall()
     else:
         rows = connection.execute(TASK["claim_one"], (*hold, request.task_id)).fetchall()
@@ -92,6 +92,13 @@ def claim(connection: apsw.Connection, request: ClaimRequest, now: float) -> lis
         )
         for row in rows
     ]
+
+
+def capabilities_json(connection: apsw.Connection, request: ClaimRequest) -> str:
+    """What the request asks for, as the JSON array that the queries take."""
+    if request.capabilities is None:
+        return str(one(connection, TASK["all_capabilities"]))
+    return json.dumps(list(request.capabilities), ensure_ascii=False)
 
 
 def dependencies(connection: apsw.Connection, seqs: Sequence[int]) -> dict[int, list[tuple[str, str]]]:

@@ -39,9 +39,7 @@ class Database:
     and nowhere else.
     """
 
-    def __init__(
-        self, location: str, *, synchronous: Synchronous = "FULL", busy_timeout: float = 10.0
-    ) -> None:
+    def __init__(self, location: str, *, synchronous: Synchronous = "FULL", busy_timeout: float = 10.0) -> None:
         self.location = location
         self._synchronous: Synchronous = synchronous
         self._busy_ms = max(1, round(busy_timeout * 1000))
@@ -218,4 +216,6 @@ def _our_words(location: str) -> Iterator[None]:
             "check the disk, then try again.",
         ) from error
     except apsw.TooBigError as error:
-        raise InvalidArgument("A value is larger than the database can hold.", "store it elsewhere and pass a reference.") from error
+        raise InvalidArgument(
+            "A value is larger than the database can hold.", "store it elsewhere and pass a reference."
+        ) from error

@@ -19,7 +19,11 @@ APPLICATION_ID = 0x48656162
 def migrations() -> list[tuple[int, str]]:
     """Every migration as (number, SQL), in order."""
     folder = resources.files(__package__) / "sql" / "migrations"
-    found = sorted((int(item.name[:4]), item.read_text(encoding="utf-8")) for item in folder.iterdir() if item.name.endswith(".sql"))
+    found = sorted(
+        (int(item.name[:4]), item.read_text(encoding="utf-8"))
+        for item in folder.iterdir()
+        if item.name.endswith(".sql")
+    )
     numbers = [number for number, _ in found]
     if numbers != list(range(1, len(numbers) + 1)):
         raise ValueError(f"migrations must be numbered 1, 2, 3, ... without gaps; found {numbers}")

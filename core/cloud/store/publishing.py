@@ -103,9 +103,7 @@ def _parents(
     return found
 
 
-def _gather(
-    rows: _Rows, task: NewTask, seq: int, kind: int, parents: dict[str, tuple[int, str]], now: float
-) -> str:
+def _gather(rows: _Rows, task: NewTask, seq: int, kind: int, parents: dict[str, tuple[int, str]], now: float) -> str:
     """Add the rows of one task; returns the state it will have."""
     depends_on = list(dict.fromkeys(parents[parent][0] for parent in task.depends_on))
     states = [parents[parent] for parent in task.depends_on]

@@ -12,7 +12,7 @@ from core.cloud.store.claiming import ATTEMPT, dependencies
 from core.cloud.store.publishing import TASK
 from core.cloud.store.queries import Queries, one
 from core.cloud.store.states import BLOCKED, HELD_STATES, LATER, READY, STATES_OF, STATUS_OF
-from core.cloud.task import Attempt, AttemptOutcome, OnDependencyFailure, Task, TaskPriority, TaskStatus
+from core.cloud.task import Attempt, AttemptOutcome, OnDependencyFailure, Task, TaskPriority, TaskStatus, unknown_task
 from core.errors import InvalidArgument
 from core.json_types import loads
 
@@ -35,6 +35,14 @@ def tasks_at(connection: apsw.Connection, seqs: Sequence[int]) -> list[Task]:
 def task_by_id(connection: apsw.Connection, task_id: str) -> Task | None:
     row = connection.execute(TASK["seq_of"], (task_id,)).fetchone()
     return tasks_at(connection, [row[0]])[0] if row else None
+
+
+def existing(connection: apsw.Connection, task_id: str) -> Task:
+    """The task, or UnknownTask."""
+    task = task_by_id(connection, task_id)
+    if task is None:
+        raise unknown_task(task_id, newest_ids(connection, 3))
+    return task
 
 
 def _task(row: tuple, parents: Sequence[tuple[str, str]]) -> Task:
@@ -69,6 +77,10 @@ def _task(row: tuple, parents: Sequence[tuple[str, str]]) -> Task:
     )
 
 
+def newest_ids(connection: apsw.Connection, limit: int) -> list[str]:
+    return [row[0] for row in connection.execute(TASK["newest_ids"], (limit,))]
+
+
 def attempts_of(connection: apsw.Connection, task_id: str) -> list[Attempt]:
     """The attempts that ended and the one that runs, oldest first."""
     row = connection.execute(TASK["find"], (task_id,)).fetchone()
@@ -84,9 +96,7 @@ def attempts_of(connection: apsw.Connection, task_id: str) -> list[Attempt]:
     return found
 
 
-def _attempt(
-    number: int, worker: str, start: float, end: float | None, outcome: str, error: str | None
-) -> Attempt:
+def _attempt(number: int, worker: str, start: float, end: float | None, outcome: str, error: str | None) -> Attempt:
     started_at = to_datetime(start)
     assert started_at is not None
     return Attempt(number, worker, started_at, to_datetime(end), AttemptOutcome(outcome), error)
@@ -137,7 +147,11 @@ class _Ranges:
         if self._tags:
             return self._seqs(
                 f"page_tag_{self._order}",
-                json.dumps(self._states), priority, after, self._limit, self._tags[0],
+                json.dumps(self._states),
+                priority,
+                after,
+                self._limit,
+                self._tags[0],
                 None if self._kinds is None else json.dumps(self._kinds),
                 json.dumps(self._tags[1:], ensure_ascii=False),
             )
@@ -214,4 +228,5 @@ def situation(connection: apsw.Connection, task_id: str, now: float) -> Situatio
         unfinished=unfinished,
         able_workers=int(one(connection, WORKER["able"], (now - WORKER_TTL, kind))),
         ahead=int(one(connection, TASK["ahead"], (priority, seq, AHEAD_LIMIT))),
+        capability=str(one(connection, TASK["capability_of"], (kind,))),
     )

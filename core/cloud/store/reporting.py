@@ -4,13 +4,17 @@ from dataclasses import dataclass
 
 import apsw
 
+from core.cloud.store import reading
 from core.cloud.store.base import StatusReport
 from core.cloud.store.claiming import ATTEMPT, cancel_dependents, free_dependents
 from core.cloud.store.publishing import DEPENDENCY, TASK
 from core.cloud.store.queries import one
 from core.cloud.store.states import BLOCKED, STATUS_OF
-from core.cloud.task import FINAL, HELD, AttemptOutcome, TaskStatus, check_transition
-from core.errors import InvalidTransition, LeaseLost, UnknownTask
+from core.cloud.task import FINAL, HELD, AttemptOutcome, TaskStatus, check_transition, unknown_task
+from core.errors import InvalidTransition, LeaseLost
+
+NEWEST_NAMED = 3
+"""Ids that an error about an unknown task names."""
 
 OUTCOME_OF = {
     TaskStatus.COMPLETED: AttemptOutcome.COMPLETED,
@@ -44,7 +48,7 @@ def find(connection: apsw.Connection, task_id: str) -> Found:
     """The task, or UnknownTask."""
     row = connection.execute(TASK["find"], (task_id,)).fetchone()
     if row is None:
-        raise UnknownTask(f"There is no task {task_id[:60]!r}.", "list the tasks to see their ids.")
+        raise unknown_task(task_id, reading.newest_ids(connection, NEWEST_NAMED))
     return Found(task_id, *row[:7])
 
 
@@ -62,7 +66,9 @@ def report(connection: apsw.Connection, said: StatusReport, now: float) -> None:
         else:
             end(connection, task, said.status, now, result=said.result, error=said.error)
     if said.progress is not None or said.progress_message is not None:
-        note_progress(connection, task.seq, find(connection, task.task_id).attempt, said.progress, said.progress_message or "")
+        note_progress(
+            connection, task.seq, find(connection, task.task_id).attempt, said.progress, said.progress_message or ""
+        )
 
 
 def _check_fence(task: Found, said: StatusReport) -> None:
@@ -165,8 +171,6 @@ def revive(connection: apsw.Connection, task: Found, now: float) -> None:
     connection.execute(TASK["revive"], (task.seq, blockers, now))
 
 
-def note_progress(
-    connection: apsw.Connection, seq: int, attempt: int, share: float | None, message: str
-) -> None:
+def note_progress(connection: apsw.Connection, seq: int, attempt: int, share: float | None, message: str) -> None:
     """Keep the latest word on how far an attempt is."""
     connection.execute(TASK["put_progress"], (seq, attempt, share, message))

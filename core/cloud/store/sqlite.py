@@ -45,7 +45,9 @@ class SqliteStore:
         """Check the whole file: seconds for a large one."""
         with self.database.read() as connection:
             verdict = [str(row[0]) for row in connection.execute("PRAGMA quick_check(5)")]
-            verdict += [f"a row of {row[0]} refers to nothing" for row in connection.execute("PRAGMA foreign_key_check")]
+            verdict += [
+                f"a row of {row[0]} refers to nothing" for row in connection.execute("PRAGMA foreign_key_check")
+            ]
             pages, size = connection.pragma("page_count"), connection.pragma("page_size")
             version = schema_version(connection)
         checked_at = to_datetime(now)

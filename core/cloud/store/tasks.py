@@ -24,7 +24,6 @@ from core.cloud.store.database import Database
 from core.cloud.store.publishing import TASK
 from core.cloud.store.queries import one
 from core.cloud.task import Attempt, Task, TaskStatus
-from core.errors import UnknownTask
 from core.failpoints import failpoint
 
 log = logging.getLogger(__name__)
@@ -57,7 +56,7 @@ class SqliteTaskStore:
 
     def newest_ids(self, limit: int) -> builtins.list[str]:
         with self._database.read() as connection:
-            return [row[0] for row in connection.execute(TASK["newest_ids"], (limit,))]
+            return reading.newest_ids(connection, limit)
 
     def attempts(self, task_id: str) -> builtins.list[Attempt]:
         with self._database.snapshot() as connection:
@@ -80,9 +79,7 @@ class SqliteTaskStore:
         with self._database.snapshot() as connection:
             return reading.situation(connection, task_id, now)
 
-    def exchange(
-        self, settlements: Sequence[Settlement], request: ClaimRequest | None, now: float
-    ) -> Exchanged:
+    def exchange(self, settlements: Sequence[Settlement], request: ClaimRequest | None, now: float) -> Exchanged:
         if not settlements and (request is None or not self._any_ready(request)):
             return Exchanged([], [])
         with self._database.write(durable=bool(settlements)) as connection:
@@ -94,7 +91,8 @@ class SqliteTaskStore:
         if request.task_id is not None:
             return True
         with self._database.read() as connection:
-            return bool(one(connection, TASK["has_ready"], (json.dumps(list(request.capabilities)),)))
+            capabilities = claiming.capabilities_json(connection, request)
+            return bool(one(connection, TASK["has_ready"], (capabilities,)))
 
     def renew(
         self, worker: str, held: Sequence[tuple[str, int]], lease: float, now: float
@@ -114,23 +112,25 @@ class SqliteTaskStore:
     def report(self, report: StatusReport, now: float) -> Task:
         with self._database.write() as connection:
             reporting.report(connection, report, now)
-            return _existing(reading.task_by_id(connection, report.task_id), report.task_id)
+            return reading.existing(connection, report.task_id)
 
     def cancel(self, task_id: str, now: float, reason: str) -> Task:
         with self._database.write() as connection:
             reporting.cancel(connection, task_id, now, reason)
-            return _existing(reading.task_by_id(connection, task_id), task_id)
+            return reading.existing(connection, task_id)
 
     def retry(self, task_id: str, now: float) -> Task:
         with self._database.write() as connection:
             reporting.retry(connection, task_id, now)
-            return _existing(reading.task_by_id(connection, task_id), task_id)
+            return reading.existing(connection, task_id)
 
     def release(self, worker: str, now: float) -> int:
         with self._database.write() as connection:
             rows = connection.execute(TASK["held_by"], (worker,)).fetchall()
             for row in rows:
-                reporting.give_back(connection, reporting.find(connection, row[1]), now, "Given back: its worker was shut down.")
+                reporting.give_back(
+                    connection, reporting.find(connection, row[1]), now, "Given back: its worker was shut down."
+                )
             return len(rows)
 
     def maintain(self, now: float, poison_limit: int, limit: int = 500) -> Maintained:
@@ -150,9 +150,3 @@ class SqliteTaskStore:
                 return upkeep.purge(connection, statuses, older_than, limit, dry_run=True)
         with self._database.write() as connection:
             return upkeep.purge(connection, statuses, older_than, limit, dry_run=False)
-
-
-def _existing(task: Task | None, task_id: str) -> Task:
-    if task is None:
-        raise UnknownTask(f"There is no task {task_id[:60]!r}.", "list the tasks to see their ids.")
-    return task

@@ -9,6 +9,13 @@ INSERT INTO kind (capability, name) VALUES (?1, ?2) RETURNING id;
 -- A name has several kinds when some of its tasks need one endpoint only.
 SELECT id FROM kind WHERE name = ?1 ORDER BY id;
 
+-- name: capability_of
+SELECT capability FROM kind WHERE id = ?1;
+
+-- name: all_capabilities
+-- For an agent that can do anything. The table has a row for each kind of task ever published.
+SELECT json_group_array(DISTINCT capability) FROM kind;
+
 -- name: newest_seq
 -- Sequence numbers are given by the writer, so that a batch goes in with executemany.
 SELECT coalesce(max(seq), 0) FROM task;

@@ -1,0 +1,492 @@
+"""The task queue as a script or the server uses it: publish, look, change, run by hand.
+
+    publisher = EnhancedCloudTaskPublisher()
+    task = publisher.publish(name="market_analysis", payload={"symbol": "BTC/USDT"}, priority=TaskPriority.HIGH.value)
+
+A task is durable when `publish` returns. It runs when a process with a handler for its name has a runner: the MCP server,
+`heablcoin-cloud worker`, or this process through `execute_task`.
+"""
+
+import logging
+import random
+import secrets
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from core.clock import Clock, SystemClock
+from core.cloud.handlers import HandlerRegistry, Isolation
+from core.cloud.manual_run import ManualRun, manual_worker_id
+from core.cloud.store import open_store
+from core.cloud.store.base import ClaimRequest, NewTask, Page, Published, Purged, StatusReport, Store, TaskQuery
+from core.cloud.submission import Submission, check_name, from_arguments, new_graph, new_task, tags_of
+from core.cloud.task import (
+    FINAL,
+    HELD,
+    Attempt,
+    Task,
+    TaskPriority,
+    TaskStatus,
+    parse_priority,
+    parse_status,
+    unknown_task,
+)
+from core.cloud.wakeup import Signal, WakeUp
+from core.cloud.why import explain
+from core.errors import InvalidArgument
+from core.json_types import dumps
+
+__all__ = ["EnhancedCloudTaskPublisher", "Task", "TaskPriority", "TaskStatus"]
+
+log = logging.getLogger(__name__)
+
+MANUAL_LEASE = 3600.0
+"""Seconds for which a task set to running by hand is held, when it has no timeout of its own."""
+AGENT_LEASE = 900.0
+"""Seconds an agent that claimed a task has until its next report."""
+POISON_LIMIT = 5
+"""Deaths of a worker under one task that are forgiven; one more and the task has failed."""
+LARGEST_PAGE = 10_000
+SHORTEST_PREFIX = 4
+"""Characters of an id that are enough when they are unique."""
+NEWEST_NAMED = 3
+
+
+class EnhancedCloudTaskPublisher:
+    """The queue's whole interface. Thread-safe; from async code call it in a worker thread.
+
+    `database` is a path or `:memory:`; None is `HEABLCOIN_CLOUD_DATABASE` or the user's data directory, where it shares the
+    queue with every other process of this user. A `store` given instead is used and not closed.
+    """
+
+    def __init__(
+        self,
+        database: str | None = None,
+        *,
+        store: Store | None = None,
+        clock: Clock | None = None,
+        handlers: HandlerRegistry | None = None,
+        wakeup: WakeUp | None = None,
+        draw_id: Callable[[], str] = lambda: secrets.token_hex(8),
+        rng: random.Random | None = None,
+    ) -> None:
+        self._owns_store = store is None
+        self.store: Store = store if store is not None else open_store(database)
+        self.handlers = handlers if handlers is not None else HandlerRegistry.with_builtins()
+        self._clock = clock or SystemClock()
+        self._owns_wakeup = wakeup is None
+        self.wakeup = wakeup if wakeup is not None else WakeUp(self.store.workers, clock=self._clock)
+        self._draw_id = draw_id
+        self._rng = rng or random.Random()
+        self.worker = manual_worker_id()
+        """The name under which this publisher runs tasks by hand."""
+
+    # Publishing
+
+    def publish(
+        self,
+        name: str,
+        payload: object = None,
+        priority: int = TaskPriority.NORMAL,
+        tags: str | Iterable[str] | None = None,
+        timeout: float | None = None,
+        expires_in: float | None = None,
+        depends_on: str | Iterable[str | Task] | None = None,
+        max_retries: int = 3,
+        delay: float | None = None,
+        idempotency_key: str | None = None,
+        on_dependency_failure: str = "wait",
+    ) -> Task:
+        """Store a task; it is durable when this returns.
+
+        Args:
+            name: The handler that is to run it, 1 to 100 characters.
+            payload: JSON for the handler, up to 1 MiB; None is {}. `${task_id}` or `${task_id.path.to.value}` in a text is
+                replaced by the result of a dependency when the task starts; `$${` stands for a plain `${`.
+            priority: 1 LOW to 4 URGENT; higher goes first, then age.
+            tags: Up to 50 texts to find it by.
+            timeout: Seconds one attempt may run, above 0, up to 7 days.
+            expires_in: Seconds after which it may no longer start, above 0.
+            depends_on: Ids (or tasks) that must be completed first, up to 10,000.
+            max_retries: How often it runs again after a failure, 0 to 100.
+            delay: Seconds before which it does not start.
+            idempotency_key: A second publish with the same key, name and payload returns the first task.
+            on_dependency_failure: "wait" (a retry of the dependency revives this task) or "cancel".
+
+        Raises:
+            InvalidArgument: a value cannot be used, or the key belongs to another task; nothing was stored.
+            UnknownTask: `depends_on` names a task that is not there; nothing was stored.
+        """
+        said = Submission(
+            name,
+            payload,
+            priority,
+            tags,
+            timeout,
+            expires_in,
+            depends_on,
+            max_retries,
+            delay,
+            idempotency_key,
+            on_dependency_failure,
+        )
+        now = self._clock.now()
+        return self._store_tasks([new_task(said, self._draw_id(), now)], now)[0]
+
+    def publish_many(self, tasks: Iterable[Mapping[str, object]]) -> list[Task]:
+        """Store several tasks, each given as publish() arguments by name: all of them or, after an error, none."""
+        now = self._clock.now()
+        new: list[NewTask] = []
+        for index, arguments in enumerate(tasks):
+            what = f"Task {index}"
+            try:
+                new.append(new_task(from_arguments(arguments, what), self._draw_id(), now))
+            except InvalidArgument as error:
+                raise error if error.message.startswith(what) else _inside(what, error) from error
+        return self._store_tasks(new, now)
+
+    def publish_graph(self, tasks: Mapping[str, Mapping[str, object]]) -> dict[str, Task]:
+        """Store tasks that depend on each other: all of them or, after an error, none.
+
+        Each value is publish() arguments by name; `depends_on` and `${...}` references name local keys or ids of tasks that
+        exist. Raises InvalidArgument naming the key, DependencyCycle, UnknownTask.
+        """
+        now = self._clock.now()
+        said = {key: from_arguments(arguments, f"Task {key!r}") for key, arguments in tasks.items()}
+        ids = {key: self._draw_id() for key in said}
+        ordered = new_graph(said, ids, now)
+        stored = self._store_tasks([task for _, task in ordered], now)
+        by_key = dict(zip((key for key, _ in ordered), stored, strict=True))
+        return {key: by_key[key] for key in tasks}
+
+    def _store_tasks(self, new: Sequence[NewTask], now: float) -> list[Task]:
+        published = self.store.tasks.publish(new, now)
+        self._announce(published)
+        return self._read([each.task_id for each in published])
+
+    def _announce(self, published: Sequence[Published]) -> None:
+        created = [each.task_id for each in published if each.created]
+        if created:
+            log.debug("published %d task(s), first %s", len(created), created[0])
+            self.wakeup.notify(created, origin=self)
+
+    def _read(self, task_ids: Sequence[str]) -> list[Task]:
+        return [self._existing(task_id) for task_id in task_ids]
+
+    # Looking
+
+    def get_task(self, task_id: str) -> Task:
+        """The task with this id, or with the only id that starts so (4 characters or more). Raises UnknownTask."""
+        return self._existing(self._whole_id(task_id))
+
+    def list_tasks(
+        self,
+        status: str | TaskStatus | None = None,
+        priority_min: int | None = None,
+        tags: str | Iterable[str] | None = None,
+        limit: int = 100,
+        name: str | None = None,
+    ) -> list[Task]:
+        """Tasks that meet all conditions (all of `tags`): URGENT first, then oldest; at most `limit`, 1 to 10,000."""
+        query = TaskQuery(
+            status=None if status is None else parse_status(status),
+            name=None if name is None else check_name(name),
+            priority_min=None if priority_min is None else int(parse_priority(priority_min)),
+            tags=tags_of(tags),
+            limit=limit,
+        )
+        return self.page(query).tasks
+
+    def page(self, query: TaskQuery) -> Page:
+        """One page of a list, and the cursor of the next."""
+        _check_limit(query.limit)
+        now = self._clock.now()
+        if query.ready:
+            self._bring_up_to_date(now)
+        return self.store.tasks.list(query, now)
+
+    def get_ready_tasks(self, limit: int = 10) -> list[Task]:
+        """Tasks that could start now, in the order in which they will."""
+        return self.page(TaskQuery(ready=True, limit=limit)).tasks
+
+    def attempts(self, task_id: str) -> list[Attempt]:
+        """Every attempt at the task, oldest first. Raises UnknownTask."""
+        return self.store.tasks.attempts(self.get_task(task_id).task_id)
+
+    def why(self, task_id: str) -> str:
+        """Why the task is not running, in words. Raises UnknownTask."""
+        task_id = self._whole_id(task_id)
+        now = self._clock.now()
+        situation = self.store.tasks.situation(task_id, now)
+        if situation is None:
+            raise self._unknown(task_id)
+        return explain(situation, now, can_run_here=situation.capability in self.handlers.capabilities())
+
+    def get_stats(self) -> dict[str, Any]:
+        """Counts by status and priority, and the mean seconds from start to completion. Costs the same for any queue."""
+        stats = self.store.tasks.stats()
+        by_status = {status.value: stats.by_status.get(status, 0) for status in TaskStatus}
+        return {
+            "total": sum(by_status.values()),
+            "by_status": by_status,
+            "by_priority": {priority.name: stats.by_priority.get(int(priority), 0) for priority in TaskPriority},
+            "expired": by_status[TaskStatus.EXPIRED],
+            "avg_completion_time": stats.completed_seconds / stats.completed_count if stats.completed_count else 0.0,
+            "ready": stats.ready,
+            "blocked": stats.blocked,
+            "later": stats.later,
+        }
+
+    # Changing
+
+    def update_status(
+        self,
+        task_id: str,
+        status: str | TaskStatus,
+        result: object = None,
+        error: str | None = None,
+        *,
+        worker: str = "manual",
+        attempt: int | None = None,
+        progress: float | None = None,
+        progress_message: str | None = None,
+    ) -> Task:
+        """Say what became of a task, by hand or as the agent that claimed it.
+
+        A task set to running (or acknowledged) is held for its timeout, or for an hour; said again it is held anew. An agent
+        passes the `worker` name and the `attempt` it claimed under, so that a report that comes too late is refused.
+
+        Raises:
+            UnknownTask, InvalidArgument.
+            InvalidTransition: its present status cannot become this one.
+            LeaseLost: the task is no longer this worker's under this attempt.
+        """
+        wanted = parse_status(status)
+        task = self.get_task(task_id)
+        _check_report(wanted, result, error, progress)
+        said = StatusReport(
+            task.task_id,
+            wanted,
+            check_worker(worker),
+            attempt,
+            result=dumps(result, "result") if wanted is TaskStatus.COMPLETED else None,
+            error=error,
+            lease=(task.timeout or MANUAL_LEASE) if wanted in HELD else MANUAL_LEASE,
+            progress=progress,
+            progress_message=progress_message,
+        )
+        return self._changed(self.store.tasks.report(said, self._clock.now()))
+
+    def claim(
+        self, worker: str, names: Collection[str] | None = None, limit: int = 1, lease: float = AGENT_LEASE
+    ) -> list[Task]:
+        """Take ready tasks to work on outside any runner; report with update_status before `lease` seconds are over.
+
+        `names` are the tasks the worker can do, None for any. Each task comes back acknowledged; its `attempts` is the number
+        to report under. `${...}` references are left in the payload: get_task gives the results.
+        """
+        _check_limit(limit)
+        if not 1 <= lease <= 86_400.0:
+            raise InvalidArgument(f"The lease is {lease!r} seconds.", "use 1 to 86,400 seconds.")
+        now = self._clock.now()
+        self._bring_up_to_date(now)
+        request = ClaimRequest(
+            check_worker(worker),
+            None if names is None else tuple(check_name(name) for name in names),
+            limit,
+            lease,
+            TaskStatus.ACKNOWLEDGED,
+        )
+        claims = self.store.tasks.exchange([], request, now).claims
+        self.wakeup.notify([claim.task_id for claim in claims], work=False, origin=self)
+        return self._read([claim.task_id for claim in claims])
+
+    def retry_task(self, task_id: str) -> Task:
+        """Put a failed, cancelled or expired task back into the queue with all its retries. Raises InvalidTransition."""
+        return self._changed(self.store.tasks.retry(self._whole_id(task_id), self._clock.now()))
+
+    def cancel_task(self, task_id: str, reason: str = "Cancelled by hand.") -> Task:
+        """Cancel a task that has not ended; a running handler is told to stop. Raises UnknownTask, InvalidTransition."""
+        return self._changed(self.store.tasks.cancel(self._whole_id(task_id), self._clock.now(), reason))
+
+    def cleanup_expired(self) -> int:
+        """Mark every waiting task whose time to start is over as expired; returns how many."""
+        now = self._clock.now()
+        count = 0
+        while True:
+            done = self.store.tasks.maintain(now, POISON_LIMIT)
+            count += done.expired
+            if not (done.expired or done.interrupted or done.poisoned or done.promoted):
+                break
+        if count:
+            self.wakeup.notify(origin=self)
+        return count
+
+    def purge(
+        self,
+        statuses: Iterable[str | TaskStatus] = tuple(FINAL),
+        older_than: float = 0.0,
+        *,
+        dry_run: bool = False,
+        batch: int = 1000,
+    ) -> Purged:
+        """Remove ended tasks (statuses that are final) that ended more than `older_than` seconds ago, for good.
+
+        Tasks on which another that could still run depends are kept. `dry_run` only counts.
+        """
+        chosen = {parse_status(status) for status in statuses}
+        if not chosen <= FINAL:
+            raise InvalidArgument("Only tasks that have ended can be purged.", f"use: {', '.join(sorted(FINAL))}.")
+        before = self._clock.now() - older_than
+        if dry_run:
+            return self.store.tasks.purge(chosen, before, dry_run=True, limit=-1)
+        tasks, attempts, by_status = 0, 0, dict[str, int]()
+        while True:
+            part = self.store.tasks.purge(chosen, before, dry_run=False, limit=batch)
+            tasks, attempts = tasks + part.tasks, attempts + part.attempts
+            for status, count in part.by_status.items():
+                by_status[status] = by_status.get(status, 0) + count
+            if part.tasks < batch:
+                return Purged(tasks, attempts, by_status)
+
+    def _changed(self, task: Task) -> Task:
+        self.wakeup.notify([task.task_id], origin=self)
+        return task
+
+    # Running by hand
+
+    def register_handler(
+        self,
+        name: str,
+        func: Callable[..., Any],
+        *,
+        isolation: Isolation = "thread",
+        timeout: float | None = None,
+    ) -> None:
+        """Have tasks with this name run by `func(payload)` or `func(payload, context)`, `def` or `async def`."""
+        self.handlers.register(name, func, isolation=isolation, timeout=timeout)
+
+    def execute_task(self, task: Task | str) -> Any:
+        """Run one ready task here and now, in this thread; returns what its handler returns.
+
+        The task is claimed, run and settled as a runner would do it: a failure uses up a retry and is raised.
+
+        Raises:
+            NoHandler, UnknownTask.
+            InvalidTransition: the task is not ready, or somebody else runs it.
+            LeaseLost: it was cancelled or taken away while it ran; its result counts for nothing.
+        """
+        task_id = task.task_id if isinstance(task, Task) else self._whole_id(task)
+        self._bring_up_to_date(self._clock.now())
+        run = ManualRun(self.store.tasks, self.handlers, worker=self.worker, clock=self._clock, rng=self._rng)
+        try:
+            return run.execute(self.get_task(task_id), why=self.why)
+        finally:
+            self.wakeup.notify([task_id], origin=self)
+
+    # Waiting
+
+    def wait(self, task_id: str, timeout: float = 45.0, *, poll: float = 0.5) -> Task:
+        """Wait until the task has ended, at most `timeout` seconds; returns it as it then is (see `Task.done`)."""
+        task_id = self._whole_id(task_id)
+        changed = threading.Event()
+
+        def heard(signal: Signal) -> None:
+            if not signal.task_ids or task_id in signal.task_ids:
+                changed.set()
+
+        unsubscribe = self.wakeup.subscribe(heard)
+        deadline = time.monotonic() + timeout
+        try:
+            while True:
+                changed.clear()
+                task = self._existing(task_id)
+                remaining = deadline - time.monotonic()
+                if task.done or remaining <= 0:
+                    return task
+                changed.wait(min(poll, remaining))
+        finally:
+            unsubscribe()
+
+    def on_change(self, callback: Callable[[str], None]) -> Callable[[], None]:
+        """Call `callback(task_id)` after a change, here or in another process; '' stands for many tasks. Returns what ends it.
+
+        A hint, not a log: a change may be told twice or, by another process, not at all.
+        """
+
+        def tell(signal: Signal) -> None:
+            for task_id in signal.task_ids or ("",):
+                callback(task_id)
+
+        return self.wakeup.subscribe(tell)
+
+    # Closing
+
+    def close(self) -> None:
+        """Close what this publisher opened; a second call does nothing."""
+        if self._owns_wakeup:
+            self.wakeup.close()
+        if self._owns_store:
+            self.store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _bring_up_to_date(self, now: float) -> None:
+        due = self.store.tasks.next_due()
+        if due is not None and due <= now:
+            self.store.tasks.maintain(now, POISON_LIMIT)
+
+    def _whole_id(self, task_id: str) -> str:
+        if not isinstance(task_id, str):
+            raise InvalidArgument("A task id is a text.", "pass task.task_id.")
+        task_id = task_id.strip()
+        found = self.store.tasks.resolve_id(task_id) if len(task_id) >= SHORTEST_PREFIX else None
+        if found is None:
+            raise self._unknown(task_id)
+        return found
+
+    def _existing(self, task_id: str) -> Task:
+        task = self.store.tasks.get(task_id)
+        if task is None:
+            raise self._unknown(task_id)
+        return task
+
+    def _unknown(self, task_id: str) -> Exception:
+        return unknown_task(task_id, self.store.tasks.newest_ids(NEWEST_NAMED))
+
+
+def check_worker(worker: object) -> str:
+    """The name of a worker, or InvalidArgument."""
+    if not isinstance(worker, str) or not 1 <= len(worker) <= 200 or not worker.isprintable():
+        raise InvalidArgument("A worker's name is 1 to 200 printable characters.", "use a name such as claude-1.")
+    return worker
+
+
+def _check_limit(limit: object) -> None:
+    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= LARGEST_PAGE:
+        raise InvalidArgument(f"The limit is {limit!r}.", f"use a whole number from 1 to {LARGEST_PAGE:,}.")
+
+
+def _check_report(status: TaskStatus, result: object, error: object, progress: object) -> None:
+    if result is not None and status is not TaskStatus.COMPLETED:
+        raise InvalidArgument(f"A task that is {status} has no result.", "give a result with status completed only.")
+    if error is not None and (not isinstance(error, str) or status is TaskStatus.COMPLETED):
+        raise InvalidArgument("An error is a text that goes with a status other than completed.", "leave error out.")
+    if progress is not None:
+        number = isinstance(progress, (int, float)) and not isinstance(progress, bool)
+        if not number or not 0 <= progress <= 1:  # type: ignore[operator]
+            raise InvalidArgument(f"Progress is {progress!r}.", "give the share done, from 0 to 1.")
+        if status not in HELD:
+            raise InvalidArgument(f"A task that is {status} makes no progress.", "give progress with status running.")
+
+
+def _inside(what: str, error: InvalidArgument) -> InvalidArgument:
+    return InvalidArgument(f"{what}: {error.message}", error.fix)

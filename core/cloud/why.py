@@ -1,0 +1,91 @@
+"""Why a task is not running, in words. Pure."""
+
+from core.clock import to_iso
+from core.cloud.store.base import Situation
+from core.cloud.task import TaskStatus
+
+NAMED = 5
+"""Dependencies that are named; the rest are counted."""
+
+
+def explain(situation: Situation, now: float, *, can_run_here: bool | None = None) -> str:
+    """One or a few sentences. `can_run_here` is whether this process has a handler for it, None when it has no runner."""
+    task = situation.task
+    if task.status is TaskStatus.COMPLETED:
+        return f"Completed at {_iso(task.completed_at)}."
+    if task.status is TaskStatus.FAILED:
+        return f"Failed at {_iso(task.completed_at)} after {_times(task.attempts)}: {task.error or 'no reason given'}. retry_task runs it again."
+    if task.status is TaskStatus.CANCELLED:
+        return f"Cancelled at {_iso(task.completed_at)}: {task.error or 'no reason given'}. retry_task runs it again."
+    if task.status is TaskStatus.EXPIRED:
+        return f"Expired at {_iso(task.completed_at)} before it could start. retry_task runs it again."
+    if task.status in (TaskStatus.ACKNOWLEDGED, TaskStatus.RUNNING):
+        return _held(situation, now)
+    return " ".join(_pending(situation, now, can_run_here))
+
+
+def _held(situation: Situation, now: float) -> str:
+    task = situation.task
+    lease = task.lease_until.timestamp() if task.lease_until else now
+    since = f"It is {task.status} since {_iso(task.started_at)}, held by {task.worker} (attempt {task.attempts})."
+    if lease <= now:
+        return f"{since} Its lease ended at {_iso(task.lease_until)}: it will be given to another worker."
+    return f"{since} Its lease runs until {_iso(task.lease_until)} and is renewed while its worker lives."
+
+
+def _pending(situation: Situation, now: float, can_run_here: bool | None) -> list[str]:
+    task = situation.task
+    said = []
+    if task.expires_at is not None and task.expires_at.timestamp() <= now:
+        return [f"It expired at {_iso(task.expires_at)} and will not start."]
+    if situation.unfinished:
+        named = ", ".join(f"{task_id} ({status})" for task_id, status in situation.unfinished[:NAMED])
+        more = len(situation.unfinished) - NAMED
+        said.append(f"It waits for {named}{f' and {more} more' if more > 0 else ''}.")
+        if any(status in _STUCK for _, status in situation.unfinished):
+            said.append("A dependency that failed, expired or was cancelled must be retried before this can start.")
+    if task.run_at is not None and task.run_at.timestamp() > now:
+        again = "It is tried again" if task.attempts else "It starts"
+        said.append(f"{again} at {_iso(task.run_at)} at the earliest.")
+        if task.error:
+            said.append(f"The last attempt failed: {task.error}")
+    if situation.able_workers == 0:
+        said.append(_nobody(situation, can_run_here))
+    elif not said:
+        said.append(_turn(situation))
+    if task.expires_at is not None:
+        said.append(f"It expires at {_iso(task.expires_at)}.")
+    return said
+
+
+_STUCK = (TaskStatus.FAILED, TaskStatus.CANCELLED, TaskStatus.EXPIRED)
+
+
+def _nobody(situation: Situation, can_run_here: bool | None) -> str:
+    task = situation.task
+    need = situation.capability
+    if need != task.name:
+        return f"No live process has what it needs ({need}): add that endpoint with its key, or start a worker that has it."
+    if can_run_here:
+        return (
+            "This process has a handler for it, but no runner is started: start the server or `heablcoin-cloud worker`."
+        )
+    return (
+        f"No live worker has a handler named {task.name!r}: start `heablcoin-cloud worker` with one, "
+        "or claim it and report its result."
+    )
+
+
+def _turn(situation: Situation) -> str:
+    if situation.ahead == 0:
+        return "It is ready and next in turn."
+    count = f"{situation.ahead}" if situation.ahead < 1000 else "1,000 or more"
+    return f"It is ready and waits for its turn behind {count} other task(s)."
+
+
+def _times(attempts: int) -> str:
+    return "1 attempt" if attempts == 1 else f"{attempts} attempts"
+
+
+def _iso(moment: object) -> str:
+    return to_iso(moment.timestamp()) if hasattr(moment, "timestamp") else "an unknown time"
