@@ -1,0 +1,1 @@
+"""The official MCP conformance suite against this server: `python -m tests.conformance`."""
