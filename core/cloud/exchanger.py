@@ -10,7 +10,7 @@ from core.cloud.flight import FlightKey, Flights
 from core.cloud.handlers import HandlerRegistry
 from core.cloud.store.base import Claim, ClaimRequest, Exchanged, Settlement, TaskStore
 from core.cloud.task import AttemptOutcome, TaskStatus
-from core.errors import HeablcoinError, StoreError
+from core.errors import StoreError
 from core.failpoints import failpoint
 
 log = logging.getLogger(__name__)
@@ -117,13 +117,10 @@ class Exchanger:
                 self._writing, self._waiting = self._waiting, []
                 free = self._free()
                 self._look = self._look and free <= 0
-                closing = self._closing
             try:
                 self._exchange(free)
                 backoff = 0.0
             except StoreError as error:
-                if closing and not isinstance(error, StoreError):
-                    return
                 backoff = min(LONGEST_BACKOFF, max(SHORTEST_BACKOFF, backoff * 2))
                 log.warning("the queue's store is in trouble, trying again in %.2f s: %s", backoff, error.message)
                 self._keep()
@@ -220,8 +217,3 @@ class Exchanger:
                 )
             ]
         )
-
-
-def message_of(error: Exception) -> str:
-    """What an error says, for the log."""
-    return error.message if isinstance(error, HeablcoinError) else str(error)

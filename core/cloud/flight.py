@@ -1,7 +1,10 @@
 """Attempts in flight: what this process holds, and who settles each of them, once."""
 
+import asyncio
 import threading
+from collections.abc import Callable
 from enum import Enum
+from typing import Protocol
 
 from core.cloud.handlers import Handler
 from core.cloud.store.base import Claim
@@ -17,11 +20,19 @@ class StopReason(Enum):
 
     TIMEOUT = "timed out"
     LOST = "no longer ours"
-    SHUTDOWN = "shutting down"
+    CUT = "cut off"
+
+
+class Cancels(Protocol):
+    """The event loop that an async attempt runs on."""
+
+    def cancel(self, flight: "Flight") -> None: ...
+
+    def close(self) -> None: ...
 
 
 class Flight:
-    """One attempt, from its claim to its settlement. A plain record: `Flights` and the lanes act on it."""
+    """One attempt, from its claim to its settlement. A plain record: Flights, Executor and Lane act on it."""
 
     __slots__ = (
         "cancel_seen",
@@ -29,31 +40,31 @@ class Flight:
         "context",
         "handler",
         "key",
+        "kill",
         "lane",
         "payload",
         "settled",
-        "started",
         "stop_reason",
-        "stopper",
+        "task",
         "timeout",
     )
 
-    def __init__(self, claim: Claim, handler: Handler, payload: Json) -> None:
+    def __init__(self, claim: Claim, handler: Handler) -> None:
         self.claim = claim
         self.handler = handler
         self.key: FlightKey = (claim.task_id, claim.attempt)
-        self.payload = payload
+        self.payload: Json = None
         self.context: TaskContext | None = None
         self.timeout = claim.timeout if claim.timeout is not None else handler.timeout
-        self.started = False
         self.settled = False
         self.stop_reason: StopReason | None = None
-        self.lane: object | None = None
-        """The event loop thread it was given to, when it is async."""
-        self.stopper: object | None = None
-        """What stops it: its asyncio task, or its child process."""
+        self.lane: Cancels | None = None
+        """The event loop it was given to, when its handler is async."""
+        self.task: asyncio.Task[None] | None = None
         self.cancel_seen = False
         """True once its event loop has acted on a cancellation."""
+        self.kill: Callable[[], None] | None = None
+        """Kills its child process, when it has one."""
 
     def unwanted(self) -> bool:
         """True once its result is no longer wanted."""

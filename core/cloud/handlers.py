@@ -3,12 +3,12 @@
 import asyncio
 import inspect
 import logging
-import re
 import threading
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self, cast
 
+from core.cloud.submission import check_name
 from core.cloud.task_context import TaskContext
 from core.errors import HeablcoinError, InvalidArgument, NoHandler
 from core.json_types import Json
@@ -18,8 +18,6 @@ log = logging.getLogger(__name__)
 Isolation = Literal["thread", "process"]
 HandlerFunction = Callable[..., Any]
 CapabilitySource = Callable[[], Iterable[str]]
-
-NAME = re.compile(r"[^\s@\x00-\x1f\x7f]{1,100}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +130,10 @@ class HandlerRegistry:
         """The names that have a handler, sorted."""
         return sorted(self._handlers)
 
+    def snapshot(self) -> Mapping[str, Handler]:
+        """The handlers by name, as they stand now."""
+        return self._handlers
+
     def capabilities(self) -> frozenset[str]:
         """What this process can run at this moment: names, and `ai_call@ENDPOINT` for endpoints it has the key of."""
         found: set[str] = set()
@@ -144,14 +146,6 @@ class HandlerRegistry:
             except HeablcoinError as error:
                 log.warning("what %s can run is unknown for now: %s", handler.name, error.message)
         return frozenset(found)
-
-
-def check_name(name: str) -> None:
-    """Raise InvalidArgument unless `name` can name a handler."""
-    if not isinstance(name, str) or not NAME.fullmatch(name):
-        raise InvalidArgument(
-            "A handler's name is 1 to 100 characters without spaces or '@'.", "use a name such as market_analysis."
-        )
 
 
 def is_async_function(func: HandlerFunction) -> bool:

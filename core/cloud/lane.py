@@ -6,15 +6,16 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, cast
+from typing import Any
 
 from core.cloud.flight import Flight
 from core.failpoints import failpoint
 
 log = logging.getLogger(__name__)
 
-Ended = Callable[[list[tuple[Flight, object, BaseException | None]]], None]
-"""Told what flights ended with, many at a time: the flight, its value, or its error."""
+Ending = tuple[Flight, object, BaseException | None]
+"""What a flight ended with: its handler's value, or its error."""
+Ended = Callable[[Sequence[Ending]], None]
 
 _numbers = itertools.count(1)
 
@@ -27,7 +28,7 @@ class Lane:
 
     def __init__(self, ended: Ended) -> None:
         self._ended = ended
-        self._finished: list[tuple[Flight, object, BaseException | None]] = []
+        self._finished: list[Ending] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._loop.set_default_executor(DaemonExecutor())
@@ -79,7 +80,7 @@ class Lane:
             task = self._loop.create_task(self._fly(flight))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-            flight.stopper = task
+            flight.task = task
 
     async def _fly(self, flight: Flight) -> None:
         value: object = None
@@ -105,9 +106,8 @@ class Lane:
 
     def _cancel(self, flight: Flight) -> None:
         flight.cancel_seen = True
-        task = cast("asyncio.Task[None] | None", flight.stopper)
-        if task is not None:
-            task.cancel()
+        if flight.task is not None:
+            flight.task.cancel()
 
     def _answer(self) -> None:
         self._answered = True

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from core.clock import Clock
 from core.cloud.flight import Flight, FlightKey, Flights
-from core.cloud.store.base import Store
+from core.cloud.store.base import TaskStore
 from core.errors import StoreError
 from core.failpoints import failpoint
 
@@ -16,7 +16,6 @@ PROGRESS_INTERVAL = 0.25
 """Seconds between two writes of progress, whatever the handlers report."""
 
 Lost = Callable[[Flight], None]
-Tick = Callable[[], None]
 
 
 class LeaseKeeper:
@@ -24,7 +23,7 @@ class LeaseKeeper:
 
     def __init__(
         self,
-        store: Store,
+        tasks: TaskStore,
         flights: Flights,
         unsettled: Callable[[], list[FlightKey]],
         *,
@@ -32,17 +31,17 @@ class LeaseKeeper:
         lease: float,
         clock: Clock,
         lost: Lost,
-        tick: Tick,
+        beat: Callable[[], None],
         announce: Callable[[Sequence[str]], None],
     ) -> None:
-        self._store = store
+        self._tasks = tasks
         self._flights = flights
         self._unsettled = unsettled
         self._worker = worker
         self._lease = lease
         self._clock = clock
         self._lost = lost
-        self._tick = tick
+        self._beat = beat
         self._announce = announce
         self._changed = threading.Condition(threading.RLock())
         self._progress: dict[FlightKey, tuple[Flight, float | None, str]] = {}
@@ -95,7 +94,7 @@ class LeaseKeeper:
             if renewing:
                 renew_at = self._clock.monotonic() + self._lease / 3
                 self._guarded(self._renew)
-                self._tick()
+                self._guarded(self._beat)
 
     def _guarded(self, action: Callable[..., None], *arguments: object) -> None:
         try:
@@ -111,9 +110,9 @@ class LeaseKeeper:
         held.extend(self._unsettled())
         if not held:
             return
-        lost = self._store.tasks.renew(self._worker, held, self._lease, self._clock.now())
+        lost = self._tasks.renew(self._worker, held, self._lease, self._clock.now())
         for key in lost:
-            flight = self._flights.get(tuple(key))
+            flight = self._flights.get(key)
             if flight is not None:
                 self._lost(flight)
 
@@ -123,7 +122,7 @@ class LeaseKeeper:
             if flight.settled:
                 continue
             claim = flight.claim
-            if self._store.tasks.progress(claim.task_id, claim.attempt, self._worker, share, message):
+            if self._tasks.progress(claim.task_id, claim.attempt, self._worker, share, message):
                 written.append(claim.task_id)
             elif not flight.settled:
                 self._lost(flight)

@@ -6,11 +6,13 @@ import traceback
 
 from core.clock import Clock
 from core.cloud.flight import Flight
+from core.cloud.isolated_error import IsolatedError
 from core.cloud.retry import RetryPolicy, decide, retries_used
 from core.cloud.store.base import Claim, Settlement
 from core.cloud.task import AttemptOutcome, TaskStatus
 from core.errors import InvalidArgument, Permanent
 from core.json_types import dumps
+from core.redaction import KNOWN_SECRETS, redact
 
 log = logging.getLogger(__name__)
 
@@ -29,25 +31,24 @@ class Outcomes:
         self._clock = clock
         self._rng = rng
 
-    def returned(self, flight: Flight, value: object) -> Settlement:
+    def returned(self, claim: Claim, value: object) -> Settlement:
         """The handler returned `value`; what is not JSON or too large fails the task for good."""
-        claim = flight.claim
         try:
             text = result_text(value)
         except Permanent as error:
-            return self.raised(flight, error)
+            return self.raised(claim, error)
         return Settlement(
             claim.task_id, claim.attempt, self._worker, AttemptOutcome.COMPLETED, TaskStatus.COMPLETED, text
         )
 
-    def raised(self, flight: Flight, error: BaseException) -> Settlement:
+    def raised(self, claim: Claim, error: BaseException) -> Settlement:
         """The handler raised `error`: the task runs again later, or has failed."""
-        settlement = self._failure(flight.claim, error, AttemptOutcome.FAILED, describe(error))
+        settlement = self._failure(claim, error, AttemptOutcome.FAILED, describe(error))
         log.info(
             "task %s (%s) attempt %d failed with %s at %s: %s",
-            flight.claim.task_id,
-            flight.claim.name,
-            flight.claim.attempt,
+            claim.task_id,
+            claim.name,
+            claim.attempt,
             type(error).__name__,
             origin_of(error),
             fate(settlement, self._clock.now()),
@@ -114,18 +115,12 @@ def result_text(value: object) -> str:
 def describe(error: BaseException) -> str:
     """An error as it is kept with the task: type and message, bounded, secrets taken out."""
     message = str(error).strip()
-    kind = type(error).__name__
-    text = f"{kind}: {message}" if message else kind
-    return redact(text)[:LONGEST_ERROR]
-
-
-def redact(text: str) -> str:
-    """`text` without the keys this process knows."""
-    try:
-        from core.cloud.secrets import redact as redact_secrets
-    except ImportError:
-        return text
-    return redact_secrets(text)
+    if isinstance(error, IsolatedError):
+        text = message
+    else:
+        text = f"{type(error).__name__}: {message}" if message else type(error).__name__
+    # Redacted before it is cut, so that no half of a key survives at the edge.
+    return redact(text[: LONGEST_ERROR * 10], KNOWN_SECRETS.values())[:LONGEST_ERROR]
 
 
 def origin_of(error: BaseException) -> str:
