@@ -1,0 +1,153 @@
+"""The command line: no arguments serve MCP on stdio."""
+
+import argparse
+import gc
+import sys
+from collections.abc import Sequence
+
+from server import DISTRIBUTION, package_version
+
+TRANSPORTS = ("stdio", "streamable-http", "http", "sse")
+DEFAULT_HOST = "127.0.0.1"
+DEFAULT_PORT = 8765
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code. Serving does not return."""
+    options = parser().parse_args(arguments)
+    try:
+        return int(options.run(options) or 0)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return 0
+    except Exception as error:
+        from core.errors import HeablcoinError
+
+        if not isinstance(error, HeablcoinError):
+            raise
+        print(f"{DISTRIBUTION}: {error}", file=sys.stderr)  # noqa: T201 - the command line speaks on stderr
+        return 1
+
+
+def parser() -> argparse.ArgumentParser:
+    """The commands and their options."""
+    root = argparse.ArgumentParser(
+        prog=DISTRIBUTION,
+        description="An MCP server with a pool of LLM APIs and a durable background task queue. "
+        "Without a command it serves MCP on stdio.",
+    )
+    root.add_argument("--version", action="version", version=f"{DISTRIBUTION} {package_version()}")
+    _runtime_options(root)
+    root.set_defaults(run=_serve, transport="stdio", host=DEFAULT_HOST, port=DEFAULT_PORT)
+    commands = root.add_subparsers(title="commands", metavar="COMMAND")
+
+    serve = commands.add_parser("serve", help="serve MCP to a client (the default)")
+    serve.add_argument("--transport", choices=TRANSPORTS, default="stdio", help="the HTTP ones share one port")
+    serve.add_argument("--host", default=DEFAULT_HOST, help="address to listen on (%(default)s)")
+    serve.add_argument("--port", type=_port, default=DEFAULT_PORT, help="TCP port, 0 for any free one (%(default)s)")
+    _runtime_options(serve, suppress=True)
+    serve.set_defaults(run=_serve)
+
+    worker = commands.add_parser("worker", help="run queued tasks without a client")
+    _runtime_options(worker, suppress=True)
+    worker.set_defaults(run=_worker)
+
+    demo = commands.add_parser("demo", help="see it work, without a key or a network")
+    demo.set_defaults(run=_demo)
+
+    doctor = commands.add_parser("doctor", help="check this installation and say what is wrong")
+    doctor.add_argument("--json", action="store_true", help="as JSON")
+    _runtime_options(doctor, suppress=True)
+    doctor.set_defaults(run=_doctor)
+
+    show = commands.add_parser("print-config", help="print what a client needs to start this server")
+    show.add_argument("client", choices=("claude-desktop", "claude-code", "windsurf", "inspector"))
+    show.set_defaults(run=_print_config)
+
+    key = commands.add_parser("set-key", help="keep an endpoint's API key (typed in, or read from a pipe)")
+    key.add_argument("name", metavar="NAME", help="the endpoint's name")
+    key.add_argument("--remove", action="store_true", help="forget the key instead")
+    key.set_defaults(run=_set_key)
+
+    tools = commands.add_parser("tools", help="list the tools that clients see")
+    tools.add_argument("--json", action="store_true", help="as the protocol sends them")
+    tools.set_defaults(run=_tools)
+
+    for name, text in (("import", "add tasks from a file"), ("export", "write all tasks to a file")):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("file", metavar="FILE")
+        _runtime_options(command, suppress=True)
+        command.set_defaults(run=_import if name == "import" else _export)
+    return root
+
+
+def _runtime_options(command: argparse.ArgumentParser, *, suppress: bool = False) -> None:
+    """Options that stand for a setting; given after a command they replace those given before it."""
+    default = argparse.SUPPRESS if suppress else None
+    command.add_argument("--database", metavar="PATH", default=default, help="the task database")
+    command.add_argument("--handlers", metavar="FILE_OR_MODULE", default=default, help="your own task handlers")
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port <= 65535:
+        raise argparse.ArgumentTypeError("a port is a number from 0 to 65535")
+    return port
+
+
+def _serve(options: argparse.Namespace) -> int:
+    gc.disable()  # importing makes many objects and no garbage: a fifth of the start-up time
+    from server import serving
+
+    gc.enable()
+    gc.freeze()
+    return serving.serve(options.transport, options.host, options.port, options.database, options.handlers)
+
+
+def _worker(options: argparse.Namespace) -> int:
+    from server import serving
+
+    return serving.work(options.database, options.handlers)
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from server.demo import main as demo
+
+    return int(demo() or 0)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from server import doctor
+
+    return doctor.main(options.database, options.handlers, as_json=options.json)
+
+
+def _print_config(options: argparse.Namespace) -> int:
+    from server import print_config
+
+    return print_config.main(options.client)
+
+
+def _set_key(options: argparse.Namespace) -> int:
+    from server import set_key
+
+    return set_key.main(options.name, remove=options.remove)
+
+
+def _tools(options: argparse.Namespace) -> int:
+    from server import list_tools
+
+    return list_tools.main(as_json=options.json)
+
+
+def _import(options: argparse.Namespace) -> int:
+    from server import transfer
+
+    return transfer.bring_in(options.file, options.database)
+
+
+def _export(options: argparse.Namespace) -> int:
+    from server import transfer
+
+    return transfer.write_out(options.file, options.database)

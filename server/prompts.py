@@ -1,0 +1,120 @@
+"""The guide's four chat sentences as prompts, in English and Chinese."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+from mcp.server import MCPServer
+from mcp.server.mcpserver.prompts import Prompt
+from mcp.server.mcpserver.prompts.base import PromptArgument
+from mcp.shared.exceptions import MCPError
+from mcp.types import INVALID_PARAMS
+
+MAX_ARGUMENT = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """A word of the sentence that the user may replace."""
+
+    default: str
+    english: str
+    chinese: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChatSentence:
+    """One sentence a user says to the chat, with the call it leads to."""
+
+    name: str
+    titles: tuple[str, str]
+    sentences: tuple[str, str]
+    call: str
+    arguments: Mapping[str, Argument]
+
+
+SENTENCES = (
+    ChatSentence(
+        "publish_market_analysis",
+        ("Publish an urgent-enough analysis", "发布高优先级分析任务"),
+        (
+            "Publish a high-priority market analysis task for {symbol}, with a timeout of {timeout} seconds.",
+            "发布一个高优先级的市场分析任务，分析 {symbol}，{timeout}秒超时",
+        ),
+        'publish_enhanced_task(name="market_analysis", payload=\'{{"symbol": "{symbol}"}}\', priority=3, '
+        'timeout={timeout}, tags="analysis,urgent")',
+        {
+            "symbol": Argument("BTC/USDT", "What to analyse", "分析对象"),
+            "timeout": Argument("60", "Seconds one attempt may run", "超时秒数"),
+        },
+    ),
+    ChatSentence(
+        "list_high_priority_tasks",
+        ("Show the waiting high-priority tasks", "查看高优先级任务"),
+        (
+            "Show all {status} tasks of high priority.",
+            "查看所有待处理的高优先级任务（状态：{status}）",
+        ),
+        'list_enhanced_tasks(status="{status}", priority_min=3, limit=10)',
+        {"status": Argument("pending", "Task status", "任务状态")},
+    ),
+    ChatSentence(
+        "add_llm_endpoint",
+        ("Add an LLM endpoint", "添加 API 端点"),
+        (
+            "Add the {name} API endpoint, priority {priority}, limited to {per_minute} requests a minute.",
+            "添加 {name} API 端点，优先级{priority}，每分钟{per_minute}次请求限制",
+        ),
+        'add_api_endpoint(name="{name}", base_url=..., model=..., api_key_env=..., priority={priority}, '
+        "max_requests_per_minute={per_minute})",
+        {
+            "name": Argument("deepseek", "Name of the endpoint", "端点名称"),
+            "priority": Argument("2", "Lower is preferred", "数字小者优先"),
+            "per_minute": Argument("100", "Requests a minute", "每分钟请求数"),
+        },
+    ),
+    ChatSentence(
+        "show_api_statistics",
+        ("Show the API statistics", "查看 API 统计信息"),
+        ("Show the statistics of the API manager.", "查看 API 管理器的统计信息"),
+        "get_api_manager_stats()",
+        {},
+    ),
+)
+
+
+def add_prompts(server: MCPServer) -> None:
+    """Register each sentence under its name in English and under `<name>_zh` in Chinese."""
+    for sentence in SENTENCES:
+        for language in (0, 1):
+            server.add_prompt(_prompt(sentence, language))
+
+
+def _prompt(sentence: ChatSentence, language: int) -> Prompt:
+    arguments = [
+        PromptArgument(name=name, description=f"{(a.english, a.chinese)[language]} ({a.default})", required=False)
+        for name, a in sentence.arguments.items()
+    ]
+    return Prompt(
+        name=sentence.name + ("", "_zh")[language],
+        title=sentence.titles[language],
+        description=sentence.sentences[language].format(**{n: a.default for n, a in sentence.arguments.items()}),
+        arguments=arguments,
+        fn=_renderer(sentence, language),
+    )
+
+
+def _renderer(sentence: ChatSentence, language: int) -> Callable[..., Awaitable[str]]:
+    lead = ("This is the call: ", "对应的工具调用：")[language]
+
+    async def render(**given: str) -> str:
+        if unknown := sorted(given.keys() - sentence.arguments.keys()):
+            raise MCPError(INVALID_PARAMS, f"The prompt {sentence.name} has no argument {unknown[0][:40]!r}.")
+        words = {name: _word(given.get(name, "")) or a.default for name, a in sentence.arguments.items()}
+        return f"{sentence.sentences[language].format(**words)}\n\n{lead}{sentence.call.format(**words)}"
+
+    return render
+
+
+def _word(value: str) -> str:
+    """One line of the user's, short enough for a sentence."""
+    return " ".join(value.split())[:MAX_ARGUMENT]

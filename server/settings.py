@@ -1,0 +1,129 @@
+"""Every setting: an environment variable `HEABLCOIN_CLOUD_<NAME>`, described once, here."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from core.errors import InvalidArgument
+
+PREFIX = "HEABLCOIN_CLOUD_"
+TOOLSETS = ("tasks", "workers", "endpoints", "schedules", "legacy")
+DEFAULT_TOOLSETS = ("tasks", "workers", "endpoints", "schedules")
+
+_PLACEHOLDER = re.compile(r"^\$\{[^}]*\}$")
+
+
+def _split(value: Any) -> Any:
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+
+
+class Settings(BaseSettings):
+    """What a user can set. An empty value, or a placeholder a host left unfilled (`${user_config.x}`), counts as unset."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, extra="ignore", hide_input_in_errors=True, validate_default=False, frozen=True
+    )
+
+    database: str = Field(
+        default="", description="Path of the SQLite database, or `:memory:`. Default: the platform's data directory."
+    )
+    handlers: str = Field(
+        default="", description="Python file or module with your own handlers; it defines `register(publisher)`."
+    )
+    toolsets: Names = Field(
+        default=DEFAULT_TOOLSETS,
+        description=f"Comma-separated toolsets to offer, of: {', '.join(TOOLSETS)}; `all` for every one.",
+    )
+    read_only: bool = Field(default=False, description="`true` offers only the tools that change nothing.")
+    allow_hosts: Names = Field(
+        default=(),
+        description="Comma list of host, host:port or network that may be called although private, e.g. `localhost:11434`.",
+    )
+    keys: Literal["auto", "keyring", "file", "process"] = Field(
+        default="auto",
+        description="Where a given API key is kept: `keyring`, `file` (0600), `process` (nowhere), or `auto`.",
+    )
+    endpoints_from_env: bool = Field(
+        default=False,
+        description="`true` adds an endpoint for each known key in the environment (OPENAI_API_KEY, DEEPSEEK_API_KEY, ...).",
+    )
+    concurrency: int = Field(default=10, ge=0, le=1000, description="Tasks run at once by this process; 0 runs none.")
+    lease: float = Field(
+        default=30.0, ge=2, le=3600, description="Seconds after which the tasks of a process that died are given back."
+    )
+    synchronous: Literal["FULL", "NORMAL"] = Field(
+        default="FULL", description="`FULL`: a published task survives a power cut; `NORMAL`: only a crash, but faster."
+    )
+    retention_days: float = Field(
+        default=30.0, ge=0, le=36500, description="Finished tasks are removed after this many days; 0 keeps them for ever."
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", description="Least severe log lines to write to stderr."
+    )
+    token: SecretStr = Field(
+        default=SecretStr(""),
+        description="Bearer token that HTTP clients must send. Default: a new one each start, printed on stderr.",
+    )
+    http_hosts: Names = Field(
+        default=(), description="Comma list of Host headers to accept besides loopback, e.g. `queue.lan:8765`."
+    )
+    http_origins: Names = Field(
+        default=(), description="Comma list of Origin headers to accept besides loopback, e.g. `https://app.example`."
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _unset(cls, value: Any, info: Any) -> Any:
+        if isinstance(value, str) and (not value.strip() or _PLACEHOLDER.match(value.strip())):
+            return cls.model_fields[info.field_name].get_default()
+        return value.strip() if isinstance(value, str) else value
+
+    @field_validator("toolsets", mode="after")
+    @classmethod
+    def _known_toolsets(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if "all" in value:
+            return TOOLSETS
+        if unknown := [name for name in value if name not in TOOLSETS]:
+            raise ValueError(f"there is no toolset {unknown[0][:40]!r}")
+        return value
+
+    @field_validator("log_level", "synchronous", mode="before")
+    @classmethod
+    def _upper(cls, value: Any) -> Any:
+        return value.upper() if isinstance(value, str) else value
+
+    @field_validator("database", "handlers", mode="after")
+    @classmethod
+    def _home(cls, value: str) -> str:
+        return str(Path(value).expanduser()) if value.startswith("~") else value
+
+
+def load_settings(**given: Any) -> Settings:
+    """The settings of this process; `given` (from the command line) goes before the environment.
+
+    Raises InvalidArgument that names each variable and its rule, never a value.
+    """
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        problems, fixes = [], []
+        for detail in error.errors(include_url=False, include_input=False):
+            name = str(detail["loc"][0])
+            field = Settings.model_fields.get(name.lower())
+            problems.append(f"{PREFIX}{name.upper()}: {_rule(detail)}")
+            if field is not None and field.description:
+                fixes.append(f"{PREFIX}{name.upper()}: {field.description}")
+        raise InvalidArgument("; ".join(problems) + ".", " ".join(fixes)) from None
+
+
+def _rule(detail: Any) -> str:
+    message = str(detail["msg"])
+    return message.removeprefix("Value error, ").rstrip(".")

@@ -1,0 +1,123 @@
+"""What stands in `Annotated[...]` beside a tool's parameter: its rule, its description, its one flat JSON type.
+
+Clients send lists and objects as JSON text, numbers as text, one string where a list is meant. The schema states one type,
+because strict hosts refuse a choice; at run time both forms are read.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from pydantic import BeforeValidator, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+from core.errors import InvalidArgument
+
+MAX_WAIT = 55.0
+"""Seconds a tool may block: some hosts kill a call at 60."""
+DEFAULT_WAIT = 45.0
+YEAR = 366 * 86400.0
+MAX_NAME = 200
+
+StatusFilter: TypeAlias = Literal[
+    "any", "pending", "acknowledged", "running", "completed", "failed", "cancelled", "expired"
+]
+"""A status to filter by. No host accepts an empty string in an enum, so the absence of a filter has a name."""
+
+
+def text(description: str, *, least: int = 0, most: int = MAX_NAME) -> Any:
+    """One string of `least` to `most` characters."""
+    return Field(description=description, min_length=least or None, max_length=most)
+
+
+def number(description: str, low: float, high: float) -> Any:
+    """A finite number from `low` to `high`."""
+    return Field(description=description, ge=low, le=high, allow_inf_nan=False)
+
+
+def whole(description: str, low: int, high: int) -> Any:
+    """A whole number from `low` to `high`."""
+    return Field(description=description, ge=low, le=high)
+
+
+def choice(description: str) -> Any:
+    """One of a Literal's values, or true or false: the annotation says which."""
+    return Field(description=description)
+
+
+any_when_empty = BeforeValidator(lambda value: "any" if value in ("", None) else value)
+
+
+@dataclass(frozen=True)
+class _Reads:
+    """A rule that reads several forms of a value and states one JSON type."""
+
+    description: str
+    read: Callable[[Any], Any]
+    then: CoreSchema
+    states: dict[str, Any]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(self.read, self.then)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {**self.states, "description": self.description}
+
+
+def json_value(description: str) -> _Reads:
+    """Any JSON value, or JSON text of one; '' is an empty object."""
+    return _Reads(description, read_json, core_schema.any_schema(), {"type": "string"})
+
+
+def json_or_text(description: str) -> _Reads:
+    """Any JSON value, JSON text of one, or plain text."""
+    return _Reads(description, read_json_or_text, core_schema.any_schema(), {"type": "string"})
+
+
+def names(description: str, *, most: int = 100) -> _Reads:
+    """Names in one comma-separated string, or a list of them."""
+    name = core_schema.str_schema(min_length=1, max_length=MAX_NAME)
+    return _Reads(description, read_names, core_schema.list_schema(name, max_length=most), {"type": "string"})
+
+
+def objects(description: str, *, most: int) -> _Reads:
+    """A list of one or more objects, or JSON text of one."""
+    item = core_schema.dict_schema(core_schema.str_schema())
+    return _Reads(
+        description,
+        read_json,
+        core_schema.list_schema(item, min_length=1, max_length=most),
+        {"type": "array", "items": {"type": "object"}, "minItems": 1},
+    )
+
+
+def read_json(value: Any) -> Any:
+    """The value of JSON text; anything else as it is."""
+    if not isinstance(value, str):
+        return value
+    if not value.strip():
+        return {}
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        raise InvalidArgument("is not valid JSON") from None
+
+
+def read_json_or_text(value: Any) -> Any:
+    """The value of JSON text; plain text, like anything else, as it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+
+
+def read_names(value: Any) -> Any:
+    """`"a, b"`, `'["a", "b"]'` and `["a", "b"]` as the same list."""
+    if not isinstance(value, str):
+        return [] if value is None else value
+    if value.lstrip().startswith("["):
+        return read_json(value)
+    return [part.strip() for part in value.split(",") if part.strip()]

@@ -1,0 +1,85 @@
+"""Tools that change one task, and those that look after the queue as a whole."""
+
+from typing import Annotated, Any, Required, TypedDict, cast
+
+from core.cloud.task import FINAL
+from server.records import TaskRow, task_row
+from server.tools.arguments import choice, number, text
+from server.tools.registry import READS, REMOVES, SETS, Call
+from server.tools.tasks import TASK_ID, TASKS
+
+
+class Changed(TypedDict, total=False):
+    """A task after a change."""
+
+    task: Required[TaskRow]
+    next: str
+
+
+@TASKS.tool("Retry a task", SETS)
+async def retry_failed_task(call: Call, task_id: Annotated[str, text(TASK_ID, least=1)]) -> Changed:
+    """Put a failed, cancelled or expired task back in the queue with all its retries; tasks that waited for it go on."""
+    task = await call.app.store(call.app.runtime.publisher.retry_task, task_id)
+    return {"task": task_row(task), "next": f'wait_for_task(task_id="{task.task_id}")'}
+
+
+@TASKS.tool("Cancel a task", REMOVES)
+async def cancel_task(call: Call, task_id: Annotated[str, text(TASK_ID, least=1)]) -> Changed:
+    """Cancel a task that has not ended; a running one is stopped. Tasks that depend on it wait or are cancelled, as they say."""
+    task = await call.app.store(call.app.runtime.publisher.cancel_task, task_id)
+    return {"task": task_row(task), "next": f'retry_failed_task(task_id="{task.task_id}") would bring it back'}
+
+
+class QueueStats(TypedDict, total=False):
+    """Counts over the whole queue."""
+
+    total: Required[int]
+    by_status: Required[dict[str, int]]
+    by_priority: Required[dict[str, int]]
+    expired: Required[int]
+    avg_completion_time: Required[Annotated[float, "seconds from start to completion"]]
+    ready: int
+    blocked: int
+    later: Annotated[int, "their time has not come"]
+    workers: Annotated[int, "live processes that run tasks"]
+
+
+@TASKS.tool("Queue statistics", READS)
+async def get_enhanced_task_stats(call: Call) -> QueueStats:
+    """Count the tasks by status and priority, and those that are ready, blocked or due later. Cheap at any size."""
+    stats = cast(dict[str, Any], await call.app.store(call.app.runtime.publisher.get_stats))
+    return cast(QueueStats, {name: _names_as_text(value) for name, value in stats.items()})
+
+
+def _names_as_text(value: Any) -> Any:
+    return {str(name): item for name, item in value.items()} if isinstance(value, dict) else value
+
+
+class Cleaned(TypedDict, total=False):
+    """What a clean-up changed."""
+
+    expired: Required[Annotated[int, "tasks whose time ran out before they started, now marked expired"]]
+    removed: Required[Annotated[int, "finished tasks deleted, or that would be"]]
+    dry_run: Required[bool]
+
+
+@TASKS.tool("Clean up tasks", REMOVES)
+async def cleanup_expired_tasks(
+    call: Call,
+    remove_older_than_days: Annotated[
+        float, number("Also delete tasks that ended more than this many days ago; 0: delete nothing.", 0, 36500)
+    ] = 0.0,
+    dry_run: Annotated[bool, choice("Only count what would be deleted.")] = False,
+) -> Cleaned:
+    """Mark overdue waiting tasks as expired and, when asked, delete old finished ones."""
+
+    def clean() -> Cleaned:
+        publisher = call.app.runtime.publisher
+        expired = 0 if dry_run else publisher.cleanup_expired()
+        removed = 0
+        if remove_older_than_days > 0:
+            purged = publisher.purge(older_than=remove_older_than_days * 86400.0, statuses=FINAL, dry_run=dry_run)
+            removed = purged.tasks
+        return {"expired": expired, "removed": removed, "dry_run": dry_run}
+
+    return await call.app.store(clean)

@@ -1,0 +1,237 @@
+"""Tools of the API pool: add and remove endpoints, look at them, ask one now."""
+
+from typing import Annotated, Any, Literal, Required, TypedDict, cast
+
+from core.cloud.endpoint import ApiEndpoint
+from server.records import filled
+from server.results import encodable  # noqa: F401
+from server.schema import UNTRUSTED
+from server.tools.arguments import DEFAULT_WAIT, MAX_WAIT, choice, number, text, whole
+from server.tools.registry import CALLS_OUT, READS, REMOVES, SETS, Call, Toolset
+
+ENDPOINTS = Toolset("endpoints", "The pool of LLM APIs.")
+
+NAME = "Name of the endpoint."
+STRATEGY = "How to choose among endpoints."
+Strategy = Literal["priority", "least_latency", "round_robin", "random", "weighted", "least_busy"]
+
+SEEN = (
+    "The key was given in a tool call, so this chat's model and its host's logs have seen it. "
+    "Prefer api_key_env, or `heablcoin-cloud set-key {name}` in a terminal; consider replacing the key."
+)
+
+
+class EndpointAdded(TypedDict, total=False):
+    """An endpoint that is now in the pool."""
+
+    name: Required[str]
+    base_url: Required[str]
+    model: Required[str]
+    provider: Required[str]
+    priority: Required[int]
+    max_requests_per_minute: Required[int]
+    timeout: Required[float]
+    key: Required[Annotated[str, "where the key is, never the key"]]
+    usable: Required[Annotated[bool, "false: its key is not to be had in this process"]]
+    warnings: list[str]
+    next: str
+
+
+@ENDPOINTS.tool("Add an LLM endpoint", SETS)
+async def add_api_endpoint(
+    call: Call,
+    name: Annotated[str, text("Name to call it by; the same name again replaces it.", least=1, most=100)],
+    base_url: Annotated[
+        str, text("API address without /chat/completions, e.g. https://api.deepseek.com/v1.", least=1, most=2_000)
+    ],
+    api_key: Annotated[str, text("The key itself. The model sees it: prefer api_key_env.", most=10_000)] = "",
+    model: Annotated[str, text("Model to ask for, e.g. deepseek-chat.")] = "",
+    priority: Annotated[int, whole("1 is preferred over 2.", 0, 1_000_000)] = 1,
+    max_requests_per_minute: Annotated[int, whole("Exact limit for any 60 s, over all processes; 0: none.", 0, 10**6)] = 60,
+    timeout: Annotated[float, number("Seconds one attempt may take.", 0.1, 3600)] = 30.0,
+    provider: Annotated[
+        Literal["openai", "anthropic", "fake"], choice("Wire format: openai fits all compatible APIs.")
+    ] = "openai",
+    api_key_env: Annotated[str, text("Environment variable that holds the key, e.g. DEEPSEEK_API_KEY.")] = "",
+    weight: Annotated[float, number("Share under strategy weighted.", 0.001, 1_000)] = 1.0,
+    max_concurrency: Annotated[int, whole("Calls at once; 0: no limit.", 0, 10_000)] = 0,
+    cost_per_million_in: Annotated[float, number("Price of a million prompt tokens.", 0, 10**6)] = 0.0,
+    cost_per_million_out: Annotated[float, number("Price of a million answer tokens.", 0, 10**6)] = 0.0,
+) -> EndpointAdded:
+    """Add an LLM API to the pool or replace the one of that name. Kept over restarts; used by ai_call tasks and call_api."""
+
+    def add() -> EndpointAdded:
+        manager = call.app.runtime.manager
+        warnings = manager.add_endpoint(
+            ApiEndpoint(
+                name=name,
+                base_url=base_url,
+                api_key=api_key,
+                model=model,
+                priority=priority,
+                max_requests_per_minute=max_requests_per_minute,
+                timeout=timeout,
+                provider=provider,
+                api_key_env=api_key_env,
+                weight=weight,
+                max_concurrency=max_concurrency,
+                cost_per_million_in=cost_per_million_in,
+                cost_per_million_out=cost_per_million_out,
+            )
+        )
+        endpoint = manager.get_endpoint(name)
+        return added(endpoint, usable=name in manager.usable(), given=bool(api_key), warnings=list(warnings or ()))
+
+    return await call.app.store(add)
+
+
+def added(endpoint: ApiEndpoint, *, usable: bool, given: bool, warnings: list[str]) -> EndpointAdded:
+    """What the caller is told of a new endpoint: everything but the key."""
+    if given:
+        warnings.append(SEEN.format(name=endpoint.name))
+    if not endpoint.model:
+        warnings.append("No model was given: each call must then name one.")
+    if not usable:
+        warnings.append(
+            f"This process has no key for it, so it is not used. Set {endpoint.api_key_env or 'api_key_env'} where the"
+            f" server starts, or run `heablcoin-cloud set-key {endpoint.name}`."
+        )
+    answer: EndpointAdded = {
+        "name": endpoint.name,
+        "base_url": endpoint.base_url,
+        "model": endpoint.model,
+        "provider": endpoint.provider,
+        "priority": endpoint.priority,
+        "max_requests_per_minute": endpoint.max_requests_per_minute,
+        "timeout": endpoint.timeout,
+        "key": f"from ${endpoint.api_key_env}" if endpoint.api_key_env else "given" if given else "none given",
+        "usable": usable,
+        "next": "call_api tries it; get_api_manager_stats shows it",
+    }
+    if warnings:
+        answer["warnings"] = warnings
+    return answer
+
+
+class EndpointRemoved(TypedDict):
+    """An endpoint that is no longer in the pool."""
+
+    removed: str
+    remaining: list[str]
+
+
+@ENDPOINTS.tool("Remove an LLM endpoint", REMOVES)
+async def remove_api_endpoint(call: Call, name: Annotated[str, text(NAME, least=1, most=100)]) -> EndpointRemoved:
+    """Take an endpoint out of the pool and forget its stored key."""
+
+    def remove() -> EndpointRemoved:
+        manager = call.app.runtime.manager
+        manager.remove_endpoint(name)
+        return {"removed": name, "remaining": sorted(endpoint.name for endpoint in manager.endpoints)}
+
+    return await call.app.store(remove)
+
+
+class PoolStats(TypedDict, total=False):
+    """The pool in figures."""
+
+    total_endpoints: Required[int]
+    endpoints: Required[dict[str, dict[str, Any]]]
+    next: str
+
+
+@ENDPOINTS.tool("API statistics", READS)
+async def get_api_manager_stats(call: Call) -> PoolStats:
+    """Show every endpoint: status, success rate, latency, rate limit, tokens, cost, cool-down left, last error."""
+    stats = dict(await call.app.store(call.app.runtime.manager.get_stats))
+    if not stats.get("total_endpoints"):
+        stats["next"] = "the pool is empty; add_api_endpoint adds one"
+    return cast(PoolStats, stats)
+
+
+class StatsReset(TypedDict):
+    """Whose figures start anew."""
+
+    reset: list[str]
+
+
+@ENDPOINTS.tool("Reset API statistics", REMOVES)
+async def reset_api_stats(
+    call: Call, name: Annotated[str, text("Only this endpoint; empty: all.", most=100)] = ""
+) -> StatsReset:
+    """Set the statistics of one or all endpoints to zero and end their cool-downs."""
+
+    def reset() -> StatsReset:
+        manager = call.app.runtime.manager
+        manager.reset_stats(name or None)
+        return {"reset": [name] if name else sorted(endpoint.name for endpoint in manager.endpoints)}
+
+    return await call.app.store(reset)
+
+
+class Usage(TypedDict):
+    """Tokens a call was charged for."""
+
+    tokens_in: int
+    tokens_out: int
+
+
+class ChatAnswer(TypedDict, total=False):
+    """An LLM's answer."""
+
+    text: Required[Annotated[str, UNTRUSTED]]
+    endpoint: Required[str]
+    model: Required[str]
+    usage: Required[Usage]
+    cost: float
+    latency: Required[Annotated[float, "seconds"]]
+    finish_reason: str
+    attempts: Annotated[list[str], UNTRUSTED]
+
+
+@ENDPOINTS.tool("Ask an LLM of the pool", CALLS_OUT)
+async def call_api(
+    call: Call,
+    prompt: Annotated[str, text("What to ask.", least=1, most=1_000_000)],
+    system: Annotated[str, text("System message.", most=100_000)] = "",
+    model: Annotated[str, text("Model instead of the endpoint's own.")] = "",
+    endpoint: Annotated[str, text("Only this endpoint; empty: any.", most=100)] = "",
+    strategy: Annotated[Strategy, choice(STRATEGY)] = "priority",
+    max_tokens: Annotated[int, whole("Most tokens to answer; 0: the provider's default.", 0, 10**6)] = 0,
+    temperature: Annotated[float, number("0 to 2; -1: the model's default.", -1, 2)] = -1.0,
+    json: Annotated[bool, choice("Ask for one JSON object.")] = False,
+    timeout: Annotated[float, number("Seconds in all, fail-over included.", 1, MAX_WAIT)] = DEFAULT_WAIT,  # noqa: ASYNC109
+) -> ChatAnswer:
+    """Ask an LLM of the pool now and return its answer, failing over between endpoints.
+
+    For longer answers publish an ai_call task instead: a call here ends after 55 s.
+    """
+    messages: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
+    messages.append({"role": "user", "content": prompt})
+    answer = await call.app.runtime.manager.achat(
+        messages,
+        model=model,
+        endpoint=endpoint,
+        strategy=strategy,
+        max_tokens=max_tokens or None,
+        temperature=None if temperature < 0 else temperature,
+        json=json,
+        deadline=timeout,
+    )
+    return cast(
+        ChatAnswer,
+        {
+            "text": answer.text,
+            **filled(
+                {
+                    "endpoint": answer.endpoint,
+                    "model": answer.model,
+                    "usage": {"tokens_in": answer.usage.tokens_in, "tokens_out": answer.usage.tokens_out},
+                    "cost": answer.cost or None,
+                    "latency": round(answer.latency, 3),
+                    "finish_reason": answer.finish_reason,
+                    "attempts": [str(attempt) for attempt in answer.attempts] if len(answer.attempts) > 1 else [],
+                }
+            ),
+        },
+    )

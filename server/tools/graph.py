@@ -1,0 +1,72 @@
+"""The tool that publishes linked tasks at once."""
+
+from typing import Annotated, Any, Required, TypedDict
+
+from core.errors import InvalidArgument
+from server.records import filled
+from server.tools.arguments import objects
+from server.tools.registry import ADDS, Arguments, Call
+from server.tools.tasks import TASKS, publish_arguments, publish_enhanced_task
+
+MOST = 1_000
+
+
+class GraphRow(TypedDict, total=False):
+    """One task of a published graph."""
+
+    key: Required[str]
+    task_id: Required[str]
+    status: Required[str]
+    blocked_by: list[str]
+
+
+class PublishedGraph(TypedDict, total=False):
+    """The tasks of a graph, now in the queue."""
+
+    tasks: Required[list[GraphRow]]
+    next: Required[str]
+
+
+@TASKS.tool("Publish linked tasks", ADDS)
+async def publish_task_graph(
+    call: Call,
+    tasks: Annotated[
+        list[dict[str, Any]],
+        objects(
+            'Objects with a "key" of your choice and the arguments of publish_enhanced_task; depends_on names keys of this'
+            " list or task ids, ${key} or ${key.path} in a payload becomes that task's result.",
+            most=MOST,
+        ),
+    ],
+) -> PublishedGraph:
+    """Publish several linked tasks in one step: all of them, or none if anything is wrong (a cycle, an unknown id, a bad value)."""
+    graph = checked_graph(tasks)
+    made = await call.app.store(call.app.runtime.publisher.publish_graph, graph)
+    ids = ",".join(task.task_id for task in made.values())
+    rows: list[GraphRow] = [
+        filled(
+            {"key": key, "task_id": task.task_id, "status": task.status.value, "blocked_by": list(task.blocked_by)}
+        )
+        for key, task in made.items()
+    ]
+    last = rows[-1]["task_id"] if len(rows) > 50 else ids
+    return {"tasks": rows, "next": f'wait_for_task(task_id="{last}")'}
+
+
+def checked_graph(tasks: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The graph as the publisher takes it; raises for a missing or repeated key and for a bad argument of any task."""
+    arguments = Arguments.of(publish_enhanced_task)
+    graph: dict[str, dict[str, Any]] = {}
+    for number, entry in enumerate(tasks):
+        given = dict(entry)
+        key = given.pop("key", None)
+        if not isinstance(key, str) or not key:
+            raise InvalidArgument(
+                f"tasks[{number}] has no key; nothing was published.", 'give each task a "key" such as "fetch"'
+            )
+        if key in graph:
+            raise InvalidArgument(
+                f"tasks[{number}] repeats a key; nothing was published.", "give each task a key of its own"
+            )
+        graph[key] = publish_arguments(**arguments.check(f"tasks[{number}]", given))
+    return graph

@@ -1,0 +1,271 @@
+"""Tools that publish, watch and change tasks."""
+
+from typing import Annotated, Any, Literal, Required, TypedDict
+
+from core.cloud.store.base import TaskQuery
+from core.cloud.task import Task, TaskStatus
+from core.json_types import JsonObject
+from server.records import (
+    CUT,
+    TaskDetail,
+    TaskOutcome,
+    TaskRow,
+    filled,
+    iso,
+    task_detail,
+    task_outcome,
+    task_row,
+    task_uri,
+)
+from server.results import compact
+from server.schema import UNTRUSTED
+from server.tools.arguments import (
+    DEFAULT_WAIT,
+    MAX_WAIT,
+    YEAR,
+    StatusFilter,
+    any_when_empty,
+    choice,
+    json_value,
+    names,
+    number,
+    text,
+    whole,
+)
+from server.tools.registry import ADDS, READS, Call, Toolset
+from server.waiting import wait_until_done
+
+TASKS = Toolset("tasks", "Publish, watch and change background tasks.")
+
+TASK_ID = "Task id, or enough of its beginning to be the only one."
+
+
+class Published(TypedDict, total=False):
+    """A task that is now in the queue."""
+
+    task_id: Required[str]
+    name: Required[str]
+    status: Required[str]
+    priority: Required[int]
+    created_at: str
+    run_at: str
+    expires_at: str
+    blocked_by: list[str]
+    why: Annotated[str, "what it waits for"]
+    link: str
+    next: str
+
+
+def published(task: Task, why: str) -> Published:
+    """What the publisher of `task` is told."""
+    answer: Published = filled(
+        {
+            "task_id": task.task_id,
+            "name": task.name,
+            "status": task.status.value,
+            "priority": int(task.priority),
+            "created_at": iso(task.created_at),
+            "run_at": iso(task.run_at),
+            "expires_at": iso(task.expires_at),
+            "blocked_by": list(task.blocked_by),
+            "why": why,
+            "link": task_uri(task.task_id),
+            "next": f'wait_for_task(task_id="{task.task_id}")',
+        }
+    )
+    return answer
+
+
+@TASKS.tool("Publish a task", ADDS)
+async def publish_enhanced_task(
+    call: Call,
+    name: Annotated[
+        str,
+        text(
+            "Handler that runs it: ai_call (asks an LLM of the pool), http_request, echo, sleep, one of the user's own,"
+            " or any name a worker will claim.",
+            least=1,
+        ),
+    ],
+    payload: Annotated[
+        Any,
+        json_value(
+            'JSON for the handler, e.g. {"symbol": "BTC/USDT"}; ai_call: {"prompt": "..."} with optional system, model,'
+            " endpoint, max_tokens. ${TASK_ID} or ${TASK_ID.path} in a text becomes that dependency's result."
+        ),
+    ] = "",
+    priority: Annotated[int, whole("1 LOW, 2 NORMAL, 3 HIGH, 4 URGENT.", 1, 4)] = 2,
+    tags: Annotated[list[str], names("Comma-separated tags.")] = [],  # noqa: B006 - never mutated
+    timeout: Annotated[float, number("Seconds one attempt may run; 0: no limit.", 0, YEAR)] = 0.0,
+    expires_in: Annotated[float, number("Seconds after which it is no longer started; 0: never expires.", 0, YEAR)] = 0.0,
+    depends_on: Annotated[list[str], names("Comma-separated ids of tasks that must complete first.")] = [],  # noqa: B006
+    max_retries: Annotated[int, whole("Retries after a failure.", 0, 100)] = 3,
+    delay: Annotated[float, number("Seconds before it may start.", 0, YEAR)] = 0.0,
+    idempotency_key: Annotated[str, text("The same key again returns the first task instead of a new one.")] = "",
+    on_dependency_failure: Annotated[
+        Literal["wait", "cancel"], choice("If a dependency fails: wait (a retry revives it) or cancel this too.")
+    ] = "wait",
+) -> Published:
+    """Put a task in the durable background queue and return its id at once. It survives restarts and crashes.
+
+    Follow it with wait_for_task. For several linked tasks use publish_task_graph.
+    """
+
+    arguments = publish_arguments(
+        name=name,
+        payload=payload,
+        priority=priority,
+        tags=tags,
+        timeout=timeout,
+        expires_in=expires_in,
+        depends_on=depends_on,
+        max_retries=max_retries,
+        delay=delay,
+        idempotency_key=idempotency_key,
+        on_dependency_failure=on_dependency_failure,
+    )
+
+    def publish() -> tuple[Task, str]:
+        task = call.app.runtime.publisher.publish(**arguments)
+        return task, call.app.why_waiting(task)
+
+    return published(*await call.app.store(publish))
+
+
+def publish_arguments(**given: Any) -> dict[str, Any]:
+    """A tool's arguments as the publisher takes them: what the protocol can only leave empty is None there."""
+    empty = {"timeout", "expires_in", "delay", "idempotency_key"}
+    arguments = {name: (value or None) if name in empty else value for name, value in given.items()}
+    if arguments["payload"] == "":
+        arguments["payload"] = {}
+    return arguments
+
+
+class TaskList(TypedDict, total=False):
+    """A page of tasks."""
+
+    tasks: Required[list[TaskRow]]
+    next_cursor: Annotated[str, "pass as cursor for the next page; absent on the last"]
+    next: str
+
+
+@TASKS.tool("List tasks", READS)
+async def list_enhanced_tasks(
+    call: Call,
+    status: Annotated[StatusFilter, any_when_empty, choice("Only tasks in this status.")] = "any",
+    priority_min: Annotated[int, whole("Only this priority or higher (1 LOW .. 4 URGENT).", 0, 4)] = 0,
+    tags: Annotated[list[str], names("Only tasks with all of these comma-separated tags.")] = [],  # noqa: B006
+    name: Annotated[str, text("Only tasks of this name.")] = "",
+    ready: Annotated[bool, choice("Only tasks that could start now.")] = False,
+    newest_first: Annotated[bool, choice("Newest first instead of by priority, then oldest.")] = False,
+    limit: Annotated[int, whole("Most rows.", 1, 200)] = 20,
+    cursor: Annotated[str, text("next_cursor of the page before.")] = "",
+) -> TaskList:
+    """List tasks of the queue, most urgent first. Rows are short; get_task_status shows one in full."""
+    query = TaskQuery(
+        status=None if status == "any" else TaskStatus(status),
+        name=name or None,
+        priority_min=priority_min or None,
+        tags=tuple(tags),
+        ready=ready,
+        newest_first=newest_first,
+        limit=limit,
+        cursor=cursor,
+    )
+    page = await call.app.store(call.app.runtime.publisher.page, query)
+    answer: TaskList = {"tasks": [task_row(task) for task in page.tasks]}
+    if page.next_cursor:
+        answer["next_cursor"] = page.next_cursor
+        answer["next"] = "list_enhanced_tasks with the same filters and this cursor"
+    elif not page.tasks:
+        answer["next"] = "nothing matches; get_enhanced_task_stats counts what is there"
+    return answer
+
+
+class TaskPart(TaskDetail, total=False):
+    """A task in full, or a stretch of one of its long values."""
+
+    text: Annotated[str, UNTRUSTED]
+    offset: int
+    total_chars: int
+    next_offset: Annotated[int, "where to read on; absent at the end"]
+
+
+@TASKS.tool("Show a task", READS)
+async def get_task_status(
+    call: Call,
+    task_id: Annotated[str, text(TASK_ID, least=1)],
+    part: Annotated[
+        Literal["all", "result", "payload", "error"], choice("all, or read one long value piece by piece with offset.")
+    ] = "all",
+    offset: Annotated[int, whole("First character to show of that value.", 0, 1_000_000_000)] = 0,
+    max_chars: Annotated[int, whole("Most characters to show of a value.", 100, 50_000)] = CUT,
+) -> TaskPart:
+    """Show one task in full: status, why it is not running, attempts, payload, result or error."""
+
+    def read() -> TaskPart:
+        publisher = call.app.runtime.publisher
+        task = publisher.get_task(task_id)
+        if part != "all":
+            return stretch(task, part, offset, max_chars)
+        why = "" if task.done else publisher.why(task.task_id)
+        answer = TaskPart(**task_detail(task, publisher.attempts(task.task_id), why, max_chars))
+        if not task.done:
+            answer["next"] = f'wait_for_task(task_id="{task.task_id}")'
+        elif task.status is not TaskStatus.COMPLETED:
+            answer["next"] = f'retry_failed_task(task_id="{task.task_id}")'
+        return answer
+
+    return await call.app.store(read)
+
+
+def stretch(task: Task, part: str, offset: int, length: int) -> TaskPart:
+    """`length` characters of a task's payload, result or error from `offset` on."""
+    value: JsonObject = {"payload": task.payload, "result": task.result, "error": task.error}
+    whole_text = "" if value[part] is None else compact(value[part])
+    end = offset + length
+    answer = TaskPart(
+        task_id=task.task_id,
+        name=task.name,
+        status=task.status.value,
+        priority=int(task.priority),
+        text=whole_text[offset:end],
+        offset=offset,
+        total_chars=len(whole_text),
+    )
+    if end < len(whole_text):
+        answer["next_offset"] = end
+    return answer
+
+
+class Waited(TypedDict, total=False):
+    """Where the tasks stand after the wait."""
+
+    done: Required[Annotated[bool, "true: every task has ended"]]
+    tasks: Required[list[TaskOutcome]]
+    waited_seconds: Required[float]
+    poll_after_seconds: Annotated[float, "call again after this many seconds"]
+    next: str
+
+
+@TASKS.tool("Wait for tasks", READS)
+async def wait_for_task(
+    call: Call,
+    task_id: Annotated[list[str], names("One task id, or several separated by commas.", most=50)],
+    timeout: Annotated[float, number("Seconds to wait at most.", 0, MAX_WAIT)] = DEFAULT_WAIT,  # noqa: ASYNC109 - a tool's argument
+) -> Waited:
+    """Wait until tasks have ended and return their results. Not yet done is no error: call it again.
+
+    The tasks go on whether or not anybody waits.
+    """
+    waited = await wait_until_done(call.app, task_id, timeout, call.progress)
+    answer: Waited = {
+        "done": waited.done,
+        "tasks": [task_outcome(task, waited.reasons.get(task.task_id, "")) for task in waited.tasks],
+        "waited_seconds": round(waited.seconds, 1),
+    }
+    if not waited.done:
+        pending = ",".join(task.task_id for task in waited.tasks if not task.done)
+        answer["poll_after_seconds"] = waited.poll_after
+        answer["next"] = f'wait_for_task(task_id="{pending}") again in {waited.poll_after:g} s'
+    return answer

@@ -1,0 +1,80 @@
+"""Waiting for tasks: woken by their changes, bounded in time, cancelled without harm."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+import anyio
+
+from core.cloud.task import HELD, Task
+from server.context import App
+
+NET_SECONDS = 2.0
+"""How often a waiter looks by itself, should a wake-up have been lost (a datagram from another process can be)."""
+PATIENCE = 2.0
+"""Seconds until a task that no live process can run is given up: a process that is starting may yet appear."""
+
+Progress = Callable[[float, float, str], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Waited:
+    """Where a wait ended."""
+
+    tasks: list[Task]
+    reasons: dict[str, str]
+    """For each task that is not done, why."""
+    seconds: float
+
+    @property
+    def done(self) -> bool:
+        return all(task.done for task in self.tasks)
+
+    @property
+    def poll_after(self) -> float:
+        """Seconds after which looking again makes sense."""
+        return 1.0 if any(task.status in HELD for task in self.tasks) else 5.0
+
+
+async def wait_until_done(app: App, task_ids: Sequence[str], timeout: float, progress: Progress) -> Waited:  # noqa: ASYNC109
+    """Wait until all tasks are done, or `timeout` seconds passed, or nobody alive could ever run those that are left.
+
+    Raises UnknownTask. Nothing depends on the waiter: being cancelled loses nothing.
+    """
+    started = anyio.current_time()
+    tasks = await app.store(_read, app, task_ids)
+    with app.changes.watch(task.task_id for task in tasks) as watch:
+        while True:
+            watch.take()
+            tasks = await app.store(_read, app, [task.task_id for task in tasks])
+            waited = anyio.current_time() - started
+            left = timeout - waited
+            if left <= 0 or all(task.done for task in tasks):
+                break
+            await progress(round(waited, 3), timeout, _summary(tasks))
+            if waited >= PATIENCE and await app.store(_hopeless, app, tasks):
+                break
+            with anyio.move_on_after(min(left, NET_SECONDS)):
+                await watch.changed.wait()
+    reasons = await app.store(_reasons, app, tasks)
+    return Waited(tasks, reasons, anyio.current_time() - started)
+
+
+def _read(app: App, task_ids: Sequence[str]) -> list[Task]:
+    return [app.runtime.publisher.get_task(task_id) for task_id in dict.fromkeys(task_ids)]
+
+
+def _hopeless(app: App, tasks: Sequence[Task]) -> bool:
+    return all(app.nobody_can_run(task) for task in tasks if not task.done)
+
+
+def _reasons(app: App, tasks: Sequence[Task]) -> dict[str, str]:
+    return {task.task_id: app.runtime.publisher.why(task.task_id) for task in tasks if not task.done}
+
+
+def _summary(tasks: Sequence[Task]) -> str:
+    if len(tasks) == 1:
+        task = tasks[0]
+        share = f" {task.progress:.0%}" if task.progress is not None else ""
+        return f"{task.name}: {task.status.value}{share}"
+    done = sum(task.done for task in tasks)
+    return f"{done} of {len(tasks)} tasks done"
