@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import InitVar, dataclass, field, fields
 from enum import StrEnum
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlsplit
 
 from core.errors import InvalidArgument
@@ -45,7 +46,17 @@ class ApiEndpoint:
     """Letters, digits and `._:/@-`, up to 100."""
     base_url: str
     """Up to and without `/chat/completions`, such as `https://api.openai.com/v1`."""
-    api_key: InitVar[str] = ""
+    if TYPE_CHECKING:
+        api_key: str = ""
+    else:
+        # An argument that is no field, and beside it an attribute of the same name (the property) that is not stored.
+        api_key: InitVar[str] = ""
+
+        @property
+        def api_key(self) -> str:  # noqa: F811
+            """The key: from `api_key_env` when that is set here, else the one given; '' when there is none."""
+            return self.known_key()
+
     model: str = ""
     priority: int = 1
     """1 is preferred over 2. Any whole number."""
@@ -73,7 +84,7 @@ class ApiEndpoint:
     extra_body: Mapping[str, Json] = field(default_factory=dict, repr=False, hash=False)
     """Merged into each request's JSON body."""
 
-    def __post_init__(self, api_key: object) -> None:
+    def __post_init__(self, api_key: object = "") -> None:  # noqa: RUF033 - the argument is an InitVar at run time
         # Without an argument the default is what the class attribute is by then: the property below.
         given = "" if isinstance(api_key, property) else api_key
         if not isinstance(given, str):
@@ -88,9 +99,8 @@ class ApiEndpoint:
                 object.__setattr__(self, name, float(value))
         _check(self)
 
-    @property  # type: ignore[misc]  # the attribute of an InitVar, which dataclasses leave free
-    def api_key(self) -> str:  # noqa: F811
-        """The key: from `api_key_env` when that is set here, else the one given; '' when there is none."""
+    def known_key(self) -> str:
+        """What `api_key` gives."""
         if self.api_key_env:
             found = os.environ.get(self.api_key_env, "").strip()
             if found:
@@ -133,6 +143,11 @@ class _Secret:
         return _Secret, ("",)
 
 
+def is_whole(value: object) -> bool:
+    """A whole number; True and False are none."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def _check(endpoint: ApiEndpoint) -> None:
     for name in ("name", "base_url", "model", "provider", "api_key_env"):
         if not isinstance(getattr(endpoint, name), str):
@@ -171,7 +186,7 @@ def _check_numbers(endpoint: ApiEndpoint) -> None:
         ("max_tokens_per_day", 0),
     ):
         value = getattr(endpoint, name)
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= 10**12:
+        if not is_whole(value) or not least <= value <= 10**12:
             raise InvalidArgument(f"{name} must be a whole number of at least {least}, not {value!r}.")
     for name in ("timeout", "weight"):
         value = getattr(endpoint, name)

@@ -1,0 +1,257 @@
+"""The API pool: call whichever endpoint is able, exactly within its limits.
+
+    manager = ApiManager()
+    manager.add_endpoint(ApiEndpoint("openai", "https://api.openai.com/v1", "sk-...", "gpt-4o-mini", priority=1))
+    result, endpoint = manager.call_with_retry(call_api, max_retries=3, strategy="priority")
+
+`ApiManager()` is private to this process and writes nothing. `ApiManager(store)` shares endpoints (without their keys), limits,
+holds, spending and statistics with every other process on the same database.
+"""
+
+import asyncio
+import random
+import threading
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, TypeVar, Unpack
+
+from core.clock import Clock, SystemClock
+from core.cloud.attempts import AttemptRecord
+from core.cloud.chat import ChatOptions, ChatResult, request_of, usage_of
+from core.cloud.drivers import adrive, as_work, drive
+from core.cloud.endpoint import ApiEndpoint, ApiStatus, is_whole
+from core.cloud.hedge import checked_hedge
+from core.cloud.ledger import Ledger, MemoryLedger
+from core.cloud.member import Member
+from core.cloud.pool import Pool
+from core.cloud.pool_call import CallPlan
+from core.cloud.portal import Portal
+from core.cloud.providers.base import ChatAnswer, Message, Provider
+from core.cloud.redaction import redact
+from core.cloud.selection import check_strategy
+from core.cloud.statistics import pool_stats
+from core.errors import InvalidArgument
+
+__all__ = ["ApiEndpoint", "ApiManager", "ApiStatus", "AttemptRecord", "ChatResult"]
+
+R = TypeVar("R")
+
+DEADLINE = 120.0
+"""Seconds a call may take in all when it does not say: a full minute's window and an attempt after it."""
+MOST_ATTEMPTS = 100
+
+
+class ApiManager:
+    """A pool of endpoints. Thread-safe; usable from any number of event loops."""
+
+    def __init__(
+        self,
+        store: Ledger | None = None,
+        *,
+        clock: Clock | None = None,
+        rng: random.Random | None = None,
+        providers: Mapping[str, Provider] | None = None,
+        hedge_after: float | str | None = None,
+    ) -> None:
+        self._clock = clock or SystemClock()
+        self._lock = threading.RLock()
+        self._ledger: Ledger = store or MemoryLedger()
+        self._pool = Pool(self._ledger, self._clock, rng or random.Random(), self._redact)
+        self._providers: dict[str, Provider] = dict(providers or {})
+        self._hedge_after = checked_hedge(hedge_after)
+        self._portal: Portal | None = None
+
+    # Endpoints
+
+    def add_endpoint(self, endpoint: ApiEndpoint) -> None:
+        """Add an endpoint, or replace the one of that name; a replaced one starts with a clean health and the same limit window."""
+        if not isinstance(endpoint, ApiEndpoint):
+            raise InvalidArgument("add_endpoint takes an ApiEndpoint.", "pass ApiEndpoint(name=..., base_url=...)")
+        with self._lock:
+            member = Member(endpoint, self._ledger.open(endpoint))
+            self._pool.install({**self._pool.members, endpoint.name: member}.values())
+
+    def remove_endpoint(self, name: str) -> None:
+        """Remove an endpoint; calls under way end normally. Raises UnknownEndpoint."""
+        with self._lock:
+            self._pool.get(name)
+            self._ledger.forget(name)
+            self._pool.install(member for member in self._pool.members.values() if member.name != name)
+
+    def get_endpoint(self, name: str) -> ApiEndpoint:
+        """The endpoint of that name. Raises UnknownEndpoint."""
+        return self._pool.get(name).endpoint
+
+    @property
+    def endpoints(self) -> list[ApiEndpoint]:
+        """All endpoints, in the order they were added."""
+        return [member.endpoint for member in self._pool.members.values()]
+
+    def usable(self) -> set[str]:
+        """Names of the endpoints whose key this process has (or that need none)."""
+        return {member.name for member in self._pool.members.values() if not member.keyless}
+
+    # Calls
+
+    def call_with_retry(
+        self,
+        func: Callable[[ApiEndpoint], R],
+        max_retries: int = 3,
+        strategy: str = "priority",
+        backoff_factor: float = 1.5,
+        *,
+        deadline: float | None = None,
+        endpoint: str | None = None,
+    ) -> tuple[R, ApiEndpoint]:
+        """Call `func(endpoint)` until an endpoint answers; returns what it returned, and the endpoint.
+
+        `max_retries` counts attempts in all. Another endpoint is asked at once; the same one again only when no other is left, after
+        a random wait whose ceiling grows by `backoff_factor`. `deadline` (seconds, 120 if None) bounds everything but `func` itself,
+        which has `endpoint.timeout` to go by. A 400, 413 or 422 is raised as it came. Raises AllEndpointsFailed (a RuntimeError),
+        InvalidArgument, UnknownEndpoint.
+        """
+        plan = self._plan(max_retries, strategy, backoff_factor, deadline=deadline, endpoint=endpoint)
+        success = drive(self._pool, plan, func)
+        return success.result, success.flight.member.endpoint
+
+    async def acall_with_retry(
+        self,
+        func: Callable[[ApiEndpoint], Awaitable[R]] | Callable[[ApiEndpoint], R],
+        max_retries: int = 3,
+        strategy: str = "priority",
+        backoff_factor: float = 1.5,
+        *,
+        deadline: float | None = None,
+        endpoint: str | None = None,
+        hedge_after: float | str | None = None,
+    ) -> tuple[R, ApiEndpoint]:
+        """Like `call_with_retry`, on the event loop. An async `func` is stopped at its timeout; a sync one runs in a thread.
+
+        With `hedge_after` (seconds, or "p95" for the endpoint's own 95th percentile) a second endpoint is asked when the first takes
+        longer, and the slower one is cancelled; at most a fifth of the calls do so.
+        """
+        plan = self._plan(
+            max_retries, strategy, backoff_factor, deadline=deadline, endpoint=endpoint, hedge_after=hedge_after
+        )
+        success = await adrive(self._pool, plan, as_work(func))
+        return success.result, success.flight.member.endpoint
+
+    async def achat(self, messages: str | Sequence[Message], **options: Unpack[ChatOptions]) -> ChatResult:
+        """Ask a language model; failures are handled as in `call_with_retry`. `messages` may be one text."""
+        request = request_of(messages, options)
+        plan = self._chat_plan(options)
+
+        async def ask(endpoint: ApiEndpoint, seconds: float) -> ChatAnswer:
+            return await self._provider(endpoint).chat(endpoint, request, seconds)
+
+        success = await adrive(self._pool, plan, ask)
+        answer: ChatAnswer = success.result
+        endpoint = success.flight.member.endpoint
+        usage = success.usage
+        return ChatResult(
+            answer.text,
+            endpoint.name,
+            answer.model,
+            usage,
+            endpoint.cost(usage.tokens_in, usage.tokens_out),
+            success.latency,
+            success.attempts,
+            answer.finish_reason,
+        )
+
+    def chat(self, messages: str | Sequence[Message], **options: Unpack[ChatOptions]) -> ChatResult:
+        """`achat` for sync code, run on an event loop in a thread of the pool's own."""
+        with self._lock:
+            if self._portal is None:
+                self._portal = Portal()
+        return self._portal.run(self.achat(messages, **options))
+
+    # Statistics
+
+    def get_stats(self) -> dict[str, Any]:
+        """What the pool did and how it is. The guide's keys, and numbers beside its texts."""
+        return pool_stats(self._pool)
+
+    def reset_stats(self, name: str | None = None) -> None:
+        """Set the counts of one endpoint (or all) to zero and lift its holds; limits go on counting."""
+        with self._lock:
+            if name is not None:
+                self._pool.get(name)
+            self._ledger.reset(name)
+            for member in self._pool.members.values():
+                if name in {None, member.name}:
+                    member.reset()
+
+    def close(self) -> None:
+        """Write down what is counted and close connections; a second call does nothing."""
+        portal, self._portal = self._portal, None
+        if portal is not None:
+            portal.run(self._close_providers())
+            portal.close()
+        self._pool.close()
+        self._ledger.close()
+
+    async def aclose(self) -> None:
+        """`close` for async code."""
+        await self._close_providers()
+        await asyncio.to_thread(self.close)
+
+    async def _close_providers(self) -> None:
+        for provider in list(self._providers.values()):
+            await provider.aclose()
+
+    # Helpers
+
+    def _plan(
+        self,
+        max_retries: int,
+        strategy: str,
+        backoff_factor: float,
+        *,
+        deadline: float | None,
+        endpoint: str | None,
+        hedge_after: float | str | None = None,
+    ) -> CallPlan:
+        if not is_whole(max_retries) or not 1 <= max_retries <= MOST_ATTEMPTS:
+            raise InvalidArgument(
+                f"max_retries must be a whole number from 1 to {MOST_ATTEMPTS}, not {max_retries!r}.",
+                "it counts attempts in all: 3 means one call and at most two more",
+            )
+        if not 1 <= backoff_factor <= 1000:
+            raise InvalidArgument(f"backoff_factor must be between 1 and 1000, not {backoff_factor!r}.")
+        if deadline is not None and not 0 < deadline < float("inf"):
+            raise InvalidArgument(f"deadline must be seconds above 0, not {deadline!r}.")
+        if endpoint:
+            self._pool.get(endpoint)
+        return CallPlan(
+            check_strategy(strategy),
+            max_retries,
+            backoff_factor,
+            DEADLINE if deadline is None else deadline,
+            endpoint or "",
+            checked_hedge(hedge_after) or self._hedge_after,
+            usage_of=usage_of,
+        )
+
+    def _chat_plan(self, options: ChatOptions) -> CallPlan:
+        return self._plan(
+            options.get("max_retries", 3),
+            options.get("strategy", "priority"),
+            1.5,
+            deadline=options.get("deadline"),
+            endpoint=options.get("endpoint"),
+            hedge_after=options.get("hedge_after"),
+        )
+
+    def _provider(self, endpoint: ApiEndpoint) -> Provider:
+        provider = self._providers.get(endpoint.provider)
+        if provider is None:
+            with self._lock:
+                provider = self._providers.get(endpoint.provider)
+                if provider is None:
+                    from core.cloud.providers import provider_for
+
+                    provider = self._providers[endpoint.provider] = provider_for(endpoint.provider)
+        return provider
+
+    def _redact(self, text: str) -> str:
+        return redact(text, (member.endpoint.api_key for member in self._pool.members.values()))

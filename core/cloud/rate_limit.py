@@ -1,0 +1,38 @@
+"""An exact rate limit: a sliding window over the last `limit` start times. Pure.
+
+A call may start when the one `limit` places before it started at least a window ago. One comparison decides, and the same
+subtraction gives the exact wait. Unlike a token bucket (twice the limit in its first window) or a counter per minute (twice
+across a boundary), no window of that length, wherever it begins, holds more than the limit.
+"""
+
+from collections import deque
+
+MINUTE = 60.0
+MARGIN = 0.05
+"""Seconds added to the window, because requests do not all take the same time to reach the server."""
+
+
+class SlidingWindow:
+    """At most `limit` starts in any `window` seconds, for one process."""
+
+    __slots__ = ("_starts", "limit", "window")
+
+    def __init__(self, limit: int, window: float = MINUTE + MARGIN) -> None:
+        self.limit, self.window = limit, window
+        self._starts: deque[float] = deque()
+
+    def free_at(self, now: float) -> float:
+        """When the next call may start: `now` or earlier when it may at once."""
+        starts = self._starts
+        return now if len(starts) < self.limit else starts[-self.limit] + self.window
+
+    def take(self, now: float) -> None:
+        """A call starts now. Only after `free_at` said that it may."""
+        starts = self._starts
+        while starts and starts[0] + self.window <= now:
+            starts.popleft()
+        starts.append(now)
+
+    def used(self, now: float) -> int:
+        """Starts within the last window."""
+        return sum(1 for start in self._starts if start + self.window > now)
