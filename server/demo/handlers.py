@@ -3,12 +3,13 @@
 The names and payloads are the guide's. Prices are a fixed sample: nothing is fetched from an exchange.
 """
 
+import asyncio
 import math
 from pathlib import Path
 
 from core.cloud.api_manager import ApiManager
 from core.cloud.enhanced_publisher import EnhancedCloudTaskPublisher
-from core.cloud.handlers import TaskContext
+from core.cloud.task_context import TaskContext
 from core.errors import Permanent
 from core.json_types import Json, JsonObject
 from server.demo.pdf import text_to_pdf
@@ -105,9 +106,7 @@ def register(publisher: EnhancedCloudTaskPublisher, manager: ApiManager) -> None
         )
         result: JsonObject = {"text": text, "endpoint": endpoint}
         if wanted == "pdf":
-            file = Path(f"report-{context.task_id}.pdf").absolute()
-            file.write_bytes(text_to_pdf(text))
-            result["file"] = str(file)
+            result["file"] = str(await asyncio.to_thread(write_pdf, f"report-{context.task_id}.pdf", text))
         return result
 
     publisher.register_handler("fetch_data", fetch_data)
@@ -122,6 +121,13 @@ def dependency(context: TaskContext) -> JsonObject:
         if isinstance(result, dict):
             return result
     raise Permanent(f"{context.name} needs the result of another task.", "publish it with depends_on.")
+
+
+def write_pdf(name: str, text: str) -> Path:
+    """The text as a PDF in the directory the server was started in; a second attempt replaces the first one's file."""
+    file = Path(name).absolute()
+    file.write_bytes(text_to_pdf(text))
+    return file
 
 
 def figures_text(figures: dict[str, float] | dict[str, Json]) -> str:

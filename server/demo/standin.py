@@ -5,6 +5,7 @@ import re
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -32,21 +33,21 @@ class Served:
     """A request as the stand-in saw it."""
 
     at: float
-    """Epoch seconds."""
+    """Seconds of the monotonic clock."""
     authorization: str
     prompt: str
-    status: int
+    step: Step
+    """What it did about it."""
 
 
 class StandIn:
-    """One provider. It follows `script` request by request, then does `after` for ever."""
+    """One provider. It follows `script` request by request; the last step is for ever."""
 
-    def __init__(self, name: str, script: Sequence[Step] = (), after: Step = Step()) -> None:  # noqa: B008  # frozen
+    def __init__(self, name: str, script: Sequence[Step]) -> None:
         self.name = name
         self.model = f"stand-in-{name}"
         self.served: list[Served] = []
         self._script = list(script)
-        self._after = after
         self._lock = threading.Lock()
         self._closed = False
         stand_in = self
@@ -89,14 +90,14 @@ class StandIn:
 
     def _next_step(self) -> Step:
         with self._lock:
-            return self._script.pop(0) if self._script else self._after
+            return self._script.pop(0) if len(self._script) > 1 else self._script[0]
 
     def _answer(self, request: BaseHTTPRequestHandler) -> None:
         request.close_connection = True
         body = loads(request.rfile.read(int(request.headers.get("Content-Length") or 0)).decode())
         prompt = _last_message(body)
         step = self._next_step()
-        self.served.append(Served(time.time(), request.headers.get("Authorization", ""), prompt, step.status))
+        self.served.append(Served(time.monotonic(), request.headers.get("Authorization", ""), prompt, step))
         time.sleep(step.delay)
         if step.status == 0:
             self.close()
@@ -109,8 +110,9 @@ class StandIn:
         request.send_header("Connection", "close")
         if step.retry_after:
             request.send_header("Retry-After", str(step.retry_after))
-        request.end_headers()
-        request.wfile.write(payload)
+        with suppress(OSError):  # The caller may have been killed meanwhile.
+            request.end_headers()
+            request.wfile.write(payload)
 
 
 def reply(model: str, prompt: str) -> str:

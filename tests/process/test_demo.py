@@ -41,7 +41,7 @@ def test_a_stand_in_fails_as_scripted_then_dies_and_refuses_connections():
         stand_in._thread.join(10)
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", stand_in.port), timeout=5)
-        assert [served.status for served in stand_in.served] == [500, 429, 200, 0]
+        assert [served.step.status for served in stand_in.served] == [500, 429, 200, 0]
         assert {served.authorization for served in stand_in.served} == {"Bearer sk-test"}
 
 

@@ -1,0 +1,131 @@
+"""How the benchmarks count: percentiles, what the rest of the machine was doing, tables, results on disk."""
+
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results"
+"""One JSON file a suite, not committed; docs/benchmarks.md keeps the figures that are quoted."""
+
+
+def percentile(values: Iterable[float], share: float) -> float:
+    """The nearest-rank percentile; nan of nothing."""
+    ordered = sorted(values)
+    if not ordered:
+        return float("nan")
+    return ordered[min(len(ordered) - 1, max(0, round(share * (len(ordered) - 1))))]
+
+
+def median(values: Iterable[float]) -> float:
+    return percentile(values, 0.5)
+
+
+def timed(action: Callable[[], object]) -> float:
+    """Seconds `action` took."""
+    began = time.perf_counter()
+    action()
+    return time.perf_counter() - began
+
+
+def resident_mb() -> float:
+    """Resident memory of this process in MB; nan where the platform does not say."""
+    try:
+        with Path("/proc/self/status").open(encoding="ascii") as status:
+            for line in status:
+                if line.startswith("VmRSS"):
+                    return int(line.split()[1]) / 1024
+    except OSError:
+        pass
+    return float("nan")
+
+
+class Noise:
+    """The share of one core that processes other than ours used since `start()`; nan outside Linux."""
+
+    def __init__(self) -> None:
+        self._began = self._read()
+
+    def start(self) -> None:
+        self._began = self._read()
+
+    def share(self) -> float:
+        at, busy, mine = self._read()
+        return max(0.0, (busy - self._began[1]) - (mine - self._began[2])) / max(1e-6, at - self._began[0])
+
+    def _read(self) -> tuple[float, float, float]:
+        own = os.times()
+        mine = own.user + own.system + own.children_user + own.children_system
+        try:
+            with Path("/proc/stat").open(encoding="ascii") as file:
+                fields = [int(field) for field in file.readline().split()[1:9]]
+        except OSError:
+            return time.perf_counter(), float("nan"), mine
+        tick = os.sysconf("SC_CLK_TCK")
+        return time.perf_counter(), (sum(fields) - fields[3] - fields[4]) / tick, mine + _children(tick)
+
+
+def _children(tick: int) -> float:
+    """CPU seconds of running direct children, which os.times() counts only once they have ended."""
+    used, me = 0.0, str(os.getpid())
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text(encoding="utf-8", errors="replace").rsplit(")", 1)[1].split()
+            except OSError:
+                continue
+            if fields[1] == me:
+                used += (int(fields[11]) + int(fields[12])) / tick
+    return used
+
+
+@dataclass
+class Table:
+    """Rows of one comparison, printed as they come in markdown."""
+
+    title: str
+    columns: Sequence[str]
+    rows: list[Sequence[str]] = field(default_factory=list)
+
+    def add(self, *cells: object) -> None:
+        self.rows.append([str(cell) for cell in cells])
+        print("  ", *self.rows[-1], sep="  ", flush=True)
+
+    def __str__(self) -> str:
+        lines = [list(self.columns), *self.rows]
+        widths = [max(len(line[at]) for line in lines) for at in range(len(self.columns))]
+        out = [
+            "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |"
+            for line in lines
+        ]
+        out.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+        return f"\n### {self.title}\n\n" + "\n".join(out)
+
+
+def save(suite: str, tables: Sequence[Table]) -> Path:
+    """Keep a suite's tables, with when and where they were taken, for docs/benchmarks.md."""
+    RESULTS.mkdir(exist_ok=True)
+    file = RESULTS / f"{suite}.json"
+    payload = {
+        "when": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "python": sys.version.split()[0],
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "tables": [
+            {"title": table.title, "columns": list(table.columns), "rows": [list(row) for row in table.rows]}
+            for table in tables
+        ],
+    }
+    file.write_text(json.dumps(payload, indent=1), encoding="utf-8")
+    return file
+
+
+def rate(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def ratio(ours: float, floor: float) -> str:
+    return f"{ours / floor:.2f}x" if floor else "-"
