@@ -9,6 +9,7 @@ from mcp.server.mcpserver.tools import Tool
 from server import DISTRIBUTION, package_version
 from server.completions import add_completions
 from server.context import App
+from server.extensions import TaskListenHandler, TasksExtension, tasks_extension
 from server.notifications import Notifier
 from server.prompts import add_prompts
 from server.resources import add_resources
@@ -41,13 +42,21 @@ def selected_tools(settings: Settings) -> list[ToolSpec]:
     ]
 
 
-def build_server(app: App, notifier: Notifier | None = None, extensions: Sequence[Extension] = ()) -> MCPServer:
+def build_server(
+    app: App,
+    notifier: Notifier | None = None,
+    extensions: Sequence[Extension] = (),
+    tasks: TasksExtension | None = None,
+) -> MCPServer:
     """The server that answers for `app`. One object serves every protocol revision on all transports.
 
-    `notifier` tells subscribers of changed resources; without one they can subscribe but hear nothing.
+    `notifier` tells subscribers of changed resources; without one they can subscribe but hear nothing. `tasks` stands in
+    for the Tasks extension over the tools that are switched on.
     """
     notifier = notifier or Notifier(app)
-    tools: list[Tool] = [spec.bind(app) for spec in selected_tools(app.settings)]
+    selected = selected_tools(app.settings)
+    tools: list[Tool] = [spec.bind(app) for spec in selected]
+    tasks = tasks or tasks_extension(app, {spec.name for spec in selected})
     server: MCPServer = MCPServer(
         DISTRIBUTION,
         title=TITLE,
@@ -55,7 +64,7 @@ def build_server(app: App, notifier: Notifier | None = None, extensions: Sequenc
         instructions=INSTRUCTIONS,
         version=package_version(),
         tools=tools,
-        extensions=extensions,
+        extensions=[tasks, *extensions],
         subscriptions=notifier.bus,
         log_level="WARNING",
     )
@@ -63,4 +72,5 @@ def build_server(app: App, notifier: Notifier | None = None, extensions: Sequenc
     add_prompts(server)
     add_completions(server, app)
     notifier.attach(server)
+    TaskListenHandler(app, tasks, notifier.bus).attach(server)
     return server

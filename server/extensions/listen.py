@@ -73,7 +73,11 @@ class TaskListenHandler(ListenHandler):
         if not wanted:
             return await super().__call__(ctx, params)
         require_client_extension(ctx, IDENTIFIER)
-        if not isinstance(wanted, list) or len(wanted) > MOST_HANDLES or not all(isinstance(each, str) for each in wanted):
+        if (
+            not isinstance(wanted, list)
+            or len(wanted) > MOST_HANDLES
+            or not all(isinstance(each, str) for each in wanted)
+        ):
             raise MCPError(INVALID_PARAMS, f"taskIds is not a list of at most {MOST_HANDLES} task ids.")
         if self._following >= MOST_STREAMS:
             raise MCPError(INTERNAL_ERROR, "Subscription limit reached")

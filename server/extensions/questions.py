@@ -3,9 +3,6 @@
 from collections.abc import Mapping
 from typing import Any, cast
 
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError, ValidationError
-
 from core.cloud.task import Task
 from core.errors import InvalidArgument
 from core.json_types import Json, JsonObject
@@ -36,13 +33,14 @@ def answered(question: Task, response: object) -> tuple[bool, Json]:
     if action != "accept":
         raise InvalidArgument("An answer needs an action: accept, decline or cancel.", "send the elicitation's result.")
     content = cast(Mapping[str, Any], response).get("content") or {}
-    try:
-        Draft202012Validator(_schema(question)).validate(content)
-    except ValidationError as error:
-        where = "/".join(str(part) for part in error.absolute_path) or "the answer"
+    # Imported when needed: most servers never ask anything.
+    from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
+
+    for error in Draft202012Validator(_schema(question)).iter_errors(content):
+        where = "/".join(str(part) for part in error.absolute_path) or "The answer"
         raise InvalidArgument(
             f"{where} breaks the rule {error.validator!r} of the question.", "answer what its requestedSchema asks for."
-        ) from None
+        )
     return True, cast(Json, dict(content))
 
 
@@ -56,6 +54,8 @@ def _schema(question: Task) -> JsonObject:
     schema = question.payload.get("schema") if isinstance(question.payload, dict) else None
     if not isinstance(schema, dict):
         return DEFAULT_SCHEMA
+    from jsonschema import Draft202012Validator, SchemaError
+
     try:
         Draft202012Validator.check_schema(schema)
     except SchemaError:

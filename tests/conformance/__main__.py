@@ -21,7 +21,9 @@ Runs = dict[tuple[str, str], dict[str, suite.Scenario]]
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.conformance", description=__doc__)
-    parser.add_argument("--server", choices=tuple(servers.MODULES), action="append", help="only this one (default: both)")
+    parser.add_argument(
+        "--server", choices=tuple(servers.MODULES), action="append", help="only this one (default: both)"
+    )
     parser.add_argument("--revision", choices=REVISIONS, action="append", help="only this one (default: both)")
     parser.add_argument("--verbose", action="store_true", help="also show warnings and skipped checks")
     options = parser.parse_args()
@@ -31,7 +33,7 @@ def main() -> int:
         binary = node.find(HERE, LEAST_NODE)
         required = {revision: suite.scored(binary, revision) for revision in revisions}
         runs = asyncio.run(_run_all(binary, kinds, revisions))
-    except (node.NodeMissing, suite.SuiteFailed, RuntimeError) as error:
+    except (node.NodeMissingError, suite.SuiteError, RuntimeError) as error:
         print(f"The conformance suite could not be run: {error}", file=sys.stderr)
         return 2
     excluded = baseline.load()
@@ -62,7 +64,9 @@ def _print_table(runs: Runs, required: Mapping[str, frozenset[str]]) -> None:
     print(f"{'scenario':<{width}}  {'scored for':<22}  {'  '.join(heads)}")
     for name in names:
         scored = ", ".join(revision for revision in required if name in required[revision]) or "-"
-        cells = [f"{_cell(scenarios.get(name)):<{len(head)}}" for head, scenarios in zip(heads, runs.values(), strict=True)]
+        cells = [
+            f"{_cell(scenarios.get(name)):<{len(head)}}" for head, scenarios in zip(heads, runs.values(), strict=True)
+        ]
         print(f"{name:<{width}}  {scored:<22}  {'  '.join(cells)}".rstrip())
     for (kind, revision), scenarios in runs.items():
         green = sum(not scenarios[name].failed for name in required[revision])

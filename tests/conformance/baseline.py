@@ -34,17 +34,15 @@ def load(file: Path = FILE) -> list[Excluded]:
     """The exclusions, each with its reason."""
     groups = tomllib.loads(file.read_text(encoding="utf-8"))["excluded"]
     return [
-        Excluded(group["server"], tuple(group["revisions"]), group["reason"], tuple(group["entries"])) for group in groups
+        Excluded(group["server"], tuple(group["revisions"]), group["reason"], tuple(group["entries"]))
+        for group in groups
     ]
 
 
 def judge(scenarios: Mapping[str, Scenario], excluded: list[Excluded], server: str, revision: str) -> Verdict:
     """Compare one run with what is excluded for it."""
     entries = {
-        entry
-        for group in excluded
-        if group.server == server and revision in group.revisions
-        for entry in group.entries
+        entry for group in excluded if group.server == server and revision in group.revisions for entry in group.entries
     }
     hit: set[str] = set()
     failures = []

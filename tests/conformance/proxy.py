@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import suppress
+from typing import Self
 
 LONGEST_HEAD = 64 * 1024
 """Bytes of a request line and its headers."""
@@ -19,7 +20,7 @@ class TokenProxy:
         self._server: asyncio.Server | None = None
         self.port = 0
 
-    async def __aenter__(self) -> "TokenProxy":
+    async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=LONGEST_HEAD)
         self.port = self._server.sockets[0].getsockname()[1]
         return self

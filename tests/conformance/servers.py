@@ -33,8 +33,7 @@ async def serve(kind: str, folder: Path) -> AsyncIterator[str]:
         "PYTHONPATH": str(ROOT),
     }
     command = [sys.executable, "-m", MODULES[kind], "serve", "--transport", "http", "--port", str(port)]
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+    process = _start(command, folder, environment, log)
     try:
         await _healthy(process, port, log)
         async with TokenProxy(port, token) as proxy:
@@ -48,6 +47,17 @@ async def serve(kind: str, folder: Path) -> AsyncIterator[str]:
             process.wait()
 
 
+def _start(command: list[str], folder: Path, environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+        )
+
+
+def _tail(log: Path) -> str:
+    return log.read_text(errors="replace")[-2000:]
+
+
 async def _healthy(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
     deadline = asyncio.get_running_loop().time() + START_SECONDS
     while asyncio.get_running_loop().time() < deadline:
@@ -56,7 +66,7 @@ async def _healthy(process: subprocess.Popen[bytes], port: int, log: Path) -> No
         if await asyncio.to_thread(_answers, f"http://127.0.0.1:{port}/health"):
             return
         await asyncio.sleep(0.05)
-    raise RuntimeError(f"The server did not start: {log.read_text(errors='replace')[-2000:]}")
+    raise RuntimeError(f"The server did not start: {_tail(log)}")
 
 
 def _answers(url: str) -> bool:

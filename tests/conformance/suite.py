@@ -28,7 +28,7 @@ class Scenario:
     skipped: Mapping[str, str]
 
 
-class SuiteFailed(RuntimeError):
+class SuiteError(RuntimeError):
     """The suite itself did not run."""
 
 
@@ -45,7 +45,7 @@ def run(node: str, url: str, revision: str, results: Path) -> dict[str, Scenario
         found[scenario.name] = scenario
     missing = scored(node, revision) - found.keys()
     if missing:
-        raise SuiteFailed(f"The suite left out {', '.join(sorted(missing))} for {revision}.")
+        raise SuiteError(f"The suite left out {', '.join(sorted(missing))} for {revision}.")
     return found
 
 
@@ -55,7 +55,7 @@ def scored(node: str, revision: str) -> frozenset[str]:
     required = listed.partition("Run and reported")[0].partition("Client scenarios")[0]
     names = frozenset(re.findall(r"^  - (\S+)$", required, re.MULTILINE))
     if not names:
-        raise SuiteFailed(f"The suite lists no scenarios for {revision}: {listed[:500]}")
+        raise SuiteError(f"The suite lists no scenarios for {revision}: {listed[:500]}")
     return names
 
 
@@ -65,7 +65,7 @@ def _call(node: str, *arguments: str) -> str:
         [node, str(SCRIPT), *arguments], cwd=HERE, capture_output=True, text=True, timeout=RUN_SECONDS, check=False
     )
     if done.returncode not in (0, 1):
-        raise SuiteFailed(f"conformance {arguments[0]} ended with {done.returncode}: {done.stderr[-1000:]}")
+        raise SuiteError(f"conformance {arguments[0]} ended with {done.returncode}: {done.stderr[-1000:]}")
     return done.stdout
 
 
