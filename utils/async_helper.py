@@ -261,7 +261,12 @@ async def run_with_concurrency_limit(
 
     async def one(work: Awaitable[R] | Callable[[], Awaitable[R] | R]) -> R:
         async with places:
-            return await work if inspect.isawaitable(work) else await call(work, None)
+            try:
+                return await work if inspect.isawaitable(work) else await call(work, None)
+            except BaseException:
+                for other in set(tasks) - {asyncio.current_task()}:  # before the place is free for one of them
+                    other.cancel()
+                raise
 
     tasks = [asyncio.ensure_future(one(work)) for work in given]
     try:

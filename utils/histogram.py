@@ -61,6 +61,8 @@ class Histogram:
 
 
 def _middle(bucket: int) -> float:
-    """The duration in the middle of a bucket."""
+    """The duration in the middle of a bucket; the lowest holds those too short for any clock."""
+    if bucket == 0:
+        return 0.0
     word = struct.pack("q", (bucket << SHIFT) | (1 << (SHIFT - 1)))
     return float(struct.unpack("d", word)[0])

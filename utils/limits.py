@@ -117,7 +117,8 @@ class SlidingWindow:
         """Seconds until a start is allowed; 0 when it is allowed now."""
         if len(self._starts) < self.capacity:
             return 0.0
-        return max(0.0, self.window - (now - self._starts[0]))
+        free_at = self._starts[0] + self.window
+        return max(0.0, free_at - now)
 
     def record(self, now: float) -> None:
         """Note a start."""
