@@ -1,6 +1,6 @@
 """HTTP for the rest: one vetted client port, and the policy that says which addresses it may reach."""
 
-from core.network.http import HttpFailure, HttpRequest, HttpResponse, HttpStream, RequestHeaders, Transport
+from core.network.http import HttpError, HttpRequest, HttpResponse, HttpStream, RequestHeaders, Transport
 from core.network.policy import ALLOW_HOSTS_ENV, UrlPolicy
 from core.network.resolve import check_url
 from core.network.transports import fetch, open_transport
@@ -8,7 +8,7 @@ from core.network.url import Target, join_path, parse_url
 
 __all__ = [
     "ALLOW_HOSTS_ENV",
-    "HttpFailure",
+    "HttpError",
     "HttpRequest",
     "HttpResponse",
     "HttpStream",

@@ -10,7 +10,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from core.network.failures import CONNECT_TIMEOUT, connect_failure, cut_failure, not_http, timeout_failure, unsendable
-from core.network.http import HttpFailure, HttpRequest, HttpStream
+from core.network.http import HttpError, HttpRequest, HttpStream
 from core.network.per_loop import PerLoop
 from core.network.policy import UrlPolicy
 from core.network.proxies import proxy_for
@@ -60,7 +60,7 @@ class AiohttpTransport(StreamingTransport):
 _ERRORS = (aiohttp.ClientError, aiohttp.http_exceptions.HttpProcessingError, OSError)
 
 
-def as_failure(error: BaseException, target: Target) -> HttpFailure | None:
+def as_failure(error: BaseException, target: Target) -> HttpError | None:
     """An aiohttp exception in our words, None for any other. Its own text is not used: it may hold the request."""
     if not isinstance(error, _ERRORS):
         return None

@@ -3,7 +3,7 @@
 import zlib
 from collections.abc import Iterator
 
-from core.network.http import HttpFailure
+from core.network.http import HttpError
 
 _STEP = 256 * 1024
 _WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
@@ -18,7 +18,7 @@ class Decoder:
         if name in _WINDOW_BITS:
             self._inflate = zlib.decompressobj(_WINDOW_BITS[name])
         elif name not in ("", "identity"):
-            raise HttpFailure(
+            raise HttpError(
                 f"The server compressed its answer with {name[:20]!r}.",
                 "make it (or the proxy before it) honour `Accept-Encoding: identity`.",
                 kind="protocol",
@@ -36,11 +36,11 @@ class Decoder:
                     yield piece
                 data = self._inflate.unconsumed_tail
         except zlib.error:
-            raise HttpFailure(
+            raise HttpError(
                 "The server's compressed answer is damaged.", "try again.", kind="protocol", code="encoding"
             ) from None
 
     def finish(self) -> None:
-        """Raise HttpFailure when the compressed body ended too soon."""
+        """Raise HttpError when the compressed body ended too soon."""
         if self._inflate is not None and not self._inflate.eof:
-            raise HttpFailure("The server's compressed answer broke off.", "try again.", kind="cut", code="encoding")
+            raise HttpError("The server's compressed answer broke off.", "try again.", kind="cut", code="encoding")

@@ -4,7 +4,7 @@ import socket
 import ssl
 from collections.abc import Iterator
 
-from core.network.http import HttpFailure
+from core.network.http import HttpError
 from core.network.url import Target
 
 CONNECT_TIMEOUT = 10.0
@@ -26,53 +26,53 @@ def causes(error: BaseException) -> Iterator[BaseException]:
         queue.extend((found.__cause__, found.__context__))
 
 
-def connect_failure(target: Target, error: BaseException, *, timed_out: bool = False) -> HttpFailure:
+def connect_failure(target: Target, error: BaseException, *, timed_out: bool = False) -> HttpError:
     """Nothing was sent: which of the usual reasons it was."""
     where = f"{target.host} port {target.port}"
     for cause in causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return HttpFailure(
+            return HttpError(
                 f"The certificate of {where} is not trusted ({cause.verify_message}).",
                 "for a private certificate authority set SSL_CERT_FILE to its file.",
                 kind="connect",
                 code="tls",
             )
         if isinstance(cause, ssl.SSLError):
-            return HttpFailure(
+            return HttpError(
                 f"{where} does not speak TLS ({cause.reason or 'handshake failed'}).",
                 "check that the base URL's scheme and port are right.",
                 kind="connect",
                 code="tls",
             )
         if isinstance(cause, socket.gaierror):
-            return HttpFailure(
+            return HttpError(
                 f"The name {target.host} does not resolve.",
                 "check the base URL's spelling and the network.",
                 kind="connect",
                 code="dns",
             )
         if isinstance(cause, ConnectionRefusedError):
-            return HttpFailure(
+            return HttpError(
                 f"{where} refused the connection.",
                 "check that the server runs there and that the port is right.",
                 kind="connect",
                 code="refused",
             )
     if timed_out:
-        return HttpFailure(
+        return HttpError(
             f"{where} did not accept a connection in time.",
             "check the network.",
             kind="connect",
             code="connect_timeout",
         )
-    return HttpFailure(
+    return HttpError(
         f"No connection to {where}.", "check the network and the base URL.", kind="connect", code="network"
     )
 
 
-def timeout_failure(target: Target) -> HttpFailure:
+def timeout_failure(target: Target) -> HttpError:
     """The request went out (or may have) and no answer came in time."""
-    return HttpFailure(
+    return HttpError(
         f"{target.host} did not answer in time.",
         "raise the endpoint's timeout if it is slow.",
         kind="timeout",
@@ -80,13 +80,13 @@ def timeout_failure(target: Target) -> HttpFailure:
     )
 
 
-def cut_failure(target: Target) -> HttpFailure:
+def cut_failure(target: Target) -> HttpError:
     """The request went out and the connection was lost before the answer was whole."""
-    return HttpFailure(f"{target.host} closed the connection too early.", "try again.", kind="cut", code="closed")
+    return HttpError(f"{target.host} closed the connection too early.", "try again.", kind="cut", code="closed")
 
 
-def not_http(target: Target) -> HttpFailure:
-    return HttpFailure(
+def not_http(target: Target) -> HttpError:
+    return HttpError(
         f"{target.host} port {target.port} did not answer in HTTP.",
         "check the base URL's scheme and port.",
         kind="protocol",
@@ -94,15 +94,15 @@ def not_http(target: Target) -> HttpFailure:
     )
 
 
-def too_large(host: str, limit: int) -> HttpFailure:
-    return HttpFailure(
+def too_large(host: str, limit: int) -> HttpError:
+    return HttpError(
         f"The answer of {host} is larger than {limit:,} bytes.", "ask for less.", kind="protocol", code="too_large"
     )
 
 
-def unsendable(what: str) -> HttpFailure:
+def unsendable(what: str) -> HttpError:
     """Something of the request that HTTP cannot carry; `what` never quotes a value."""
-    return HttpFailure(
+    return HttpError(
         f"The {what} holds characters that HTTP cannot carry.",
         "copy the key (or header value) again: plain ASCII, one line.",
         kind="protocol",

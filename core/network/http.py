@@ -15,7 +15,7 @@ FailureKind = Literal["connect", "timeout", "protocol", "cut"]
 `cut`: the connection was lost after the request went out."""
 
 
-class HttpFailure(HeablcoinError):
+class HttpError(HeablcoinError):
     """An exchange that did not end in a response. Names the host, never headers or bodies."""
 
     def __init__(self, message: str, fix: str = "", *, kind: FailureKind, code: str = "") -> None:
@@ -83,7 +83,7 @@ class HttpStream(Protocol):
     def headers(self) -> Mapping[str, str]: ...
 
     def chunks(self) -> AsyncGenerator[bytes, None]:
-        """The decompressed body as it arrives. Raises HttpFailure when it is cut off."""
+        """The decompressed body as it arrives. Raises HttpError when it is cut off."""
         ...
 
     async def read(self, limit: int = MAX_BODY) -> bytes:
@@ -95,7 +95,7 @@ class Transport(Protocol):
     """An HTTP client with one URL policy, safe to share by event loops and threads."""
 
     async def send(self, request: HttpRequest, timeout: float, limit: int = MAX_BODY) -> HttpResponse:
-        """The whole response within `timeout` seconds and `limit` bytes. Raises HttpFailure, UrlRefused."""
+        """The whole response within `timeout` seconds and `limit` bytes. Raises HttpError, UrlRefused."""
         ...
 
     def stream(self, request: HttpRequest, timeout: float) -> AbstractAsyncContextManager[HttpStream]:

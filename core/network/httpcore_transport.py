@@ -21,7 +21,7 @@ from core.network.failures import (
     timeout_failure,
     unsendable,
 )
-from core.network.http import HttpFailure, HttpRequest, HttpStream
+from core.network.http import HttpError, HttpRequest, HttpStream
 from core.network.per_loop import PerLoop
 from core.network.policy import UrlPolicy
 from core.network.proxies import proxy_for
@@ -87,7 +87,7 @@ _ERRORS = (
 _CLOSED = re.compile(r"disconnected|closed|incomplete", re.IGNORECASE)
 
 
-def as_failure(error: BaseException, target: Target) -> HttpFailure | None:
+def as_failure(error: BaseException, target: Target) -> HttpError | None:
     """An httpcore2 exception in our words, None for any other. Its own text is not used: h11 quotes headers in it."""
     if not isinstance(error, _ERRORS):
         return None

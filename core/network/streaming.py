@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager
 
 from core.network.body import Decoder
 from core.network.failures import timeout_failure, too_large, unsendable
-from core.network.http import MAX_BODY, HttpFailure, HttpRequest, HttpResponse, HttpStream
+from core.network.http import MAX_BODY, HttpError, HttpRequest, HttpResponse, HttpStream
 from core.network.policy import UrlPolicy
 from core.network.resolve import Targets
 from core.network.url import Target
@@ -21,7 +21,7 @@ class BodyStream:
         headers: Mapping[str, str],
         raw: AsyncIterable[bytes],
         target: Target,
-        as_failure: Callable[[BaseException, Target], HttpFailure | None],
+        as_failure: Callable[[BaseException, Target], HttpError | None],
     ) -> None:
         self.status = status
         self.headers = headers
@@ -67,7 +67,7 @@ class StreamingTransport:
         try:
             async with asyncio.timeout(timeout), self.stream(request, timeout) as response:
                 return HttpResponse(response.status, response.headers, await response.read(limit))
-        except HttpFailure as error:
+        except HttpError as error:
             failure = error.with_traceback(None)
         except TimeoutError:
             failure = timeout_failure(self._targets.check(request.url))
@@ -76,7 +76,7 @@ class StreamingTransport:
 
 
 def check_headers(request: HttpRequest) -> None:
-    """Raise HttpFailure naming the header, and not its value, when HTTP cannot carry it."""
+    """Raise HttpError naming the header, and not its value, when HTTP cannot carry it."""
     for name, value in request.headers.items():
         if not (name.isascii() and value.isascii() and value.isprintable()):
             raise unsendable(f"header {name[:40]!r}")

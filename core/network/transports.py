@@ -41,7 +41,7 @@ async def fetch(
 ) -> HttpResponse:
     """One request, whatever its status; redirects are returned, not followed.
 
-    `timeout` seconds bound the whole exchange, `limit` bytes the body. Raises UrlRefused, InvalidArgument, HttpFailure.
+    `timeout` seconds bound the whole exchange, `limit` bytes the body. Raises UrlRefused, InvalidArgument, HttpError.
     With a `transport` its policy holds instead of `policy` and its connections are reused.
     """
     if method.upper() not in METHODS:

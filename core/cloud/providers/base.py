@@ -11,8 +11,8 @@ from core.json_types import Json
 ErrorKind = Literal["connect", "timeout", "status", "protocol", "empty", "cut"]
 """How a call failed.
 
-- `connect`: no request reached the server (refused, DNS, TLS, reset before anything was sent)
-- `timeout`: connecting, the first token, or the pause between two tokens took too long
+- `connect`: no request reached the server (refused, DNS, TLS, not reachable in time)
+- `timeout`: the answer, its first token, or the pause between two tokens took too long
 - `status`: the server answered with an HTTP error; `ProviderError.status` says which
 - `protocol`: the answer is not what the wire format promises (not JSON, redirect, wrong content type, too large)
 - `empty`: a well-formed answer without any text
@@ -40,7 +40,7 @@ class ProviderError(HeablcoinError):
         super().__init__(message, fix)
         self.kind: ErrorKind = kind
         self.status = status
-        """HTTP status; 0 when there was none (connection failure, timeout)."""
+        """HTTP status, also of an answer that is wrong in another way; 0 when there was none."""
         self.code = code
         """The provider's own error code or type (`insufficient_quota`, `overloaded_error`), '' when it gave none."""
         self.headers: Mapping[str, str] = {} if headers is None else headers
@@ -103,7 +103,7 @@ class Provider(Protocol):
         ...
 
     def stream(self, endpoint: ApiEndpoint, request: ChatRequest, timeout: float) -> AsyncIterator[ChatChunk]:
-        """The answer as it comes; `timeout` seconds bound the wait for the first token and each pause after it.
+        """The answer as it comes; `timeout` seconds bound the wait for the first token, and each pause after it as well.
 
         Ends only after a finish reason; everything else raises ProviderError with the text so far in `partial`.
         """

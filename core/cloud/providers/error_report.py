@@ -6,9 +6,11 @@ from core.cloud.endpoint import ApiEndpoint
 from core.cloud.providers.base import ProviderError
 from core.cloud.providers.error_body import read_error
 from core.cloud.providers.wire import WireError
-from core.network import HttpFailure, parse_url
 from core.errors import UrlRefused
+from core.network import HttpError, parse_url
 from core.redaction import excerpt
+
+Problem = HttpError | WireError | UrlRefused
 
 _QUOTA_CODES = ("insufficient_quota", "billing", "credit", "balance", "quota_exceeded")
 
@@ -17,13 +19,13 @@ def check_head(status: int, headers: Mapping[str, str], body: bytes, wanted: str
     """Raise WireError unless this is the head of an answer: a success whose content type is JSON."""
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if 300 <= status <= 399:
-        raise WireError(f"is a redirect{_whither(headers)}", status=status, code="redirect")
+        raise WireError(f"is a redirect{_whither(headers)}", code="redirect")
     if not 200 <= status <= 299:
         detail = read_error(body)
         raise WireError(f"is HTTP {status}", kind="status", status=status, code=detail.code, detail=detail.message)
     if not (kind == "application/json" or kind.endswith("+json")):
         shown = excerpt(kind, limit=60) or "no content type"
-        raise WireError(f"is {shown} instead of {wanted}", status=status, code="content_type")
+        raise WireError(f"is {shown} instead of {wanted}", code="content_type")
 
 
 def _whither(headers: Mapping[str, str]) -> str:
@@ -34,15 +36,21 @@ def _whither(headers: Mapping[str, str]) -> str:
 
 
 def provider_error(
-    endpoint: ApiEndpoint, problem: HttpFailure | WireError, headers: Mapping[str, str], partial: str = ""
-) -> ProviderError:
-    """The ProviderError for what went wrong at `endpoint`. Its text holds no key, whatever the server echoed."""
+    endpoint: ApiEndpoint, problem: Problem, status: int, headers: Mapping[str, str], partial: str = ""
+) -> ProviderError | UrlRefused:
+    """What went wrong at `endpoint`, ready to be raised. Its text holds no key, whatever the server echoed.
+
+    A refused URL stays a UrlRefused: it is for whoever configures this installation, not for the provider.
+    """
+    if isinstance(problem, UrlRefused):
+        return UrlRefused(problem.message, problem.fix)
     shown = {name: value for name, value in headers.items() if name != "set-cookie"}
-    if isinstance(problem, HttpFailure):
+    if isinstance(problem, HttpError):
         return ProviderError(
             f"Endpoint {endpoint.name}: {problem.message}",
             problem.fix,
             kind=problem.kind,
+            status=status,
             code=problem.code,
             headers=shown,
             partial=partial,
@@ -54,7 +62,7 @@ def provider_error(
         + ".",
         _fix(endpoint, problem),
         kind=problem.kind,
-        status=problem.status,
+        status=problem.status or status,
         code=problem.code,
         headers=shown,
         partial=partial,

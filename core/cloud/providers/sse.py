@@ -8,7 +8,7 @@ MAX_EVENT = 4 * 1024 * 1024
 """Characters of one event before the stream counts as broken."""
 
 
-class BadEvent(ValueError):
+class EventError(ValueError):
     """The stream is not server-sent events (too long, or not UTF-8)."""
 
 
@@ -32,11 +32,11 @@ class SseDecoder:
         self._size = 0
 
     def feed(self, chunk: bytes) -> Iterator[Event]:
-        """The events that `chunk` completes. Raises BadEvent."""
+        """The events that `chunk` completes. Raises EventError."""
         try:
             text = self._rest + self._text.decode(chunk)
         except UnicodeDecodeError:
-            raise BadEvent("the stream is not UTF-8") from None
+            raise EventError("the stream is not UTF-8") from None
         # A \r at the very end may be half of \r\n: it waits for the next chunk.
         held = text.endswith("\r")
         lines = (text[:-1] if held else text).replace("\r\n", "\n").replace("\r", "\n").split("\n")
@@ -46,7 +46,7 @@ class SseDecoder:
             if event is not None:
                 yield event
         if len(self._rest) + self._size > MAX_EVENT:
-            raise BadEvent("one event is larger than 4 MiB")
+            raise EventError("one event is larger than 4 MiB")
 
     def _line(self, line: str) -> Event | None:
         if line:
