@@ -5,12 +5,15 @@ import json
 import socket
 import urllib.error
 import urllib.request
+from copy import deepcopy
 
 import pytest
 
+from core.json_types import JsonObject
 from server.demo.pdf import text_to_pdf
 from server.demo.screen import Screen, columns, wrap
-from server.demo.standin import StandIn, Step, reply
+from server.demo.standin import Served, StandIn, Step, reply
+from server.demo.verdict import Observed, facts
 
 
 def ask(stand_in: StandIn, prompt: str) -> tuple[int, dict[str, str], object]:
@@ -138,3 +141,149 @@ def test_a_report_becomes_a_pdf_whose_offsets_lead_to_its_objects():
     table = pdf[int(pdf.split(b"startxref\n")[1].split()[0]) :].split(b"\n")
     for number, entry in enumerate(table[3 : 2 + int(table[1].split()[1])], 1):
         assert pdf[int(entry.split()[0]) :].startswith(b"%d 0 obj" % number)
+
+
+def moment(seconds: float) -> str:
+    return f"2026-11-23T20:00:{seconds:06.3f}Z"
+
+
+def task(start: float, end: float, result: object, worker: str = "host-7002-b") -> JsonObject:
+    attempt = {
+        "number": 1,
+        "outcome": "completed",
+        "worker": worker,
+        "started_at": moment(start),
+        "ended_at": moment(end),
+    }
+    return {"status": "completed", "completed_at": moment(end), "attempts": [attempt], "result": result}
+
+
+def good() -> Observed:
+    """Everything as the demo should see it."""
+    cut = {
+        "number": 1,
+        "outcome": "interrupted",
+        "worker": "host-7001-a",
+        "started_at": moment(4),
+        "ended_at": moment(7),
+    }
+    redone = {
+        "number": 2,
+        "outcome": "completed",
+        "worker": "host-7002-b",
+        "started_at": moment(7),
+        "ended_at": moment(8),
+    }
+    report = {"text": "MARKET REPORT\nup, they say", "endpoint": "backup"}
+    tasks = {
+        "sleep": task(0, 1, {}),
+        "fetch_data": task(2, 3, {"closes": [1]}),
+        "analyze_data": task(3, 4, {"comment": "up, they say", "endpoint": "primary"}),
+        "generate_report": {
+            "status": "completed",
+            "completed_at": moment(8),
+            "attempts": [cut, redone],
+            "result": report,
+        },
+        "translation": task(8, 9, {"text": "...", "endpoint": "backup"}),
+        "price_alert": task(1, 2, {"text": "calm"}),
+    }
+    counted = {"calls": 4, "outcomes": {"ok": 1, "rate_limited": 1, "transient": 2}, "cooldown_seconds": 1.0}
+    stats = {"endpoints": {"primary": counted, "backup": {"calls": 2, "outcomes": {"ok": 2}}}}
+
+    def served(at: float, endpoint: str, step: Step, prompt: str = "?") -> Served:
+        return Served(at, f"Bearer sk-{endpoint}", prompt, step)
+
+    return Observed(
+        ids={label: f"id-{label}" for label in tasks},
+        keys={"primary": "sk-primary", "backup": "sk-backup"},
+        killed_pid=7001,
+        tasks=tasks,
+        stats=stats,
+        tasks_after_restart=deepcopy(tasks),
+        stats_after_restart=deepcopy(stats),
+        served={
+            "primary": [
+                served(at, "primary", step)
+                for at, step in enumerate((Step(), Step(500), Step(429, retry_after=1), Step(0)))
+            ],
+            "backup": [served(9, "backup", Step(), f"Translate: {report['text']}")],
+        },
+        said="what the server said",
+        database=b"SQLite format 3",
+        report_file=b"%PDF-1.4 (MARKET REPORT) Tj",
+    )
+
+
+def test_a_good_run_shows_every_fact():
+    assert [fact.text for fact in facts(good()) if not fact.seen] == []
+
+
+def test_nothing_observed_shows_no_fact():
+    assert [fact.text for fact in facts(Observed()) if fact.seen] == []
+
+
+def twice(seen):
+    seen.tasks["fetch_data"]["attempts"] *= 2
+    seen.tasks_after_restart = deepcopy(seen.tasks)
+
+
+def change(path, value):
+    """Set what `path` leads to, in the tasks or statistics before and after the restart alike."""
+
+    def apply(seen):
+        for each in (
+            {"tasks": seen.tasks, "stats": seen.stats},
+            {"tasks": seen.tasks_after_restart, "stats": seen.stats_after_restart},
+        ):
+            *way, last = path
+            target = each
+            for step in way:
+                target = target[step]
+            target[last] = value
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("spoil", "unseen"),
+    [
+        (change(("tasks", "translation", "attempts", 0, "outcome"), "failed"), "every task completed"),
+        (twice, "every task completed"),
+        (change(("tasks", "price_alert", "attempts", 0, "started_at"), moment(2.5)), "the urgent task"),
+        (lambda seen: seen.ids.update(later=seen.ids.pop("price_alert")), "the urgent task"),
+        (
+            change(("tasks", "fetch_data", "completed_at"), moment(3.001)),
+            "fetch_data, analyze_data and generate_report",
+        ),
+        (lambda seen: seen.served["primary"].pop(1), "primary answered, failed"),
+        (lambda seen: seen.served["primary"].insert(3, Served(2.99, "", "", Step(0))), "primary was left alone"),
+        (change(("stats", "endpoints", "primary", "outcomes", "rate_limited"), 0), "the statistics show"),
+        (change(("stats", "endpoints", "backup", "outcomes", "ok"), 1), "the statistics show"),
+        (lambda seen: setattr(seen, "killed_pid", 7003), "the attempt cut by kill -9"),
+        (change(("tasks", "generate_report", "attempts", 0, "outcome"), "failed"), "the attempt cut by kill -9"),
+        (change(("tasks", "generate_report", "attempts", 1, "worker"), "host-7001-a"), "the attempt cut by kill -9"),
+        (change(("tasks", "analyze_data", "result", "comment"), "down, they say"), "the report holds"),
+        (lambda seen: setattr(seen, "report_file", b"%PDF-1.4"), "the report holds"),
+        (lambda seen: seen.served["backup"].clear(), "a later task was given"),
+        (lambda seen: seen.tasks_after_restart["sleep"].update(status="failed"), "after the restart every task"),
+        (
+            lambda seen: seen.stats_after_restart["endpoints"]["backup"].update(calls=1),
+            "after the restart the statistics",
+        ),
+        (lambda seen: seen.stats_after_restart.clear(), "after the restart the statistics"),
+        (lambda seen: setattr(seen, "said", "log: sk-primary"), "both keys were sent"),
+        (lambda seen: setattr(seen, "database", b"...sk-backup..."), "both keys were sent"),
+    ],
+)
+def test_a_run_in_which_something_went_wrong_does_not_show_that_fact(spoil, unseen):
+    seen = good()
+    spoil(seen)
+    missing = [fact.text for fact in facts(seen) if not fact.seen]
+    assert any(text.startswith(unseen) for text in missing), missing
+
+
+def test_time_alone_does_not_make_the_statistics_differ():
+    seen = good()
+    seen.stats_after_restart["endpoints"]["primary"]["cooldown_seconds"] = 0.0
+    assert all(fact.seen for fact in facts(seen))
