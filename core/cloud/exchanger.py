@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from core.clock import Clock
 from core.cloud.flight import FlightKey, Flights
 from core.cloud.handlers import HandlerRegistry
+from core.cloud.pace import Pace
 from core.cloud.store.base import Claim, ClaimRequest, Exchanged, Settlement, TaskStore
 from core.cloud.task import AttemptOutcome, TaskStatus
 from core.errors import StoreError
@@ -63,6 +64,7 @@ class Exchanger:
         self._claiming = True
         self._closing = False
         self._capabilities: frozenset[str] = frozenset()
+        self._pace = Pace(concurrency)
         self._thread = threading.Thread(target=self._run, name="heablcoin-exchange", daemon=True)
 
     def start(self) -> None:
@@ -106,7 +108,9 @@ class Exchanger:
         return not self._thread.is_alive()
 
     def _free(self) -> int:
-        return self._concurrency - len(self._flights) if self._claiming and self._look else 0
+        if not (self._claiming and self._look):
+            return 0
+        return self._concurrency + self._pace.ahead - len(self._flights)
 
     def _run(self) -> None:
         backoff = 0.0
@@ -117,6 +121,7 @@ class Exchanger:
                 self._writing, self._waiting = self._waiting, []
                 free = self._free()
                 self._look = self._look and free <= 0
+                self._pace.ended(len(self._writing), self._clock.monotonic())
             try:
                 self._exchange(free)
                 backoff = 0.0

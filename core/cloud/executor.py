@@ -7,6 +7,7 @@ Async handlers run on an event loop of their own (`lane.py`), sync ones in daemo
 import asyncio
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import cast
@@ -30,6 +31,9 @@ log = logging.getLogger(__name__)
 CANCEL_GRACE = 1.0
 """Seconds an async handler has to end after it was cancelled, before its attempt is settled without it."""
 
+LONGEST_QUEUE = 0.1
+"""Seconds a claimed task waits for a slot here before it is given back."""
+
 Settle = Callable[[Sequence[Settlement]], None]
 Report = Callable[[Flight, float | None, str], None]
 
@@ -46,6 +50,7 @@ class Executor:
         watchdog: Watchdog,
         *,
         clock: Clock,
+        concurrency: int,
         settle: Settle,
         report: Report,
     ) -> None:
@@ -57,8 +62,11 @@ class Executor:
         self._clock = clock
         self._settle = settle
         self._report = report
+        self._concurrency = concurrency
         self._crew = Crew(self._run_here)
         self._lock = threading.Lock()
+        self._waiting: deque[Flight] = deque()
+        self._active = 0
         self._lane: Lane | None = None
         self._retired: list[Lane] = []
         self._closing = False
@@ -66,14 +74,33 @@ class Executor:
     # Starting: from the exchange thread.
 
     def start(self, claims: Sequence[Claim]) -> None:
-        """Run these."""
+        """Run these, in this order, as slots get free."""
+        boarded = [flight for claim in claims if (flight := self._board(claim)) is not None]
+        with self._lock:
+            self._waiting.extend(boarded)
+        self._launch()
+        if self._closing:
+            self.stop_all()
+        elif self._waiting:
+            self._watchdog.at(self._clock.monotonic() + LONGEST_QUEUE, self._give_back_stale)
+
+    def _launch(self) -> None:
+        """Start what waits for a slot, as far as there are any."""
         coroutines: list[Flight] = []
         threads: list[Flight] = []
-        for claim in claims:
-            flight = self._board(claim)
-            if flight is not None:
+        with self._lock:
+            while self._waiting and self._active < self._concurrency:
+                flight = self._waiting.popleft()
+                if flight.settled:
+                    continue
+                self._active += 1
+                flight.launched = True
                 on_loop = flight.handler.is_async and flight.handler.isolation == "thread"
                 (coroutines if on_loop else threads).append(flight)
+        for flight in (*coroutines, *threads):
+            if flight.timeout is not None:
+                deadline = self._clock.monotonic() + flight.timeout
+                self._watchdog.at(deadline, partial(self.stop, flight, StopReason.TIMEOUT))
         if coroutines:
             lane = self._open_lane()
             for flight in coroutines:
@@ -81,8 +108,16 @@ class Executor:
             lane.start(coroutines)
         if threads:
             self._crew.start(threads)
-        if self._closing:
-            self.stop_all()
+
+    def _give_back_stale(self) -> None:
+        """Tasks were claimed ahead because others ended fast; now that they do not, let other processes have them."""
+        oldest = self._clock.monotonic() - LONGEST_QUEUE
+        with self._lock:
+            stale = bool(self._waiting) and self._waiting[0].boarded_at <= oldest
+            waiting = list(self._waiting) if stale else []
+        for flight in waiting:
+            if not flight.launched:
+                self.stop(flight, StopReason.CUT)
 
     def _board(self, claim: Claim) -> Flight | None:
         """A flight ready to start; None when its task already failed for its payload."""
@@ -91,7 +126,7 @@ class Executor:
             error = Permanent(f"No handler is registered for tasks named {claim.name!r}.")
             self._settle([self._outcomes.raised(claim, error)])
             return None
-        flight = Flight(claim, handler)
+        flight = Flight(claim, handler, self._clock.monotonic())
         self._flights.add(flight)
         results: dict[str, Json] = {}
         try:
@@ -112,9 +147,6 @@ class Executor:
                 report=partial(self._report, flight),
                 cancelled=flight.unwanted,
             )
-        if flight.timeout is not None:
-            deadline = self._clock.monotonic() + flight.timeout
-            self._watchdog.at(deadline, partial(self.stop, flight, StopReason.TIMEOUT))
         return flight
 
     def _open_lane(self) -> Lane:
@@ -153,12 +185,19 @@ class Executor:
     def _finish(self, endings: Sequence[Ending]) -> None:
         """Settle flights that ended; those already settled without their handler's leave are passed over."""
         settlements: list[Settlement] = []
+        launched = 0
         for flight, value, error in endings:
             settlement = self._judge(flight, value, error)
-            if self._flights.take(flight) and settlement is not None:
-                settlements.append(settlement)
+            if self._flights.take(flight):
+                launched += flight.launched
+                if settlement is not None:
+                    settlements.append(settlement)
         failpoint("before_settle")
         self._settle(settlements)
+        with self._lock:
+            self._active -= launched
+        if self._waiting:
+            self._launch()
 
     def _judge(self, flight: Flight, value: object, error: BaseException | None) -> Settlement | None:
         """How an attempt counts that ended with a value, or an error, after it was perhaps told to stop."""
@@ -183,7 +222,9 @@ class Executor:
             return
         flight.stop_reason = reason
         log.debug("task %s attempt %d is stopped: %s", *flight.key, reason.value)
-        if flight.lane is not None:
+        if not flight.launched:
+            self._conclude(flight)
+        elif flight.lane is not None:
             flight.lane.cancel(flight)
             self._watchdog.at(self._clock.monotonic() + CANCEL_GRACE, partial(self._leave_behind, flight))
         elif flight.handler.isolation == "process":

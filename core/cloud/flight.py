@@ -35,6 +35,7 @@ class Flight:
     """One attempt, from its claim to its settlement. A plain record: Flights, Executor and Lane act on it."""
 
     __slots__ = (
+        "boarded_at",
         "cancel_seen",
         "claim",
         "context",
@@ -42,6 +43,7 @@ class Flight:
         "key",
         "kill",
         "lane",
+        "launched",
         "payload",
         "settled",
         "stop_reason",
@@ -49,13 +51,17 @@ class Flight:
         "timeout",
     )
 
-    def __init__(self, claim: Claim, handler: Handler) -> None:
+    def __init__(self, claim: Claim, handler: Handler, boarded_at: float) -> None:
         self.claim = claim
         self.handler = handler
         self.key: FlightKey = (claim.task_id, claim.attempt)
         self.payload: Json = None
         self.context: TaskContext | None = None
         self.timeout = claim.timeout if claim.timeout is not None else handler.timeout
+        self.boarded_at = boarded_at
+        """Monotonic."""
+        self.launched = False
+        """True once it has a slot; until then it was only claimed."""
         self.settled = False
         self.stop_reason: StopReason | None = None
         self.lane: Cancels | None = None

@@ -39,7 +39,10 @@ class Lane:
 
     def start(self, flights: Sequence[Flight]) -> None:
         """Run these. From any thread."""
-        self._post(self._start, flights)
+        if threading.current_thread() is self._thread:
+            self._start(flights)
+        else:
+            self._post(self._start, flights)
 
     def cancel(self, flight: Flight) -> None:
         """Cancel one; `flight.cancel_seen` becomes True once the loop has done so. From any thread."""

@@ -117,6 +117,7 @@ class TaskRunner:
             Outcomes(self.worker_id, retry or RetryPolicy(), clock, rng),
             self._watchdog,
             clock=clock,
+            concurrency=concurrency,
             settle=self._exchanger.settle,
             report=self._keeper.report,
         )
