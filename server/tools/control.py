@@ -1,6 +1,6 @@
 """Tools that change one task, and those that look after the queue as a whole."""
 
-from typing import Annotated, Any, Required, TypedDict, cast
+from typing import Annotated, Required, TypedDict, cast
 
 from core.cloud.task import FINAL
 from server.records import TaskRow, task_row
@@ -41,18 +41,14 @@ class QueueStats(TypedDict, total=False):
     ready: int
     blocked: int
     later: Annotated[int, "their time has not come"]
-    workers: Annotated[int, "live processes that run tasks"]
 
 
 @TASKS.tool("Queue statistics", READS)
 async def get_enhanced_task_stats(call: Call) -> QueueStats:
     """Count the tasks by status and priority, and those that are ready, blocked or due later. Cheap at any size."""
-    stats = cast(dict[str, Any], await call.app.store(call.app.runtime.publisher.get_stats))
-    return cast(QueueStats, {name: _names_as_text(value) for name, value in stats.items()})
-
-
-def _names_as_text(value: Any) -> Any:
-    return {str(name): item for name, item in value.items()} if isinstance(value, dict) else value
+    stats = dict(await call.app.store(call.app.runtime.publisher.get_stats))
+    stats["avg_completion_time"] = round(stats["avg_completion_time"], 3)
+    return cast(QueueStats, stats)
 
 
 class Cleaned(TypedDict, total=False):

@@ -4,7 +4,6 @@ from typing import Annotated, Any, Literal, Required, TypedDict, cast
 
 from core.cloud.endpoint import ApiEndpoint
 from server.records import filled
-from server.results import encodable  # noqa: F401
 from server.schema import UNTRUSTED
 from server.tools.arguments import DEFAULT_WAIT, MAX_WAIT, choice, number, text, whole
 from server.tools.registry import CALLS_OUT, READS, REMOVES, SETS, Call, Toolset
@@ -132,21 +131,39 @@ async def remove_api_endpoint(call: Call, name: Annotated[str, text(NAME, least=
     return await call.app.store(remove)
 
 
+class EndpointStats(TypedDict, total=False):
+    """One endpoint in figures; more than these where there is more to tell."""
+
+    status: Required[Annotated[str, "active, degraded, failed or rate_limited"]]
+    success_rate: Required[str]
+    avg_latency: Required[str]
+    rate_limit: Required[Annotated[str, "used in the last 60 s / allowed"]]
+    last_error: Annotated[str, UNTRUSTED]
+
+
 class PoolStats(TypedDict, total=False):
     """The pool in figures."""
 
     total_endpoints: Required[int]
-    endpoints: Required[dict[str, dict[str, Any]]]
+    endpoints: Required[dict[str, EndpointStats]]
     next: str
 
 
 @ENDPOINTS.tool("API statistics", READS)
 async def get_api_manager_stats(call: Call) -> PoolStats:
     """Show every endpoint: status, success rate, latency, rate limit, tokens, cost, cool-down left, last error."""
-    stats = dict(await call.app.store(call.app.runtime.manager.get_stats))
-    if not stats.get("total_endpoints"):
-        stats["next"] = "the pool is empty; add_api_endpoint adds one"
-    return cast(PoolStats, stats)
+    stats = await call.app.store(call.app.runtime.manager.get_stats)
+    told = pruned(dict(stats))
+    told.setdefault("endpoints", {})
+    if not told["endpoints"]:
+        told["next"] = "the pool is empty; add_api_endpoint adds one"
+    return cast(PoolStats, told)
+
+
+def pruned(stats: dict[str, Any]) -> dict[str, Any]:
+    """Statistics without what is unknown or empty, at any depth."""
+    whole = {name: pruned(value) if isinstance(value, dict) else value for name, value in stats.items()}
+    return cast(dict[str, Any], filled(whole))
 
 
 class StatsReset(TypedDict):

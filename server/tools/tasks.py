@@ -57,7 +57,9 @@ class Published(TypedDict, total=False):
 
 
 def published(task: Task, why: str) -> Published:
-    """What the publisher of `task` is told."""
+    """What the publisher of `task` is told; `why` is '' when nothing but time stands between it and its start."""
+    wait = f'wait_for_task(task_id="{task.task_id}")'
+    claim = f'claim_task(names="{task.name}", ...) to do it yourself, or wait for a worker that can'
     answer: Published = filled(
         {
             "task_id": task.task_id,
@@ -70,7 +72,7 @@ def published(task: Task, why: str) -> Published:
             "blocked_by": list(task.blocked_by),
             "why": why,
             "link": task_uri(task.task_id),
-            "next": f'wait_for_task(task_id="{task.task_id}")',
+            "next": claim if why and not task.blocked_by else wait,
         }
     )
     return answer

@@ -1,0 +1,105 @@
+"""Where MCP clients keep their configuration, and what stands in it about this server. Nothing here writes."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from server import DISTRIBUTION
+
+
+@dataclass(frozen=True, slots=True)
+class ClientFile:
+    """A configuration file of one client."""
+
+    client: str
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What was found in a client's file."""
+
+    file: ClientFile
+    problem: str
+    """'' when the file is sound."""
+    servers: tuple[str, ...]
+    """Names of the entries that start this server."""
+
+
+def client_files(environ: Mapping[str, str] | None = None, platform: str = sys.platform) -> list[ClientFile]:
+    """The files that known clients read, whether or not they exist."""
+    env = os.environ if environ is None else environ
+    home = Path(env.get("USERPROFILE" if platform == "win32" else "HOME") or Path.home())
+    if platform == "win32":
+        roaming = Path(env.get("APPDATA") or home / "AppData" / "Roaming")
+    elif platform == "darwin":
+        roaming = home / "Library" / "Application Support"
+    else:
+        roaming = Path(env.get("XDG_CONFIG_HOME") or home / ".config")
+    devin = roaming / "devin" if platform == "win32" else home / ".config" / "devin"
+    return [
+        ClientFile("Claude Desktop", roaming / "Claude" / "claude_desktop_config.json"),
+        ClientFile("Claude Code", home / ".claude.json"),
+        ClientFile("Claude Code (this directory)", Path.cwd() / ".mcp.json"),
+        ClientFile("Windsurf", home / ".codeium" / "windsurf" / "mcp_config.json"),
+        ClientFile("Devin Desktop", devin / "mcp_config.json"),
+    ]
+
+
+def inspect(file: ClientFile) -> Finding | None:
+    """What a client's file says of us; None when there is no file."""
+    try:
+        text = file.path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        return Finding(file, f"cannot be read ({type(error).__name__})", ())
+    try:
+        config = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        where = f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
+        return Finding(file, f"is not valid JSON{where}", ())
+    if not isinstance(config, dict):
+        return Finding(file, "is not a JSON object", ())
+    entries = list(_entries(config))
+    problem = next((said for _, entry in entries if (said := _problem(entry))), "")
+    return Finding(file, problem, tuple(name for name, entry in entries if _is_ours(entry)))
+
+
+def _entries(config: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+    servers = config.get("mcpServers")
+    if isinstance(servers, dict):
+        yield from servers.items()
+    elif servers is not None:
+        yield "mcpServers", servers
+    projects = config.get("projects")
+    for project in projects.values() if isinstance(projects, dict) else ():
+        if isinstance(project, dict):
+            yield from _entries(project)
+
+
+def _problem(entry: object) -> str:
+    if not isinstance(entry, dict):
+        return "mcpServers must be an object of objects"
+    if _is_ours(entry):
+        command = entry.get("command")
+        if isinstance(command, str) and os.path.isabs(command) and not Path(command).exists():
+            return f"its command does not exist: {command}"
+        environment = entry.get("env")
+        if environment is not None and not (
+            isinstance(environment, dict) and all(isinstance(value, str) for value in environment.values())
+        ):
+            return "every value in env must be a text in quotes"
+    return ""
+
+
+def _is_ours(entry: object) -> bool:
+    if not isinstance(entry, dict):
+        return False
+    arguments = entry.get("args")
+    words = [entry.get("command"), *(arguments if isinstance(arguments, list) else [])]
+    texts = [str(word) for word in words if isinstance(word, str)]
+    return any(DISTRIBUTION in text for text in texts) or texts[1:3] == ["-m", "server"]

@@ -1,0 +1,165 @@
+"""`heablcoin-cloud doctor`: is this installation sound, and if not, what to do. Shows no key and changes nothing."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from core.errors import HeablcoinError
+from core.paths import MEMORY, config_dir, data_dir, database_path
+from server import DISTRIBUTION, package_version
+from server.clients import client_files, inspect
+from server.settings import PREFIX, Settings, load_settings
+
+Level = Literal["ok", "note", "bad"]
+MARKS: dict[Level, str] = {"ok": "ok  ", "note": "note", "bad": "BAD "}
+TWIN_SECONDS = 60.0
+"""A process that was seen within this time counts as live."""
+TOP_LEVEL = ("server", "core", "utils")
+LIBRARIES = ("mcp", "apsw", "httpx2", "pydantic", "anyio", "keyring", "aiohttp")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report."""
+
+    level: Level
+    about: str
+    text: str
+
+
+def main(database: str | None, handlers: str | None, *, as_json: bool) -> int:
+    """Print the report; 1 when something is bad."""
+    findings = list(examine(database, handlers))
+    if as_json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=2, ensure_ascii=False))  # noqa: T201
+    else:
+        for finding in findings:
+            print(f"{MARKS[finding.level]} {finding.about}: {finding.text}")  # noqa: T201 - a command's output
+    return int(any(finding.level == "bad" for finding in findings))
+
+
+def examine(database: str | None, handlers: str | None) -> Iterator[Finding]:
+    """Every check in turn; one that breaks is itself a finding."""
+    yield from _guarded("versions", _versions)
+    yield from _guarded("packages", _packages)
+    try:
+        settings = load_settings(database=database, handlers=handlers)
+    except HeablcoinError as error:
+        yield Finding("bad", "settings", str(error))
+        return
+    yield from _guarded("settings", lambda: _settings(settings))
+    yield from _guarded("database", lambda: _database(settings))
+    yield from _guarded("keys", lambda: _keys(settings))
+    yield from _guarded("clients", _clients)
+
+
+def _guarded(about: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    try:
+        yield from check()
+    except HeablcoinError as error:
+        yield Finding("bad", about, str(error))
+    except Exception as error:  # noqa: BLE001 - a check that breaks must not hide the others
+        yield Finding("bad", about, f"this check failed itself ({type(error).__name__})")
+
+
+def _versions() -> Iterator[Finding]:
+    yield Finding("ok", DISTRIBUTION, f"{package_version()} in {Path(__file__).resolve().parent.parent}")
+    yield Finding("ok", "python", f"{platform.python_version()} at {sys.executable} on {platform.platform()}")
+    for name in LIBRARIES:
+        try:
+            yield Finding("ok", name, importlib.metadata.version(name))
+        except importlib.metadata.PackageNotFoundError:
+            if name == "aiohttp":
+                yield Finding("note", name, "not installed; the extra `fast` makes calls to LLMs faster")
+            else:
+                yield Finding("bad", name, f"not installed; install {DISTRIBUTION} anew")
+
+
+def _packages() -> Iterator[Finding]:
+    """Our top-level names are common ones: another distribution that brings them would be mixed up with ours."""
+    owners = importlib.metadata.packages_distributions()
+    others = {name: sorted({o for o in owners.get(name, []) if o != DISTRIBUTION}) for name in TOP_LEVEL}
+    for name, found in others.items():
+        if found:
+            yield Finding(
+                "bad", "packages", f"{', '.join(found)} also installs `{name}`; install {DISTRIBUTION} by itself (uv tool, pipx)"
+            )
+    if not any(others.values()):
+        yield Finding("ok", "packages", "nothing else here installs server, core or utils")
+
+
+def _settings(settings: Settings) -> Iterator[Finding]:
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    given = sorted(name for name in os.environ if name.startswith(PREFIX))
+    unknown = [name for name in given if name not in known and not name.startswith(f"{PREFIX}FAILPOINT")]
+    yield Finding("ok", "settings", f"set in the environment: {', '.join(name for name in given if name in known) or 'none'}")
+    if unknown:
+        yield Finding("bad", "settings", f"no such setting: {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+    yield Finding("ok", "tools", f"toolsets {', '.join(settings.toolsets)}{' (read-only)' if settings.read_only else ''}")
+    if settings.handlers:
+        from core.cloud.enhanced_publisher import EnhancedCloudTaskPublisher
+        from core.cloud.handler_files import load_handlers
+
+        with EnhancedCloudTaskPublisher(MEMORY) as publisher:
+            names = load_handlers(settings.handlers, publisher)
+        yield Finding("ok", "handlers", f"{settings.handlers} registers {', '.join(names) or 'nothing'}")
+
+
+def _database(settings: Settings) -> Iterator[Finding]:
+    from core.cloud.store import open_store
+
+    location = settings.database or database_path()
+    yield Finding("ok", "directories", f"data {data_dir()}, configuration {config_dir()}")
+    if location != MEMORY and not Path(location).exists():
+        yield Finding("note", "database", f"{location} does not exist yet; the first start makes it")
+        return
+    store = open_store(location)
+    try:
+        now = time.time()
+        health = store.health(now)
+        size = f"{health.bytes / 1_000_000:.1f} MB"
+        text = f"{health.location}, {health.kind} {health.library}, schema {health.schema_version}, {size}"
+        yield Finding("ok" if health.sound else "bad", "database", text if health.sound else f"{text}: {health.detail}")
+        stats = store.tasks.stats()
+        counts = ", ".join(f"{count} {status}" for status, count in stats.by_status.items() if count)
+        yield Finding("ok", "tasks", counts or "none")
+        alive = store.workers.alive(now - TWIN_SECONDS)
+        for worker in alive:
+            can = ", ".join(worker.capabilities) or "nothing"
+            yield Finding("ok", "live process", f"{worker.worker} (pid {worker.pid} on {worker.host}) runs {can}")
+        if not alive:
+            yield Finding("note", "live process", "none; tasks run when a client starts the server, or in `heablcoin-cloud worker`")
+    finally:
+        store.close()
+
+
+def _keys(settings: Settings) -> Iterator[Finding]:
+    from core.cloud.discovery import discover
+
+    found = sorted({endpoint.api_key_env for endpoint in discover(os.environ)})
+    used = "used" if settings.endpoints_from_env else f"not used; {PREFIX}ENDPOINTS_FROM_ENV=true would"
+    yield Finding("ok", "keys", f"in the environment: {', '.join(found)} ({used})" if found else "none known in the environment")
+
+
+def _clients() -> Iterator[Finding]:
+    seen = False
+    for file in client_files():
+        finding = inspect(file)
+        if finding is None:
+            continue
+        seen = True
+        if finding.problem:
+            yield Finding("bad", file.client, f"{file.path}: {finding.problem}")
+        elif finding.servers:
+            yield Finding("ok", file.client, f"{file.path} starts this server as {', '.join(finding.servers)}")
+        else:
+            yield Finding("note", file.client, f"{file.path} does not mention this server; see `{DISTRIBUTION} print-config`")
+    if not seen:
+        yield Finding("note", "clients", "no client's configuration file found")
