@@ -67,7 +67,9 @@ def parser() -> argparse.ArgumentParser:
 
     key = commands.add_parser("set-key", help="keep an endpoint's API key (typed in, or read from a pipe)")
     key.add_argument("name", metavar="NAME", help="the endpoint's name")
+    key.add_argument("--base-url", default="", metavar="URL", help="its address, for an endpoint not yet added")
     key.add_argument("--remove", action="store_true", help="forget the key instead")
+    _runtime_options(key, suppress=True)
     key.set_defaults(run=_set_key)
 
     tools = commands.add_parser("tools", help="list the tools that clients see")
@@ -111,7 +113,7 @@ def _worker(options: argparse.Namespace) -> int:
     return serving.work(options.database, options.handlers)
 
 
-def _demo(options: argparse.Namespace) -> int:
+def _demo(_options: argparse.Namespace) -> int:
     from server.demo import main as demo
 
     return int(demo() or 0)
@@ -132,7 +134,7 @@ def _print_config(options: argparse.Namespace) -> int:
 def _set_key(options: argparse.Namespace) -> int:
     from server import set_key
 
-    return set_key.main(options.name, remove=options.remove)
+    return set_key.main(options.name, options.base_url, options.database, remove=options.remove)
 
 
 def _tools(options: argparse.Namespace) -> int:

@@ -86,7 +86,7 @@ def _problem(entry: object) -> str:
         return "mcpServers must be an object of objects"
     if _is_ours(entry):
         command = entry.get("command")
-        if isinstance(command, str) and os.path.isabs(command) and not Path(command).exists():
+        if isinstance(command, str) and Path(command).is_absolute() and not Path(command).exists():
             return f"its command does not exist: {command}"
         environment = entry.get("env")
         if environment is not None and not (

@@ -1,6 +1,6 @@
 """Completions: task ids, endpoint names, statuses and the other words a client may ask for while a user types."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from mcp.server import MCPServer
 from mcp.types import (
@@ -23,14 +23,14 @@ RECENT = 500
 def add_completions(server: MCPServer, app: App) -> None:
     """Register the completion handler."""
 
-    @server.completion()
-    async def complete(
-        reference: PromptReference | ResourceTemplateReference,
+    @server.completion()  # type: ignore[no-untyped-call, untyped-decorator]  # the SDK leaves it untyped
+    async def complete(  # the SDK passes all three by position
+        _reference: PromptReference | ResourceTemplateReference,
         argument: CompletionArgument,
-        context: CompletionContext | None,
+        _context: CompletionContext | None,
     ) -> Completion | None:
-        values = await app.store(_values, app, argument.name)
-        return None if values is None else matching(values, argument.value)
+        source = SOURCES.get(argument.name)
+        return None if source is None else matching(await app.store(source, app), argument.value)
 
 
 def matching(values: Iterable[str], typed: str) -> Completion:
@@ -39,18 +39,12 @@ def matching(values: Iterable[str], typed: str) -> Completion:
     return Completion(values=found[:LIMIT], total=len(found), has_more=len(found) > LIMIT)
 
 
-def _values(app: App, name: str) -> list[str] | None:
-    match name:
-        case "task_id":
-            return app.runtime.store.tasks.newest_ids(RECENT)
-        case "name" | "endpoint":
-            return sorted(endpoint.name for endpoint in app.runtime.manager.endpoints)
-        case "status":
-            return [status.value for status in TaskStatus]
-        case "priority":
-            return ["1", "2", "3", "4"]
-        case "timeout":
-            return ["30", "60", "300"]
-        case "per_minute":
-            return ["10", "60", "100"]
-    return None
+SOURCES: Mapping[str, Callable[[App], list[str]]] = {
+    "task_id": lambda app: app.runtime.store.tasks.newest_ids(RECENT),
+    "name": lambda app: sorted(endpoint.name for endpoint in app.runtime.manager.endpoints),
+    "status": lambda _app: [status.value for status in TaskStatus],
+    "priority": lambda _app: ["1", "2", "3", "4"],
+    "timeout": lambda _app: ["30", "60", "300"],
+    "per_minute": lambda _app: ["10", "60", "100"],
+}
+"""For each argument of a prompt or resource, the values that make sense."""

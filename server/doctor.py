@@ -89,7 +89,9 @@ def _packages() -> Iterator[Finding]:
     for name, found in others.items():
         if found:
             yield Finding(
-                "bad", "packages", f"{', '.join(found)} also installs `{name}`; install {DISTRIBUTION} by itself (uv tool, pipx)"
+                "bad",
+                "packages",
+                f"{', '.join(found)} also installs `{name}`; install {DISTRIBUTION} by itself (uv tool, pipx)",
             )
     if not any(others.values()):
         yield Finding("ok", "packages", "nothing else here installs server, core or utils")
@@ -99,10 +101,14 @@ def _settings(settings: Settings) -> Iterator[Finding]:
     known = {PREFIX + name.upper() for name in Settings.model_fields}
     given = sorted(name for name in os.environ if name.startswith(PREFIX))
     unknown = [name for name in given if name not in known and not name.startswith(f"{PREFIX}FAILPOINT")]
-    yield Finding("ok", "settings", f"set in the environment: {', '.join(name for name in given if name in known) or 'none'}")
+    yield Finding(
+        "ok", "settings", f"set in the environment: {', '.join(name for name in given if name in known) or 'none'}"
+    )
     if unknown:
         yield Finding("bad", "settings", f"no such setting: {', '.join(unknown)}; known: {', '.join(sorted(known))}")
-    yield Finding("ok", "tools", f"toolsets {', '.join(settings.toolsets)}{' (read-only)' if settings.read_only else ''}")
+    yield Finding(
+        "ok", "tools", f"toolsets {', '.join(settings.toolsets)}{' (read-only)' if settings.read_only else ''}"
+    )
     if settings.handlers:
         from core.cloud.enhanced_publisher import EnhancedCloudTaskPublisher
         from core.cloud.handler_files import load_handlers
@@ -135,7 +141,11 @@ def _database(settings: Settings) -> Iterator[Finding]:
             can = ", ".join(worker.capabilities) or "nothing"
             yield Finding("ok", "live process", f"{worker.worker} (pid {worker.pid} on {worker.host}) runs {can}")
         if not alive:
-            yield Finding("note", "live process", "none; tasks run when a client starts the server, or in `heablcoin-cloud worker`")
+            yield Finding(
+                "note",
+                "live process",
+                "none; tasks run when a client starts the server, or in `heablcoin-cloud worker`",
+            )
     finally:
         store.close()
 
@@ -145,7 +155,9 @@ def _keys(settings: Settings) -> Iterator[Finding]:
 
     found = sorted({endpoint.api_key_env for endpoint in discover(os.environ)})
     used = "used" if settings.endpoints_from_env else f"not used; {PREFIX}ENDPOINTS_FROM_ENV=true would"
-    yield Finding("ok", "keys", f"in the environment: {', '.join(found)} ({used})" if found else "none known in the environment")
+    yield Finding(
+        "ok", "keys", f"in the environment: {', '.join(found)} ({used})" if found else "none known in the environment"
+    )
 
 
 def _clients() -> Iterator[Finding]:
@@ -160,6 +172,8 @@ def _clients() -> Iterator[Finding]:
         elif finding.servers:
             yield Finding("ok", file.client, f"{file.path} starts this server as {', '.join(finding.servers)}")
         else:
-            yield Finding("note", file.client, f"{file.path} does not mention this server; see `{DISTRIBUTION} print-config`")
+            yield Finding(
+                "note", file.client, f"{file.path} does not mention this server; see `{DISTRIBUTION} print-config`"
+            )
     if not seen:
         yield Finding("note", "clients", "no client's configuration file found")

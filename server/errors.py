@@ -23,7 +23,7 @@ NAMES_SHOWN = 3
 NAME_LENGTH = 40
 
 
-class BadArguments(HeablcoinError):
+class BadArguments(HeablcoinError):  # noqa: N818 - as the errors of the core are named
     """The arguments of a tool call do not fit its schema; the tool was not run."""
 
 
@@ -94,27 +94,17 @@ _RULES = {
     "string_unicode": "must be text that UTF-8 can carry",
     "list_type": "must be a list",
     "dict_type": "must be an object",
+    "greater_than_equal": "must be at least {ge:g}",
+    "less_than_equal": "must be at most {le:g}",
+    "string_too_short": "must not be empty",
+    "string_too_long": "must have at most {max_length} characters",
+    "too_long": "must have at most {max_length} entries",
+    "too_short": "must have at least {min_length} entries",
+    "literal_error": "must be one of {expected}",
 }
 
 
 def _rule(kind: str, context: Mapping[str, Any]) -> str:
-    match kind:
-        case "greater_than_equal":
-            return f"must be at least {context['ge']:g}"
-        case "greater_than":
-            return f"must be more than {context['gt']:g}"
-        case "less_than_equal":
-            return f"must be at most {context['le']:g}"
-        case "string_too_short":
-            return "must not be empty"
-        case "string_too_long":
-            return f"must have at most {context['max_length']} characters"
-        case "too_long":
-            return f"must have at most {context['max_length']} entries"
-        case "too_short":
-            return f"must have at least {context['min_length']} entries"
-        case "literal_error":
-            return f"must be one of {context['expected']}"
-        case "value_error":
-            return str(getattr(context.get("error"), "message", context.get("error"))).rstrip(".")
-    return _RULES.get(kind, "has a value that cannot be used")
+    if kind == "value_error":
+        return str(getattr(context["error"], "message", context["error"])).rstrip(".")
+    return _RULES.get(kind, "has a value that cannot be used").format(**context)

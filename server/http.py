@@ -45,7 +45,7 @@ def asgi_app(server: MCPServer, app: App, *, token: str) -> ASGIApp:
     streamable = server.streamable_http_app(transport_security=security, max_request_body_size=MAX_BODY)
     sse = server.sse_app(transport_security=security, max_request_body_size=MAX_BODY)
 
-    async def health(request: Request) -> Response:
+    async def health(_request: Request) -> Response:
         try:
             await app.store(app.runtime.store.tasks.stats)
         except StoreError:
@@ -53,7 +53,7 @@ def asgi_app(server: MCPServer, app: App, *, token: str) -> ASGIApp:
         return JSONResponse({"status": "ok"})
 
     @asynccontextmanager
-    async def lifespan(starlette: Starlette) -> AsyncIterator[None]:
+    async def lifespan(_starlette: Starlette) -> AsyncIterator[None]:
         async with server.session_manager.run():
             yield
 
@@ -86,7 +86,9 @@ def serve(settings: Settings, host: str, port: int) -> NoReturn:
     notifier = Notifier(app)
     asgi = asgi_app(build_server(app, notifier), app, token=token)
     _introduce(listener, token if not given else "")
-    Life(app.runtime).run(partial(_serve, asgi, listener), notifier.run, linger=GRACEFUL_SECONDS + 0.5, watch_parent=False)
+    Life(app.runtime).run(
+        partial(_serve, asgi, listener), notifier.run, linger=GRACEFUL_SECONDS + 0.5, watch_parent=False
+    )
 
 
 def listen(host: str, port: int) -> socket.socket:

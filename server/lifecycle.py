@@ -12,10 +12,10 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import anyio
 
@@ -29,7 +29,7 @@ GRACE = 2.5
 DEADLINE = 4.5
 """Seconds from the wish to end until the process is gone, even if stopping hangs."""
 
-Serve = Callable[[anyio.Event], Awaitable[None]]
+Serve = Callable[[anyio.Event], Coroutine[Any, Any, None]]
 """Serves until its client goes away or, where it can, the event is set."""
 
 
@@ -40,7 +40,9 @@ class Life:
         self._runtime = runtime
         self._leaving = threading.Lock()
 
-    def run(self, serve: Serve, *background: Callable[[], Awaitable[None]], linger: float, watch_parent: bool) -> NoReturn:
+    def run(
+        self, serve: Serve, *background: Callable[[], Coroutine[Any, Any, None]], linger: float, watch_parent: bool
+    ) -> NoReturn:
         """Start the runtime, serve until EOF, SIGTERM, SIGINT or (if asked) the parent's death, then leave the process.
 
         `linger`: seconds that `serve` gets to return by itself once the end was asked for.
@@ -68,7 +70,11 @@ class Life:
         os._exit(code)
 
     async def _serve(
-        self, serve: Serve, background: tuple[Callable[[], Awaitable[None]], ...], linger: float, watch_parent: bool
+        self,
+        serve: Serve,
+        background: tuple[Callable[[], Coroutine[Any, Any, None]], ...],
+        linger: float,
+        watch_parent: bool,
     ) -> None:
         ended = anyio.Event()
         _on_signals(ended)
@@ -115,7 +121,7 @@ def _on_signals(ended: anyio.Event) -> None:
     loop = asyncio.get_running_loop()
     asked = False
 
-    def ask(number: int, frame: FrameType | None) -> None:
+    def ask(_number: int, _frame: FrameType | None) -> None:
         nonlocal asked
         if asked:
             os._exit(1)

@@ -11,24 +11,21 @@ POLL_SECONDS = 1.0
 
 async def parent_died() -> None:
     """Return when the parent has ended; never, where that cannot be known."""
-    if sys.platform == "win32":
-        await to_thread.run_sync(_wait_for_windows_parent, abandon_on_cancel=True)
-        return
     parent = os.getppid()
-    while os.getppid() == parent:
+    if sys.platform == "win32":
+        # There a process keeps the id of a dead parent, so its handle is waited for instead.
+        await to_thread.run_sync(_wait_for_handle, parent, abandon_on_cancel=True)
+        return
+    while os.getppid() == parent:  # noqa: ASYNC110 - nothing tells a process of this but looking
         await anyio.sleep(POLL_SECONDS)
 
 
-def _wait_for_windows_parent() -> None:
-    """Wait for the parent's process handle; where none can be had, for ever."""
-    if sys.platform != "win32":
-        raise NotImplementedError
-    import ctypes
-    import threading
+if sys.platform == "win32":
 
-    synchronize, infinite = 0x00100000, 0xFFFFFFFF
-    kernel = ctypes.WinDLL("kernel32", use_last_error=True)
-    handle = kernel.OpenProcess(synchronize, False, os.getppid())
-    if not handle:
-        threading.Event().wait()
-    kernel.WaitForSingleObject(handle, infinite)
+    def _wait_for_handle(process: int) -> None:
+        import ctypes
+
+        synchronize, infinite = 0x00100000, 0xFFFFFFFF
+        kernel = ctypes.WinDLL("kernel32", use_last_error=True)
+        handle = kernel.OpenProcess(synchronize, False, process)
+        kernel.WaitForSingleObject(handle, infinite)

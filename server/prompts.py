@@ -100,6 +100,7 @@ def _prompt(sentence: ChatSentence, language: int) -> Prompt:
         description=sentence.sentences[language].format(**{n: a.default for n, a in sentence.arguments.items()}),
         arguments=arguments,
         fn=_renderer(sentence, language),
+        context_kwarg=None,
     )
 
 

@@ -103,7 +103,7 @@ def task_uri(task_id: str) -> str:
 
 def filled(values: Mapping[str, Any]) -> Any:
     """`values` without what is empty: None, '', [] and {}; 0 and false stay."""
-    return {name: value for name, value in values.items() if value is not None and value != "" and value != [] and value != {}}
+    return {name: value for name, value in values.items() if value not in (None, "", [], {})}
 
 
 def task_row(task: Task) -> TaskRow:

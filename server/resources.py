@@ -37,7 +37,11 @@ def add_resources(server: MCPServer, app: App) -> None:
         return await read(f"task://{task_id}", _task, app, task_id)
 
     @server.resource(
-        QUEUE_URI, name="queue-stats", title="Queue statistics", description="Tasks by status and priority.", mime_type=JSON
+        QUEUE_URI,
+        name="queue-stats",
+        title="Queue statistics",
+        description="Tasks by status and priority.",
+        mime_type=JSON,
     )
     async def queue_stats() -> str:
         return await read(QUEUE_URI, app.runtime.publisher.get_stats)

@@ -83,9 +83,7 @@ def _fenced(value: Json) -> str:
     return f"\n{text}\n" if "\n" in text or len(text) > 200 else text
 
 
-def _rows(
-    key: str, rows: Sequence[Mapping[str, Any]], untrusted: frozenset[str], fence: str, indent: str
-) -> list[str]:
+def _rows(key: str, rows: Sequence[Mapping[str, Any]], untrusted: frozenset[str], fence: str, indent: str) -> list[str]:
     columns = list(dict.fromkeys(name for row in rows for name in row))
     flat = not any(isinstance(value, Mapping) for row in rows for value in row.values())
     if flat and not untrusted & set(columns):

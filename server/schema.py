@@ -4,9 +4,11 @@ Results are TypedDicts. Their schema is read off the type hints here instead of 
 records behind `$ref` and cost start-up time for validators that nothing calls.
 """
 
+import builtins
+import typing
 from collections.abc import Mapping
 from types import NoneType
-from typing import Annotated, Any, ForwardRef, Literal, NotRequired, Required, get_args, get_origin, is_typeddict
+from typing import Annotated, Any, ForwardRef, NotRequired, Required, get_args, get_origin, is_typeddict
 
 from core.json_types import Json, JsonObject
 
@@ -98,22 +100,24 @@ def _records_in(hint: Any) -> list[type]:
 
 
 def _schema(hint: Any) -> JsonObject:
-    origin = get_origin(hint)
-    if origin is Annotated:
+    if get_origin(hint) is Annotated:
         base, *extras = get_args(hint)
-        schema = _schema(base)
-        for extra in extras:
-            if isinstance(extra, str):
-                schema["description"] = extra
-        return schema
+        described = [extra for extra in extras if isinstance(extra, str)]
+        return {**_schema(base), **({"description": described[0]} if described else {})}
     if hint is Any or hint == Json or isinstance(hint, ForwardRef):
         return {}
-    if origin is Literal:
-        return {"type": "string", "enum": list(get_args(hint))}
-    if origin is list:
-        return {"type": "array", "items": _schema(get_args(hint)[0])}
-    if origin is dict:
-        return {"type": "object", "additionalProperties": _schema(get_args(hint)[1])}
     if is_typeddict(hint):
         return result_schema(hint)
-    return {"type": SCALARS[hint]}
+    return _container(hint) or {"type": SCALARS[hint]}
+
+
+def _container(hint: Any) -> JsonObject:
+    parts = get_args(hint)
+    match get_origin(hint):
+        case typing.Literal:
+            return {"type": "string", "enum": list(parts)}
+        case builtins.list:
+            return {"type": "array", "items": _schema(parts[0])}
+        case builtins.dict:
+            return {"type": "object", "additionalProperties": _schema(parts[1])}
+    return {}

@@ -56,9 +56,9 @@ def serve(transport: str, host: str, port: int, database: str | None, handlers: 
         if sys.stdin.isatty():
             print(ON_A_TERMINAL, file=sys.stderr)  # noqa: T201 - for the person at the terminal
         Life(app.runtime).run(partial(_stdio, server), notifier.run, linger=0.0, watch_parent=True)
-    from server import http
+    from server.http import serve as serve_http
 
-    http.serve(settings, host, port)
+    serve_http(settings, host, port)
 
 
 def work(database: str | None, handlers: str | None) -> NoReturn:
@@ -77,5 +77,5 @@ def open_app(settings: Settings) -> App:
     return App(runtime, settings, ChangeFeed(runtime.publisher))
 
 
-async def _stdio(server: MCPServer, ended: anyio.Event) -> None:
+async def _stdio(server: MCPServer, _ended: anyio.Event) -> None:
     await server.run_stdio_async()

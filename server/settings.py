@@ -63,7 +63,10 @@ class Settings(BaseSettings):
         default="FULL", description="`FULL`: a published task survives a power cut; `NORMAL`: only a crash, but faster."
     )
     retention_days: float = Field(
-        default=30.0, ge=0, le=36500, description="Finished tasks are removed after this many days; 0 keeps them for ever."
+        default=30.0,
+        ge=0,
+        le=36500,
+        description="Finished tasks are removed after this many days; 0 keeps them for ever.",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="Least severe log lines to write to stderr."

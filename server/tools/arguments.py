@@ -17,6 +17,7 @@ from core.errors import InvalidArgument
 MAX_WAIT = 55.0
 """Seconds a tool may block: some hosts kill a call at 60."""
 DEFAULT_WAIT = 45.0
+WEEK = 7 * 86400.0
 YEAR = 366 * 86400.0
 MAX_NAME = 200
 

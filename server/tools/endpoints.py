@@ -39,6 +39,7 @@ class EndpointAdded(TypedDict, total=False):
 @ENDPOINTS.tool("Add an LLM endpoint", SETS)
 async def add_api_endpoint(
     call: Call,
+    *,
     name: Annotated[str, text("Name to call it by; the same name again replaces it.", least=1, most=100)],
     base_url: Annotated[
         str, text("API address without /chat/completions, e.g. https://api.deepseek.com/v1.", least=1, most=2_000)
@@ -46,8 +47,10 @@ async def add_api_endpoint(
     api_key: Annotated[str, text("The key itself. The model sees it: prefer api_key_env.", most=10_000)] = "",
     model: Annotated[str, text("Model to ask for, e.g. deepseek-chat.")] = "",
     priority: Annotated[int, whole("1 is preferred over 2.", 0, 1_000_000)] = 1,
-    max_requests_per_minute: Annotated[int, whole("Exact limit for any 60 s, over all processes; 0: none.", 0, 10**6)] = 60,
-    timeout: Annotated[float, number("Seconds one attempt may take.", 0.1, 3600)] = 30.0,
+    max_requests_per_minute: Annotated[
+        int, whole("Exact limit for any 60 s, over all processes; 0: none.", 0, 10**6)
+    ] = 60,
+    timeout: Annotated[float, number("Seconds one attempt may take.", 0.1, 3600)] = 30.0,  # noqa: ASYNC109
     provider: Annotated[
         Literal["openai", "anthropic", "fake"], choice("Wire format: openai fits all compatible APIs.")
     ] = "openai",
@@ -61,7 +64,7 @@ async def add_api_endpoint(
 
     def add() -> EndpointAdded:
         manager = call.app.runtime.manager
-        warnings = manager.add_endpoint(
+        manager.add_endpoint(
             ApiEndpoint(
                 name=name,
                 base_url=base_url,
@@ -79,13 +82,14 @@ async def add_api_endpoint(
             )
         )
         endpoint = manager.get_endpoint(name)
-        return added(endpoint, usable=name in manager.usable(), given=bool(api_key), warnings=list(warnings or ()))
+        return added(endpoint, usable=name in manager.usable(), given=bool(api_key))
 
     return await call.app.store(add)
 
 
-def added(endpoint: ApiEndpoint, *, usable: bool, given: bool, warnings: list[str]) -> EndpointAdded:
+def added(endpoint: ApiEndpoint, *, usable: bool, given: bool) -> EndpointAdded:
     """What the caller is told of a new endpoint: everything but the key."""
+    warnings: list[str] = []
     if given:
         warnings.append(SEEN.format(name=endpoint.name))
     if not endpoint.model:
@@ -209,6 +213,7 @@ class ChatAnswer(TypedDict, total=False):
 @ENDPOINTS.tool("Ask an LLM of the pool", CALLS_OUT)
 async def call_api(
     call: Call,
+    *,
     prompt: Annotated[str, text("What to ask.", least=1, most=1_000_000)],
     system: Annotated[str, text("System message.", most=100_000)] = "",
     model: Annotated[str, text("Model instead of the endpoint's own.")] = "",

@@ -44,9 +44,7 @@ async def publish_task_graph(
     made = await call.app.store(call.app.runtime.publisher.publish_graph, graph)
     ids = ",".join(task.task_id for task in made.values())
     rows: list[GraphRow] = [
-        filled(
-            {"key": key, "task_id": task.task_id, "status": task.status.value, "blocked_by": list(task.blocked_by)}
-        )
+        filled({"key": key, "task_id": task.task_id, "status": task.status.value, "blocked_by": list(task.blocked_by)})
         for key, task in made.items()
     ]
     last = rows[-1]["task_id"] if len(rows) > 50 else ids

@@ -162,7 +162,9 @@ class BoundTool(Tool):
         self._spec, self._app = spec, app
         self._untrusted = untrusted_keys(spec.record)
 
-    async def run(self, arguments: dict[str, Any], context: Context[Any, Any], convert_result: bool = False) -> CallToolResult:
+    async def run(
+        self, arguments: dict[str, Any], context: Context[Any, Any], convert_result: bool = False
+    ) -> CallToolResult:
         """Run the tool; every failure is a ToolError that says what happened and what to do."""
         try:
             checked = self._spec.arguments.check(self.name, arguments)
@@ -170,5 +172,5 @@ class BoundTool(Tool):
             return tool_result(record, self._untrusted)
         except MCPError:
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - every failure is worded in one place
             raise ToolError(self._app.redact(explain(error, self.name))) from None

@@ -1,6 +1,7 @@
 """Tools that publish, watch and change tasks."""
 
-from typing import Annotated, Any, Literal, Required, TypedDict
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, Required, TypedDict, cast
 
 from core.cloud.store.base import TaskQuery
 from core.cloud.task import Task, TaskStatus
@@ -22,6 +23,7 @@ from server.schema import UNTRUSTED
 from server.tools.arguments import (
     DEFAULT_WAIT,
     MAX_WAIT,
+    WEEK,
     YEAR,
     StatusFilter,
     any_when_empty,
@@ -81,6 +83,7 @@ def published(task: Task, why: str) -> Published:
 @TASKS.tool("Publish a task", ADDS)
 async def publish_enhanced_task(
     call: Call,
+    *,
     name: Annotated[
         str,
         text(
@@ -97,10 +100,12 @@ async def publish_enhanced_task(
         ),
     ] = "",
     priority: Annotated[int, whole("1 LOW, 2 NORMAL, 3 HIGH, 4 URGENT.", 1, 4)] = 2,
-    tags: Annotated[list[str], names("Comma-separated tags.")] = [],  # noqa: B006 - never mutated
-    timeout: Annotated[float, number("Seconds one attempt may run; 0: no limit.", 0, YEAR)] = 0.0,
-    expires_in: Annotated[float, number("Seconds after which it is no longer started; 0: never expires.", 0, YEAR)] = 0.0,
-    depends_on: Annotated[list[str], names("Comma-separated ids of tasks that must complete first.")] = [],  # noqa: B006
+    tags: Annotated[Sequence[str], names("Comma-separated tags.")] = "",
+    timeout: Annotated[float, number("Seconds one attempt may run; 0: no limit.", 0, WEEK)] = 0.0,  # noqa: ASYNC109
+    expires_in: Annotated[
+        float, number("Seconds after which it is no longer started; 0: never expires.", 0, YEAR)
+    ] = 0.0,
+    depends_on: Annotated[Sequence[str], names("Comma-separated ids of tasks that must complete first.")] = "",
     max_retries: Annotated[int, whole("Retries after a failure.", 0, 100)] = 3,
     delay: Annotated[float, number("Seconds before it may start.", 0, YEAR)] = 0.0,
     idempotency_key: Annotated[str, text("The same key again returns the first task instead of a new one.")] = "",
@@ -112,7 +117,6 @@ async def publish_enhanced_task(
 
     Follow it with wait_for_task. For several linked tasks use publish_task_graph.
     """
-
     arguments = publish_arguments(
         name=name,
         payload=payload,
@@ -154,9 +158,10 @@ class TaskList(TypedDict, total=False):
 @TASKS.tool("List tasks", READS)
 async def list_enhanced_tasks(
     call: Call,
+    *,
     status: Annotated[StatusFilter, any_when_empty, choice("Only tasks in this status.")] = "any",
     priority_min: Annotated[int, whole("Only this priority or higher (1 LOW .. 4 URGENT).", 0, 4)] = 0,
-    tags: Annotated[list[str], names("Only tasks with all of these comma-separated tags.")] = [],  # noqa: B006
+    tags: Annotated[Sequence[str], names("Only tasks with all of these comma-separated tags.")] = "",
     name: Annotated[str, text("Only tasks of this name.")] = "",
     ready: Annotated[bool, choice("Only tasks that could start now.")] = False,
     newest_first: Annotated[bool, choice("Newest first instead of by priority, then oldest.")] = False,
@@ -196,6 +201,7 @@ class TaskPart(TaskDetail, total=False):
 @TASKS.tool("Show a task", READS)
 async def get_task_status(
     call: Call,
+    *,
     task_id: Annotated[str, text(TASK_ID, least=1)],
     part: Annotated[
         Literal["all", "result", "payload", "error"], choice("all, or read one long value piece by piece with offset.")
@@ -211,7 +217,7 @@ async def get_task_status(
         if part != "all":
             return stretch(task, part, offset, max_chars)
         why = "" if task.done else publisher.why(task.task_id)
-        answer = TaskPart(**task_detail(task, publisher.attempts(task.task_id), why, max_chars))
+        answer = cast(TaskPart, task_detail(task, publisher.attempts(task.task_id), why, max_chars))
         if not task.done:
             answer["next"] = f'wait_for_task(task_id="{task.task_id}")'
         elif task.status is not TaskStatus.COMPLETED:
@@ -253,7 +259,8 @@ class Waited(TypedDict, total=False):
 @TASKS.tool("Wait for tasks", READS)
 async def wait_for_task(
     call: Call,
-    task_id: Annotated[list[str], names("One task id, or several separated by commas.", most=50)],
+    *,
+    task_id: Annotated[Sequence[str], names("One task id, or several separated by commas.", most=50)],
     timeout: Annotated[float, number("Seconds to wait at most.", 0, MAX_WAIT)] = DEFAULT_WAIT,  # noqa: ASYNC109 - a tool's argument
 ) -> Waited:
     """Wait until tasks have ended and return their results. Not yet done is no error: call it again.

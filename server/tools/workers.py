@@ -1,5 +1,6 @@
 """Tools for a chat that does tasks itself: take one under a lease, report how it went."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Required, TypedDict
 
 from core.cloud.task import Task
@@ -37,8 +38,9 @@ class Claimed(TypedDict, total=False):
 @WORKERS.tool("Claim tasks", ADDS)
 async def claim_task(
     call: Call,
+    *,
     worker: Annotated[str, text("Your name as a worker; use the same in update_task_status.", least=1, most=100)],
-    names: Annotated[list[str], names("Only tasks with one of these comma-separated names; empty: any.")] = [],  # noqa: B006
+    names: Annotated[Sequence[str], names("Only tasks with one of these comma-separated names; empty: any.")] = "",
     limit: Annotated[int, whole("Most tasks to take.", 1, 20)] = 1,
     lease: Annotated[float, number("Seconds until a task not reported on goes back to the queue.", 10, 86400)] = 900.0,
 ) -> Claimed:
@@ -72,7 +74,7 @@ def assignment(task: Task, publisher: Any) -> Assignment:
 
 def _next(tasks: list[Assignment], worker: str) -> str:
     if not tasks:
-        return "nothing is ready; list_enhanced_tasks(status=\"pending\") shows what waits"
+        return 'nothing is ready; list_enhanced_tasks(status="pending") shows what waits'
     first = tasks[0]
     return (
         f'update_task_status(task_id="{first["task_id"]}", status="completed", result=..., '
@@ -83,6 +85,7 @@ def _next(tasks: list[Assignment], worker: str) -> str:
 @WORKERS.tool("Report on a task", SETS)
 async def update_task_status(
     call: Call,
+    *,
     task_id: Annotated[str, text(TASK_ID, least=1)],
     status: Annotated[
         Literal["acknowledged", "running", "completed", "failed", "pending", "cancelled"],
@@ -91,7 +94,9 @@ async def update_task_status(
     result: Annotated[Any, json_or_text("With completed: the result, as JSON or plain text.")] = "",
     error: Annotated[str, text("With failed: what went wrong.", most=10_000)] = "",
     worker: Annotated[str, text("The worker name given to claim_task.", most=100)] = "manual",
-    attempt: Annotated[int, whole("The attempt given by claim_task; 0 skips the check that the task is still yours.", 0, 10**9)] = 0,
+    attempt: Annotated[
+        int, whole("The attempt given by claim_task; 0 skips the check that the task is still yours.", 0, 10**9)
+    ] = 0,
     progress: Annotated[float, number("Share done, 0 to 1.", 0, 1)] = 0.0,
 ) -> Changed:
     """Report on a task you claimed, or set its status by hand."""
