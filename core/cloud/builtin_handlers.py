@@ -4,6 +4,7 @@ import asyncio
 from typing import Final
 
 from core.cloud.handlers import HandlerRegistry
+from core.cloud.http_request import register_http_request
 from core.cloud.task_context import TaskContext
 from core.errors import Permanent
 from core.json_types import Json
@@ -33,6 +34,7 @@ async def sleep(payload: Json, context: TaskContext) -> Json:
 
 
 def register_builtins(registry: HandlerRegistry) -> None:
-    """Put the handlers of this module into `registry`."""
+    """Put echo, sleep and http_request into `registry`."""
     registry.register("echo", echo)
     registry.register("sleep", sleep)
+    register_http_request(registry)

@@ -275,7 +275,7 @@ class Executor:
             flight.claim.name,
         )
         with self._lock:
-            if self._lane is lane:
+            if self._lane is not None and self._lane is lane:
                 self._lane = None
         lane.close()
         for other in self._flights.all():
