@@ -331,10 +331,12 @@ class ScheduleRecord:
     """Seconds between runs, or None with `cron`."""
     cron: str | None
     timezone: str
+    """IANA name in which `cron` is read."""
     missed: str
     """`skip`, `once` or `all`: what to do about runs that were due while no process was there."""
     enabled: bool
     next_run: float | None
+    """None when it is switched off."""
     last_run: float | None
     last_task_id: str | None
     created_at: float
@@ -344,8 +346,8 @@ class ScheduleRecord:
 class ScheduleStore(Protocol):
     """Schedules that survive restarts and fire once whatever the number of processes."""
 
-    def save(self, record: ScheduleRecord) -> None:
-        """Insert, or replace the one with the same name."""
+    def add(self, record: ScheduleRecord) -> bool:
+        """Insert; False, and nothing done, when the name is taken (`fire` without tasks replaces)."""
         ...
 
     def get(self, name: str) -> ScheduleRecord | None: ...
@@ -365,9 +367,10 @@ class ScheduleStore(Protocol):
     def fire(
         self, before: ScheduleRecord, after: ScheduleRecord, tasks: Sequence[NewTask], now: float
     ) -> builtins.list[str] | None:
-        """Publish `tasks` and replace `before` by `after` in one transaction.
+        """Publish `tasks` and replace `before` by `after` (same name) in one transaction; returns the ids of the tasks.
 
-        None, and nothing done, when the stored row is no longer `before` (another process fired it).
+        The last of them becomes `last_task_id`. None, and nothing done, when the stored row is no longer `before`: another
+        process came first.
         """
         ...
 
