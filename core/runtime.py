@@ -91,7 +91,7 @@ class Runtime:
         if options.endpoints_from_env:
             for endpoint in discover(environ):
                 self.manager.add_endpoint(endpoint)
-        self.handlers = HandlerRegistry.with_builtins()
+        self.handlers = HandlerRegistry.with_builtins(self.url_policy)
         register_ai_call(self.handlers, self.manager)
         self.publisher = EnhancedCloudTaskPublisher(
             store=self.store, clock=self.clock, handlers=self.handlers, wakeup=self.wakeup
@@ -99,18 +99,6 @@ class Runtime:
         if options.handlers:
             load_handlers(options.handlers, self.publisher, self.manager)
         self.scheduler = CloudScheduler(self.publisher, clock=self.clock)
-        self.runner: TaskRunner | None = None
-        if options.concurrency:
-            self.runner = TaskRunner(
-                self.store,
-                self.handlers,
-                wakeup=self.wakeup,
-                concurrency=options.concurrency,
-                lease=options.lease,
-                clock=self.clock,
-                rng=rng,
-                worker_id=self.worker_id,
-            )
         duties = standard_duties(self.store.tasks, retention_days=options.retention_days or None)
         self._maintenance = Maintenance(
             self.store,
@@ -119,6 +107,19 @@ class Runtime:
             wakeup=self.wakeup,
             clock=self.clock,
         )
+        self.runner: TaskRunner | None = None
+        if options.concurrency:
+            self.runner = TaskRunner(
+                self.store,
+                self.handlers,
+                wakeup=self.wakeup,
+                concurrency=options.concurrency,
+                lease=options.lease,
+                maintenance=self._maintenance,
+                clock=self.clock,
+                rng=rng,
+                worker_id=self.worker_id,
+            )
 
     def start(self) -> None:
         """Listen for wake-ups, offer to do the upkeep, and run tasks."""

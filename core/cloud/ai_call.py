@@ -1,7 +1,7 @@
 """The `ai_call` handler: a task that asks a language model through the API pool."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol, Unpack, cast
 
 from core.cloud.chat import ChatOptions, ChatResult
@@ -73,7 +73,7 @@ def parse(payload: Json) -> tuple[str | Sequence[Message], ChatOptions]:
     return cast("Sequence[Message]", messages), options
 
 
-def _check_types(given: JsonObject) -> None:
+def _check_types(given: Mapping[str, Json]) -> None:
     for name in TEXTS:
         if not isinstance(given.get(name, ""), str):
             raise Permanent(f"ai_call has a {name} that is not text.")

@@ -8,6 +8,7 @@ from core.cloud.http_request import register_http_request
 from core.cloud.task_context import TaskContext
 from core.errors import Permanent
 from core.json_types import Json
+from core.network import UrlPolicy
 
 LONGEST_SLEEP: Final = 86_400.0
 STEPS: Final = 20
@@ -33,8 +34,8 @@ async def sleep(payload: Json, context: TaskContext) -> Json:
     return {"slept": seconds}
 
 
-def register_builtins(registry: HandlerRegistry) -> None:
+def register_builtins(registry: HandlerRegistry, policy: UrlPolicy | None = None) -> None:
     """Put echo, sleep and http_request into `registry`."""
     registry.register("echo", echo)
     registry.register("sleep", sleep)
-    register_http_request(registry)
+    register_http_request(registry, policy)

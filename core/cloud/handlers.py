@@ -6,12 +6,15 @@ import logging
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 from core.cloud.submission import check_name
 from core.cloud.task_context import TaskContext
 from core.errors import HeablcoinError, InvalidArgument, NoHandler
 from core.json_types import Json
+
+if TYPE_CHECKING:
+    from core.network import UrlPolicy
 
 log = logging.getLogger(__name__)
 
@@ -58,12 +61,14 @@ class HandlerRegistry:
         self._handlers: dict[str, Handler] = {}
 
     @classmethod
-    def with_builtins(cls) -> Self:
-        """A registry with the handlers that need nothing: echo, sleep and http_request."""
+    def with_builtins(cls, policy: "UrlPolicy | None" = None) -> Self:
+        """A registry with the handlers that need no key: echo, sleep, and http_request under `policy` (None: the
+        environment's).
+        """
         from core.cloud.builtin_handlers import register_builtins
 
         registry = cls()
-        register_builtins(registry)
+        register_builtins(registry, policy)
         return registry
 
     def register(

@@ -21,7 +21,7 @@ from core.cloud.executor import Executor
 from core.cloud.flight import Flight, Flights, StopReason
 from core.cloud.handlers import HandlerRegistry
 from core.cloud.lease_keeper import LeaseKeeper
-from core.cloud.maintenance import LEADER_TTL, Duty, Maintenance, standard_duties
+from core.cloud.maintenance import Maintenance, standard_duties
 from core.cloud.outcome import Outcomes
 from core.cloud.retry import RetryPolicy
 from core.cloud.store.base import Claim, Settlement, Store, WorkerInfo
@@ -44,8 +44,8 @@ class TaskRunner:
     """The part of a process that runs tasks. Thread-safe; all its threads are daemons.
 
     `concurrency` attempts run at once. `lease` is how many seconds after the death of this process its tasks are given
-    to others. `wakeup` is shared with the publisher of this process, so that a publish starts a task at once. `duties`
-    is the upkeep this process offers to do (None: `standard_duties`).
+    to others. `wakeup` is shared with the publisher of this process, so that a publish starts a task at once.
+    `maintenance` is this process's share in the upkeep; None makes one with the standard duties.
     """
 
     def __init__(
@@ -58,16 +58,14 @@ class TaskRunner:
         lease: float = 30.0,
         poll_interval: float = 1.0,
         retry: RetryPolicy | None = None,
-        duties: Sequence[Duty] | None = None,
-        leader_ttl: float = LEADER_TTL,
+        maintenance: Maintenance | None = None,
         clock: Clock | None = None,
         rng: random.Random | None = None,
         worker_id: str | None = None,
     ) -> None:
-        if concurrency < 1 or lease <= 0 or poll_interval <= 0 or leader_ttl <= 0:
+        if concurrency < 1 or lease <= 0 or poll_interval <= 0:
             raise InvalidArgument(
-                f"A runner cannot have concurrency={concurrency}, lease={lease}, poll_interval={poll_interval}, "
-                f"leader_ttl={leader_ttl}.",
+                f"A runner cannot have concurrency={concurrency}, lease={lease}, poll_interval={poll_interval}.",
                 "use a concurrency of 1 or more, and seconds above 0.",
             )
         clock = clock or SystemClock()
@@ -121,13 +119,8 @@ class TaskRunner:
             settle=self._exchanger.settle,
             report=self._keeper.report,
         )
-        self._maintenance = Maintenance(
-            store,
-            standard_duties(store.tasks) if duties is None else duties,
-            worker=self.worker_id,
-            wakeup=self._wakeup,
-            clock=clock,
-            leader_ttl=leader_ttl,
+        self._maintenance = maintenance or Maintenance(
+            store, standard_duties(store.tasks), worker=self.worker_id, wakeup=self._wakeup, clock=clock
         )
 
     @property
@@ -240,8 +233,6 @@ class TaskRunner:
 
     def _announce(self, settlements: Sequence[Settlement]) -> None:
         self._announcer.tell([each.task_id for each in settlements], work=True)
-        if any(each.run_at is not None for each in settlements):
-            self._maintenance.poke()
 
 
 def _nothing() -> None:
