@@ -30,7 +30,7 @@ async def serve(kind: str, folder: Path) -> AsyncIterator[str]:
         "HEABLCOIN_CLOUD_DATABASE": str(folder / f"{kind}.db"),
         "HEABLCOIN_CLOUD_TOKEN": token,
         "HEABLCOIN_CLOUD_KEYS": "process",
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", "")))),
     }
     command = [sys.executable, "-m", MODULES[kind], "serve", "--transport", "http", "--port", str(port)]
     process = _start(command, folder, environment, log)
