@@ -20,16 +20,19 @@ from core.cloud.chat import ChatOptions, ChatResult, request_of, usage_of
 from core.cloud.drivers import adrive, as_work, drive
 from core.cloud.endpoint import ApiEndpoint, ApiStatus, is_whole
 from core.cloud.hedge import checked_hedge
-from core.cloud.ledger import Ledger, MemoryLedger
-from core.cloud.member import Member
+from core.cloud.ledger import PoolStore
+from core.cloud.membership import Membership
+from core.cloud.memory_ledger import MemoryPoolStore
 from core.cloud.pool import Pool
 from core.cloud.pool_call import CallPlan
 from core.cloud.portal import Portal
 from core.cloud.providers.base import ChatAnswer, Message, Provider
-from core.cloud.redaction import redact
+from core.cloud.secrets import KeyStore
 from core.cloud.selection import check_strategy
 from core.cloud.statistics import pool_stats
 from core.errors import InvalidArgument
+from core.network import UrlPolicy
+from core.redaction import redact
 
 __all__ = ["ApiEndpoint", "ApiManager", "ApiStatus", "AttemptRecord", "ChatResult"]
 
@@ -45,49 +48,56 @@ class ApiManager:
 
     def __init__(
         self,
-        store: Ledger | None = None,
+        store: PoolStore | None = None,
         *,
         clock: Clock | None = None,
         rng: random.Random | None = None,
         providers: Mapping[str, Provider] | None = None,
+        url_policy: UrlPolicy | None = None,
+        keys: KeyStore | None = None,
         hedge_after: float | str | None = None,
     ) -> None:
         self._clock = clock or SystemClock()
         self._lock = threading.RLock()
-        self._ledger: Ledger = store or MemoryLedger()
-        self._pool = Pool(self._ledger, self._clock, rng or random.Random(), self._redact)
+        self._store: PoolStore = store or MemoryPoolStore()
+        self._pool = Pool(self._clock, rng or random.Random(), self._redact, shared=self._store.shared)
+        self._membership = Membership(self._pool, self._store, keys, url_policy)
+        self._url_policy = url_policy
         self._providers: dict[str, Provider] = dict(providers or {})
         self._hedge_after = checked_hedge(hedge_after)
         self._portal: Portal | None = None
 
     # Endpoints
 
-    def add_endpoint(self, endpoint: ApiEndpoint) -> None:
-        """Add an endpoint, or replace the one of that name; a replaced one starts with a clean health and the same limit window."""
+    def add_endpoint(self, endpoint: ApiEndpoint) -> list[str]:
+        """Add an endpoint, or replace the one of that name; returns warnings in words, mostly none.
+
+        A replaced one starts with a clean health, and its limit goes on counting. Raises InvalidArgument, UrlRefused for an address that
+        this installation may not call, KeyStoreError when its key cannot be kept.
+        """
         if not isinstance(endpoint, ApiEndpoint):
             raise InvalidArgument("add_endpoint takes an ApiEndpoint.", "pass ApiEndpoint(name=..., base_url=...)")
-        with self._lock:
-            member = Member(endpoint, self._ledger.open(endpoint))
-            self._pool.install({**self._pool.members, endpoint.name: member}.values())
+        return self._membership.add(endpoint)
 
     def remove_endpoint(self, name: str) -> None:
-        """Remove an endpoint; calls under way end normally. Raises UnknownEndpoint."""
-        with self._lock:
-            self._pool.get(name)
-            self._ledger.forget(name)
-            self._pool.install(member for member in self._pool.members.values() if member.name != name)
+        """Remove an endpoint and forget its key; calls under way end normally. Raises UnknownEndpoint."""
+        self._refresh()
+        self._membership.remove(name)
 
     def get_endpoint(self, name: str) -> ApiEndpoint:
         """The endpoint of that name. Raises UnknownEndpoint."""
+        self._refresh()
         return self._pool.get(name).endpoint
 
     @property
     def endpoints(self) -> list[ApiEndpoint]:
         """All endpoints, in the order they were added."""
+        self._refresh()
         return [member.endpoint for member in self._pool.members.values()]
 
     def usable(self) -> set[str]:
         """Names of the endpoints whose key this process has (or that need none)."""
+        self._refresh()
         return {member.name for member in self._pool.members.values() if not member.keyless}
 
     # Calls
@@ -109,6 +119,7 @@ class ApiManager:
         which has `endpoint.timeout` to go by. A 400, 413 or 422 is raised as it came. Raises AllEndpointsFailed (a RuntimeError),
         InvalidArgument, UnknownEndpoint.
         """
+        self._refresh()
         plan = self._plan(max_retries, strategy, backoff_factor, deadline=deadline, endpoint=endpoint)
         success = drive(self._pool, plan, func)
         return success.result, success.flight.member.endpoint
@@ -129,6 +140,7 @@ class ApiManager:
         With `hedge_after` (seconds, or "p95" for the endpoint's own 95th percentile) a second endpoint is asked when the first takes
         longer, and the slower one is cancelled; at most a fifth of the calls do so.
         """
+        await self._arefresh()
         plan = self._plan(
             max_retries, strategy, backoff_factor, deadline=deadline, endpoint=endpoint, hedge_after=hedge_after
         )
@@ -137,6 +149,7 @@ class ApiManager:
 
     async def achat(self, messages: str | Sequence[Message], **options: Unpack[ChatOptions]) -> ChatResult:
         """Ask a language model; failures are handled as in `call_with_retry`. `messages` may be one text."""
+        await self._arefresh()
         request = request_of(messages, options)
         plan = self._chat_plan(options)
 
@@ -169,17 +182,13 @@ class ApiManager:
 
     def get_stats(self) -> dict[str, Any]:
         """What the pool did and how it is. The guide's keys, and numbers beside its texts."""
+        self._membership.refresh()
         return pool_stats(self._pool)
 
     def reset_stats(self, name: str | None = None) -> None:
         """Set the counts of one endpoint (or all) to zero and lift its holds; limits go on counting."""
-        with self._lock:
-            if name is not None:
-                self._pool.get(name)
-            self._ledger.reset(name)
-            for member in self._pool.members.values():
-                if name in {None, member.name}:
-                    member.reset()
+        self._refresh()
+        self._membership.reset(name or None)
 
     def close(self) -> None:
         """Write down what is counted and close connections; a second call does nothing."""
@@ -188,7 +197,7 @@ class ApiManager:
             portal.run(self._close_providers())
             portal.close()
         self._pool.close()
-        self._ledger.close()
+        self._store.flush()
 
     async def aclose(self) -> None:
         """`close` for async code."""
@@ -200,6 +209,14 @@ class ApiManager:
             await provider.aclose()
 
     # Helpers
+
+    def _refresh(self) -> None:
+        if self._membership.due():
+            self._membership.refresh()
+
+    async def _arefresh(self) -> None:
+        if self._membership.due():
+            await asyncio.get_running_loop().run_in_executor(self._pool.executor, self._refresh)
 
     def _plan(
         self,
@@ -250,7 +267,9 @@ class ApiManager:
                 if provider is None:
                     from core.cloud.providers import provider_for
 
-                    provider = self._providers[endpoint.provider] = provider_for(endpoint.provider)
+                    provider = self._providers[endpoint.provider] = provider_for(
+                        endpoint.provider, policy=self._url_policy
+                    )
         return provider
 
     def _redact(self, text: str) -> str:

@@ -19,7 +19,7 @@ AsyncWork = Callable[[ApiEndpoint, float], Awaitable[Any]]
 
 def admit(pool: Pool, command: Admit) -> int | Refused:
     """Take a slot; with a shared ledger this is a short transaction."""
-    return command.member.account.admit(pool.time(), pool.clock.now(), last_resort=command.last_resort)
+    return command.member.account.admit(pool.clock, last_resort=command.last_resort)
 
 
 def drive(
@@ -76,7 +76,7 @@ async def adrive(pool: Pool, plan: CallPlan, work: AsyncWork) -> Success:
         while True:
             command = steps.send(event)
             if type(command) is Admit:
-                event = await _admit(pool, command) if pool.ledger.shared else admit(pool, command)
+                event = await _admit(pool, command) if pool.shared else admit(pool, command)
             elif type(command) is Pause:
                 await asyncio.sleep(command.seconds)
                 event = None

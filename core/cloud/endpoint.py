@@ -1,10 +1,11 @@
 """An endpoint of the pool: where an LLM API is, what it costs, how much it may be used. Pure."""
 
+import copy
 import math
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import InitVar, dataclass, field, fields
+from collections.abc import Callable, Mapping
+from dataclasses import InitVar, dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlsplit
@@ -105,17 +106,23 @@ class ApiEndpoint:
             found = os.environ.get(self.api_key_env, "").strip()
             if found:
                 return found
-        return self.given_key
+        return self._secret.kept() or self.given_key
 
     @property
     def given_key(self) -> str:
-        """The key given directly, not the one of `api_key_env`; '' when there is none."""
-        secret: _Secret = self._key  # type: ignore[attr-defined]
-        return secret.reveal()
+        """The key given directly, wherever else one may be found; '' when there is none."""
+        return self._secret.given()
 
-    def with_key(self, api_key: str) -> "ApiEndpoint":
-        """The same endpoint with another directly given key."""
-        return ApiEndpoint(api_key=api_key, **{item.name: getattr(self, item.name) for item in fields(self)})
+    def with_key_from(self, kept: Callable[[], str]) -> "ApiEndpoint":
+        """The same endpoint, whose key `kept` is asked for each time; it goes before a key given directly."""
+        other = copy.copy(self)
+        object.__setattr__(other, "_key", _Secret(self.given_key, kept))
+        return other
+
+    @property
+    def _secret(self) -> "_Secret":
+        secret: _Secret = self._key  # type: ignore[attr-defined]
+        return secret
 
     def cost(self, tokens_in: int, tokens_out: int) -> float:
         """What this many tokens cost here."""
@@ -123,18 +130,21 @@ class ApiEndpoint:
 
 
 class _Secret:
-    """Text that shows itself only when asked to."""
+    """A key that shows itself only when asked to; neither printing nor pickling it tells it."""
 
-    __slots__ = ("_text",)
+    __slots__ = ("_given", "_kept")
 
-    def __init__(self, text: str) -> None:
-        self._text = text
+    def __init__(self, given: str, kept: Callable[[], str] | None = None) -> None:
+        self._given, self._kept = given, kept
 
-    def reveal(self) -> str:
-        return self._text
+    def given(self) -> str:
+        return self._given
+
+    def kept(self) -> str:
+        return self._kept() if self._kept is not None else ""
 
     def __repr__(self) -> str:
-        return "<secret>" if self._text else "<no secret>"
+        return "<key>" if self._given or self._kept else "<no key>"
 
     def __deepcopy__(self, memo: object) -> "_Secret":
         return self

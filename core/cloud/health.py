@@ -26,6 +26,9 @@ LONGEST_LIMIT_HOLD = 60.0
 JITTER = 0.2
 """Holds vary by this share either way, so that processes do not probe in step."""
 
+CLOCK_SKEW = 1.0
+"""Seconds by which two readings of one wall clock may differ before it counts as put back."""
+
 _HOLDS = {
     OutcomeClass.TRANSIENT: (FIRST_HOLD, LONGEST_HOLD),
     OutcomeClass.ENDPOINT_FAULT: (FIRST_FAULT_HOLD, LONGEST_FAULT_HOLD),
@@ -115,6 +118,16 @@ class Health:
             self.held_until = max(self.held_until, now + self.hold * (1 + JITTER * jitter))
         if outcome.retry_after is not None:
             self.held_until = max(self.held_until, now + outcome.retry_after)
+
+    def rewind(self, now: float) -> bool:
+        """Whether the wall clock was put back; what is known then counts from now, lest a hold last until the old time comes again."""
+        ahead = self.held_from - now
+        if ahead <= CLOCK_SKEW:
+            return False
+        self.held_from -= ahead
+        self.held_until = max(0.0, self.held_until - ahead)
+        self.probe_until = max(0.0, self.probe_until - ahead)
+        return True
 
     def exhausted(self, until: float, now: float) -> None:
         """The endpoint's own headers say that nothing is left until `until`."""

@@ -31,10 +31,11 @@ class Member:
         "last_resort_at",
         "latency",
         "name",
+        "needs_key",
         "ready_at",
     )
 
-    def __init__(self, endpoint: ApiEndpoint, account: Account) -> None:
+    def __init__(self, endpoint: ApiEndpoint, account: Account, *, needs_key: bool = False) -> None:
         self.name = endpoint.name
         self.endpoint = endpoint
         self.account = account
@@ -45,6 +46,7 @@ class Member:
         """Moving share of recent calls that failed."""
         self.blocked: Refused | None = None
         """The newest refusal that was not about health."""
+        self.needs_key = needs_key
         self.keyless = False
         """It needs a key that this process does not have."""
         self.ready_at = 0.0

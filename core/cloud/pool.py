@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from core.clock import Clock
 from core.cloud.call_outcome import CANCELLED, Outcome
 from core.cloud.hedge import HedgeBudget
-from core.cloud.ledger import Ledger
 from core.cloud.member import Member
 from core.cloud.selection import Roster
 from core.cloud.tally import Report
@@ -46,10 +45,12 @@ NO_USAGE = Usage()
 class Pool:
     """Members by name and everything a call needs to decide. Members are replaced, never changed, when settings change."""
 
-    def __init__(self, ledger: Ledger, clock: Clock, rng: random.Random, redact: Callable[[str], str]) -> None:
-        self.ledger, self.clock, self.rng = ledger, clock, rng
+    def __init__(self, clock: Clock, rng: random.Random, redact: Callable[[str], str], *, shared: bool) -> None:
+        self.clock, self.rng = clock, rng
+        self.shared = shared
+        """Its books are in a database, so that asking them may take a while."""
         self.redact = redact
-        self.time: Callable[[], float] = clock.now if ledger.shared else clock.monotonic
+        self.time: Callable[[], float] = clock.now if shared else clock.monotonic
         self.members: dict[str, Member] = {}
         self.roster = Roster((), rng)
         self.hedges = HedgeBudget()

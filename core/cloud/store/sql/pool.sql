@@ -1,0 +1,117 @@
+-- name: version
+-- What processes compare to learn that settings or holds were changed elsewhere.
+SELECT version FROM pool_version WHERE id = 1;
+
+-- name: bump
+UPDATE pool_version SET version = version + 1 WHERE id = 1 RETURNING version;
+
+-- name: save_endpoint
+-- Replacing keeps the position, so that the order stays that of the first adding.
+INSERT INTO pool_endpoint (name, position, settings, needs_key)
+VALUES (:name, (SELECT coalesce(max(position), 0) + 1 FROM pool_endpoint), :settings, :needs_key)
+ON CONFLICT (name) DO UPDATE SET settings = excluded.settings, needs_key = excluded.needs_key;
+
+-- name: remove_endpoint
+DELETE FROM pool_endpoint WHERE name = ? RETURNING name;
+
+-- name: endpoints
+-- A handful of rows; sorted by the caller.
+SELECT position, name, settings, needs_key FROM pool_endpoint WHERE name > '';
+
+-- name: clean_health
+-- New settings and resets start without a hold.
+INSERT OR REPLACE INTO pool_health (endpoint) VALUES (?);
+
+-- name: health
+SELECT failures, kind, hold, held_from, held_until, probe, probe_until FROM pool_health WHERE endpoint = ?;
+
+-- name: save_health
+UPDATE pool_health
+SET failures = ?, kind = ?, hold = ?, held_from = ?, held_until = ?, probe = ?, probe_until = ?
+WHERE endpoint = ?;
+
+-- name: ring
+-- The newest start, and the one `limit` places before the next: the two facts that decide.
+SELECT newest.seq, newest.at, oldest.at
+FROM (SELECT seq, at FROM pool_start WHERE endpoint = :endpoint ORDER BY seq DESC LIMIT 1) AS newest
+LEFT JOIN pool_start AS oldest ON oldest.endpoint = :endpoint AND oldest.seq = newest.seq - :limit + 1;
+
+-- name: start
+INSERT INTO pool_start (endpoint, seq, at) VALUES (?, ?, ?);
+
+-- name: drop_starts
+-- Of the oldest two those out of the window: no call pays for a backlog. The newest always stays, because it carries `seq`.
+DELETE FROM pool_start
+WHERE endpoint = :endpoint AND seq IN (
+    SELECT seq FROM (SELECT seq, at FROM pool_start WHERE endpoint = :endpoint ORDER BY seq LIMIT 2)
+    WHERE at <= :before AND seq < :newest
+);
+
+-- name: pull_back_starts
+-- The wall clock was put back: starts in the future count as having happened now.
+UPDATE pool_start SET at = :now WHERE endpoint = :endpoint AND at > :now;
+
+-- name: starts_since
+SELECT count(*) FROM pool_start WHERE endpoint = ? AND at > ?;
+
+-- name: flights
+SELECT count(*) FROM pool_flight WHERE endpoint = ? AND expires_at > ?;
+
+-- name: add_flight
+INSERT INTO pool_flight (endpoint, token, expires_at) VALUES (?, ?, ?);
+
+-- name: end_flight
+DELETE FROM pool_flight WHERE endpoint = ? AND token = ?;
+
+-- name: drop_flights
+-- Those of processes that died.
+DELETE FROM pool_flight WHERE endpoint = ? AND expires_at <= ?;
+
+-- name: spending
+SELECT requests, tokens, cost FROM pool_spending WHERE endpoint = ? AND day = ?;
+
+-- name: spend
+INSERT INTO pool_spending (endpoint, day, requests, tokens, cost) VALUES (?, ?, ?, ?, ?)
+ON CONFLICT (endpoint, day) DO UPDATE
+SET requests = requests + excluded.requests, tokens = tokens + excluded.tokens, cost = cost + excluded.cost;
+
+-- name: add_total
+-- Sums add up in any order; of the errors the newest stays. Nothing for an endpoint that was removed meanwhile.
+INSERT INTO pool_total (endpoint, seconds, tokens_in, tokens_out, cost, last_error, last_error_at, last_used_at)
+SELECT name, :seconds, :tokens_in, :tokens_out, :cost, :last_error, :last_error_at, :last_used_at
+FROM pool_endpoint WHERE name = :endpoint
+ON CONFLICT (endpoint) DO UPDATE SET
+    seconds = seconds + excluded.seconds,
+    tokens_in = tokens_in + excluded.tokens_in,
+    tokens_out = tokens_out + excluded.tokens_out,
+    cost = cost + excluded.cost,
+    last_error = CASE WHEN excluded.last_error_at > last_error_at THEN excluded.last_error ELSE last_error END,
+    last_error_at = max(last_error_at, excluded.last_error_at),
+    last_used_at = max(last_used_at, excluded.last_used_at)
+RETURNING 1;
+
+-- name: add_outcome
+INSERT INTO pool_outcome (endpoint, outcome, count) VALUES (?, ?, ?)
+ON CONFLICT (endpoint, outcome) DO UPDATE SET count = count + excluded.count;
+
+-- name: add_latency
+INSERT INTO pool_latency (endpoint, bucket, count) VALUES (?, ?, ?)
+ON CONFLICT (endpoint, bucket) DO UPDATE SET count = count + excluded.count;
+
+-- name: total
+SELECT seconds, tokens_in, tokens_out, cost, last_error, last_error_at, last_used_at FROM pool_total WHERE endpoint = ?;
+
+-- name: outcomes
+SELECT outcome, count FROM pool_outcome WHERE endpoint = ?;
+
+-- name: latencies
+SELECT bucket, count FROM pool_latency WHERE endpoint = ?;
+
+-- name: clear_total
+DELETE FROM pool_total WHERE endpoint = ?;
+
+-- name: clear_outcomes
+DELETE FROM pool_outcome WHERE endpoint = ?;
+
+-- name: clear_latencies
+DELETE FROM pool_latency WHERE endpoint = ?;
