@@ -19,7 +19,8 @@ from core.cloud.maintenance import Maintenance, Schedules, standard_duties
 from core.cloud.runner import TaskRunner, new_worker_id
 from core.cloud.scheduler import CloudScheduler
 from core.cloud.secrets import KeyStore
-from core.cloud.store import SqliteStore, open_store
+from core.cloud.store import open_store
+from core.cloud.store.sqlite import SqliteStore
 from core.cloud.wakeup import WakeUp
 from core.network import UrlPolicy
 
