@@ -11,12 +11,15 @@ holds, spending and statistics with every other process on the same database.
 import asyncio
 import random
 import threading
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, TypeVar, Unpack
 
 from core.clock import Clock, SystemClock
 from core.cloud.attempts import AttemptRecord
 from core.cloud.chat import ChatOptions, ChatResult, request_of, usage_of
+from core.cloud.chat_stream import stream_chat
 from core.cloud.drivers import adrive, as_work, drive
 from core.cloud.endpoint import ApiEndpoint, ApiStatus, is_whole
 from core.cloud.hedge import checked_hedge
@@ -24,9 +27,9 @@ from core.cloud.ledger import PoolStore
 from core.cloud.membership import Membership
 from core.cloud.memory_ledger import MemoryPoolStore
 from core.cloud.pool import Pool
-from core.cloud.pool_call import CallPlan
+from core.cloud.pool_call import CallPlan, no_usage
 from core.cloud.portal import Portal
-from core.cloud.providers.base import ChatAnswer, Message, Provider
+from core.cloud.providers.base import ChatAnswer, ChatChunk, Message, Provider
 from core.cloud.secrets import KeyStore
 from core.cloud.selection import check_strategy
 from core.cloud.statistics import pool_stats
@@ -177,6 +180,19 @@ class ApiManager:
             if self._portal is None:
                 self._portal = Portal()
         return self._portal.run(self.achat(messages, **options))
+
+    async def astream(
+        self, messages: str | Sequence[Message], **options: Unpack[ChatOptions]
+    ) -> AsyncIterator[ChatChunk]:
+        """The answer as it comes. Other endpoints are asked until a first token came; a failure after it raises ProviderError with the
+        text so far in `partial`. Not hedged.
+        """
+        await self._arefresh()
+        request = request_of(messages, options)
+        plan = replace(self._chat_plan(options), hedge_after=None, keep_open=True, usage_of=no_usage)
+        async with aclosing(stream_chat(self._pool, plan, request, self._provider)) as chunks:
+            async for chunk in chunks:
+                yield chunk
 
     # Statistics
 

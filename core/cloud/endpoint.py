@@ -93,7 +93,8 @@ class ApiEndpoint:
                 "The api_key must be text.", "pass the key itself, or name its variable in api_key_env"
             )
         object.__setattr__(self, "_key", _Secret(given.strip()))
-        object.__setattr__(self, "base_url", str(self.base_url).strip().rstrip("/"))
+        if self.provider not in LOCAL_PROVIDERS:
+            object.__setattr__(self, "base_url", str(self.base_url).strip().rstrip("/"))
         for name in ("timeout", "weight", "cost_per_million_in", "cost_per_million_out", "max_cost_per_day"):
             value = getattr(self, name)
             if isinstance(value, int) and not isinstance(value, bool):

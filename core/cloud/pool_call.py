@@ -72,6 +72,11 @@ Command = Admit | Attempt | KeepWaiting | Pause
 Event = int | Refused | Landed | None
 
 
+def no_usage(_result: object) -> Usage:
+    """For results that tell nothing."""
+    return NO_USAGE
+
+
 @dataclass(frozen=True, slots=True)
 class CallPlan:
     """What the caller asked for."""
@@ -86,7 +91,7 @@ class CallPlan:
     hedge_after: float | str | None = None
     keep_open: bool = False
     """A success is the beginning of a stream: the caller settles its flight at the end."""
-    usage_of: Callable[[Any], Usage] = lambda _: NO_USAGE
+    usage_of: Callable[[Any], Usage] = no_usage
     """What a result says about tokens and limits."""
 
 
