@@ -20,8 +20,8 @@ from core.clock import Clock, SystemClock
 from core.cloud.handlers import HandlerRegistry, Isolation
 from core.cloud.manual_run import ManualRun, manual_worker_id
 from core.cloud.store import open_store
-from core.cloud.store.base import ClaimRequest, NewTask, Page, Published, Purged, StatusReport, Store, TaskQuery
-from core.cloud.submission import Submission, check_name, from_arguments, new_graph, new_task, tags_of
+from core.cloud.store.base import ClaimRequest, NewTask, Page, Purged, StatusReport, Store, TaskQuery
+from core.cloud.submission import Submission, as_published, check_name, from_arguments, new_graph, new_task, tags_of
 from core.cloud.task import (
     FINAL,
     HELD,
@@ -163,14 +163,14 @@ class EnhancedCloudTaskPublisher:
 
     def _store_tasks(self, new: Sequence[NewTask], now: float) -> list[Task]:
         published = self.store.tasks.publish(new, now)
-        self._announce(published)
-        return self._read([each.task_id for each in published])
-
-    def _announce(self, published: Sequence[Published]) -> None:
         created = [each.task_id for each in published if each.created]
         if created:
             log.debug("published %d task(s), first %s", len(created), created[0])
             self.wakeup.notify(created, origin=self)
+        return [
+            as_published(task, now) if each.created and not task.depends_on else self._existing(each.task_id)
+            for task, each in zip(new, published, strict=True)
+        ]
 
     def _read(self, task_ids: Sequence[str]) -> list[Task]:
         return [self._existing(task_id) for task_id in task_ids]

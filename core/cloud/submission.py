@@ -4,12 +4,14 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from datetime import UTC, datetime
 
+from core.clock import to_datetime
 from core.cloud.graph import LOCAL_KEY, check_graph, check_references, rename_references
 from core.cloud.store.base import NewTask
-from core.cloud.task import OnDependencyFailure, Task, TaskPriority, parse_priority
+from core.cloud.task import OnDependencyFailure, Task, TaskPriority, TaskStatus, parse_priority
 from core.errors import InvalidArgument
-from core.json_types import Json, dumps
+from core.json_types import Json, dumps, loads
 
 LONGEST_NAME = 100
 LARGEST_PAYLOAD = 1024 * 1024
@@ -119,6 +121,37 @@ def new_graph(said: Mapping[str, Submission], ids: Mapping[str, str], now: float
         except InvalidArgument as error:
             raise InvalidArgument(f"Task {key!r}: {error.message}", error.fix) from error
     return tasks
+
+
+def as_published(task: NewTask, now: float) -> Task:
+    """The task as it stands right after it was stored; only for one without dependencies, whose state nothing else decides."""
+    return Task(
+        task_id=task.task_id,
+        name=task.name,
+        status=TaskStatus.PENDING,
+        priority=task.priority,
+        payload=loads(task.payload),
+        tags=task.tags,
+        depends_on=(),
+        blocked_by=(),
+        on_dependency_failure=task.on_dependency_failure,
+        timeout=task.timeout,
+        max_retries=task.max_retries,
+        attempts=0,
+        interruptions=0,
+        idempotency_key=task.idempotency_key,
+        created_at=datetime.fromtimestamp(now, UTC),
+        run_at=to_datetime(task.run_at),
+        expires_at=to_datetime(task.expires_at),
+        started_at=None,
+        completed_at=None,
+        worker=None,
+        lease_until=None,
+        progress=None,
+        progress_message="",
+        result=None,
+        error=None,
+    )
 
 
 def capability_of(name: str, payload: Json) -> str:

@@ -7,51 +7,66 @@ from collections.abc import Iterable, Sequence
 import apsw
 
 from core.cloud.store.base import Claim, ClaimRequest, Settlement
-from core.cloud.store.publishing import DEPENDENCY, TASK, dependency_failed
-from core.cloud.store.queries import Queries, one
+from core.cloud.store.publishing import dependency_failed
+from core.cloud.store.queries import ATTEMPT, DEPENDENCY, TASK, Binding, many, one, rows
 from core.cloud.store.states import waiting_state
 from core.cloud.task import FINAL, AttemptOutcome, TaskStatus
-
-ATTEMPT = Queries("attempt")
 
 log = logging.getLogger(__name__)
 
 
 def settle(connection: apsw.Connection, settlements: Sequence[Settlement], now: float) -> list[Settlement]:
     """End attempts and let their dependents follow. Returns those refused: their worker no longer held the task."""
+    ended = _end(connection, settlements, now)
     refused: list[Settlement] = []
-    attempts: list[tuple[object, ...]] = []
-    outcomes: list[tuple[object, ...]] = []
-    completed: list[tuple[int, float]] = []
+    attempts: list[tuple[Binding, ...]] = []
+    outcomes: list[tuple[Binding, ...]] = []
+    parents: list[int] = []
     lost: list[tuple[int, str, str]] = []
     for done in settlements:
-        final = done.status in FINAL
-        state = done.status.value if final else waiting_state(0, done.run_at, now)
-        free = done.outcome is AttemptOutcome.INTERRUPTED
-        fence = (done.task_id, done.worker, done.attempt)
-        row = connection.execute(TASK["settle"], (state, now if final else None, done.run_at, *fence, free)).fetchone()
+        row = ended.pop((done.task_id, done.attempt, done.worker), None)
         if row is None:
             log.debug("late end of %s attempt %d by %s refused", done.task_id, done.attempt, done.worker)
             refused.append(done)
             continue
-        seq, started_at = row
+        seq, started_at, has_children = row
         attempts.append((seq, done.attempt, done.worker, started_at, now, done.outcome.value, done.error))
         outcomes.append((seq, done.result, done.error))
-        if done.status is TaskStatus.COMPLETED:
-            completed.append((seq, now))
-        elif final:
-            lost.append((seq, done.task_id, state))
-    if attempts:
-        connection.executemany(ATTEMPT["insert"], attempts)
-        connection.executemany(TASK["put_outcome"], outcomes)
-    free_dependents(connection, completed)
+        if has_children and done.status is TaskStatus.COMPLETED:
+            parents.append(seq)
+        elif has_children and done.status in FINAL:
+            lost.append((seq, done.task_id, done.status.value))
+    connection.executemany(ATTEMPT["insert"], attempts)
+    connection.executemany(TASK["put_outcome"], outcomes)
+    free_dependents(connection, parents, now)
     cancel_dependents(connection, lost, now)
     return refused
 
 
-def free_dependents(connection: apsw.Connection, completed: Iterable[tuple[int, float]]) -> None:
-    """Count the completed tasks, given as (seq, now), off their children; those that wait for no other get ready."""
-    connection.executemany(DEPENDENCY["free"], completed)
+def _end(
+    connection: apsw.Connection, settlements: Sequence[Settlement], now: float
+) -> dict[tuple[str, int, str], tuple[int, float, int]]:
+    """Write the new states of the tasks that are still held; (seq, started_at, has_children) by id, attempt and worker."""
+    bindings: list[tuple[Binding, ...]] = []
+    for done in settlements:
+        final = done.status in FINAL
+        bindings.append(
+            (
+                done.status.value if final else waiting_state(0, done.run_at, now),
+                now if final else None,
+                done.run_at,
+                done.outcome is AttemptOutcome.INTERRUPTED,
+                done.task_id,
+                done.worker,
+                done.attempt,
+            )
+        )
+    return {(row[0], row[1], row[2]): row[3:] for row in many(connection, TASK["settle"], bindings)}
+
+
+def free_dependents(connection: apsw.Connection, completed: Iterable[int], now: float) -> None:
+    """Count the completed tasks, given by seq, off their children; those that wait for no other get ready."""
+    connection.executemany(DEPENDENCY["free"], [(seq, now) for seq in completed])
 
 
 def cancel_dependents(connection: apsw.Connection, lost: Iterable[tuple[int, str, str]], now: float) -> int:
@@ -59,7 +74,7 @@ def cancel_dependents(connection: apsw.Connection, lost: Iterable[tuple[int, str
     count = 0
     for seq, task_id, state in lost:
         reason = dependency_failed(task_id, state)
-        cancelled = connection.execute(DEPENDENCY["cancel_dependents"], (seq, now)).fetchall()
+        cancelled = rows(connection, DEPENDENCY["cancel_dependents"], (seq, now))
         connection.executemany(TASK["put_outcome"], [(child, None, reason) for (child,) in cancelled])
         count += len(cancelled)
     return count
@@ -72,11 +87,11 @@ def claim(connection: apsw.Connection, request: ClaimRequest, now: float) -> lis
     hold = (request.status.value, request.worker, now + request.lease, now)
     if request.task_id is None:
         capabilities = capabilities_json(connection, request)
-        rows = connection.execute(TASK["claim"], (*hold, request.limit, capabilities)).fetchall()
+        taken = rows(connection, TASK["claim"], (*hold, request.limit, capabilities))
     else:
-        rows = connection.execute(TASK["claim_one"], (*hold, request.task_id)).fetchall()
-    rows.sort(key=lambda row: (-row[1], row[0]))
-    dependent = [row[0] for row in rows if row[9]]
+        taken = rows(connection, TASK["claim_one"], (*hold, request.task_id))
+    taken.sort(key=lambda row: (-row[1], row[0]))
+    dependent = [row[0] for row in taken if row[9]]
     parents = dependencies(connection, dependent) if dependent else {}
     return [
         Claim(
@@ -90,7 +105,7 @@ def claim(connection: apsw.Connection, request: ClaimRequest, now: float) -> lis
             interruptions=row[7],
             depends_on=tuple(task_id for task_id, _ in parents[row[0]]) if row[9] else (),
         )
-        for row in rows
+        for row in taken
     ]
 
 
@@ -104,7 +119,7 @@ def capabilities_json(connection: apsw.Connection, request: ClaimRequest) -> str
 def dependencies(connection: apsw.Connection, seqs: Sequence[int]) -> dict[int, list[tuple[str, str]]]:
     """(id, state) of the dependencies of each task, in the order of its depends_on."""
     found: dict[int, list[tuple[str, str]]] = {}
-    for child, parent, state in connection.execute(DEPENDENCY["of_tasks"], (json.dumps(list(seqs)),)):
+    for child, parent, state in rows(connection, DEPENDENCY["of_tasks"], (json.dumps(list(seqs)),)):
         found.setdefault(child, []).append((parent, state))
     return found
 
@@ -114,5 +129,5 @@ def renew(
 ) -> list[tuple[str, int]]:
     """Extend leases to `until`; returns those that are no longer the worker's."""
     bindings = [(until, task_id, worker, attempt) for task_id, attempt in held]
-    kept = {(str(row[0]), int(row[1])) for row in connection.executemany(TASK["renew"], bindings)}
+    kept = {(row[0], row[1]) for row in many(connection, TASK["renew"], bindings)}
     return [pair for pair in held if pair not in kept]

@@ -7,24 +7,21 @@ from dataclasses import dataclass, field
 import apsw
 
 from core.cloud.store.base import NewTask, Published
-from core.cloud.store.queries import Queries, one
+from core.cloud.store.queries import DEPENDENCY, TASK, Binding, first, one, rows
 from core.cloud.store.states import FINAL_STATES, waiting_state
 from core.cloud.task import OnDependencyFailure, TaskStatus
 from core.errors import InvalidArgument, UnknownTask
 
-TASK = Queries("task")
-DEPENDENCY = Queries("dependency")
-
 
 @dataclass(slots=True)
-class _Rows:
+class _Batch:
     """What one batch will insert, gathered first so that each table is written by one executemany."""
 
-    task: list[tuple[object, ...]] = field(default_factory=list)
-    body: list[tuple[object, ...]] = field(default_factory=list)
-    tag: list[tuple[object, ...]] = field(default_factory=list)
-    dependency: list[tuple[object, ...]] = field(default_factory=list)
-    outcome: list[tuple[object, ...]] = field(default_factory=list)
+    task: list[tuple[Binding, ...]] = field(default_factory=list)
+    body: list[tuple[Binding, ...]] = field(default_factory=list)
+    tag: list[tuple[Binding, ...]] = field(default_factory=list)
+    dependency: list[tuple[Binding, ...]] = field(default_factory=list)
+    outcome: list[tuple[Binding, ...]] = field(default_factory=list)
 
 
 def insert_tasks(connection: apsw.Connection, tasks: Sequence[NewTask], now: float) -> list[Published]:
@@ -33,7 +30,7 @@ def insert_tasks(connection: apsw.Connection, tasks: Sequence[NewTask], now: flo
     parents = _parents(connection, tasks, known)
     seq = int(one(connection, TASK["newest_seq"]))
     kinds: dict[tuple[str, str], int] = {}
-    rows = _Rows()
+    batch = _Batch()
     published: list[Published] = []
     for task in tasks:
         key = task.idempotency_key
@@ -46,17 +43,17 @@ def insert_tasks(connection: apsw.Connection, tasks: Sequence[NewTask], now: flo
         kind = kinds.get((task.capability, task.name))
         if kind is None:
             kind = kinds[task.capability, task.name] = kind_of(connection, task.capability, task.name)
-        parents[task.task_id] = (seq, _gather(rows, task, seq, kind, parents, now))
+        parents[task.task_id] = (seq, _gather(batch, task, seq, kind, parents, now))
         if key is not None:
             known[key] = task.task_id
         published.append(Published(task.task_id, created=True))
-    _write(connection, rows)
+    _write(connection, batch)
     return published
 
 
 def kind_of(connection: apsw.Connection, capability: str, name: str) -> int:
     """The number of this capability and name, new if need be."""
-    found = connection.execute(TASK["kind_find"], (capability, name)).fetchone()
+    found = first(connection, TASK["kind_find"], (capability, name))
     return int(found[0] if found else one(connection, TASK["kind_add"], (capability, name)))
 
 
@@ -69,7 +66,7 @@ def _known_keys(connection: apsw.Connection, tasks: Sequence[NewTask]) -> dict[s
         if key is None:
             continue
         if key not in wanted:
-            row = connection.execute(TASK["find_key"], (key,)).fetchone()
+            row = first(connection, TASK["find_key"], (key,))
             if row is not None:
                 known[key] = row[0]
             wanted[key] = (row[1], row[2]) if row is not None else (task.name, task.payload)
@@ -85,15 +82,16 @@ def _parents(
     connection: apsw.Connection, tasks: Sequence[NewTask], known: dict[str, str]
 ) -> dict[str, tuple[int, str]]:
     """(seq, state) by id of every stored task this batch refers to; UnknownTask for one that is nowhere."""
-    batch: set[str] = set()
+    earlier: set[str] = set()
     wanted: set[str] = set(known.values())
     for task in tasks:
-        wanted.update(parent for parent in task.depends_on if parent not in batch)
-        batch.add(task.task_id)
+        wanted.update(parent for parent in task.depends_on if parent not in earlier)
+        earlier.add(task.task_id)
     if not wanted:
         return {}
-    rows = connection.execute(DEPENDENCY["parents_by_id"], (json.dumps(list(wanted)),))
-    found = {str(row[0]): (int(row[1]), str(row[2])) for row in rows}
+    found = {
+        row[0]: (row[1], row[2]) for row in rows(connection, DEPENDENCY["parents_by_id"], (json.dumps(list(wanted)),))
+    }
     missing = wanted - found.keys()
     if missing:
         raise UnknownTask(
@@ -103,7 +101,7 @@ def _parents(
     return found
 
 
-def _gather(rows: _Rows, task: NewTask, seq: int, kind: int, parents: dict[str, tuple[int, str]], now: float) -> str:
+def _gather(batch: _Batch, task: NewTask, seq: int, kind: int, parents: dict[str, tuple[int, str]], now: float) -> str:
     """Add the rows of one task; returns the state it will have."""
     depends_on = list(dict.fromkeys(parents[parent][0] for parent in task.depends_on))
     states = [parents[parent] for parent in task.depends_on]
@@ -113,9 +111,9 @@ def _gather(rows: _Rows, task: NewTask, seq: int, kind: int, parents: dict[str, 
         for parent in task.depends_on:
             if (lost := parents[parent][1]) in FINAL_STATES and lost != TaskStatus.COMPLETED:
                 state = TaskStatus.CANCELLED.value
-                rows.outcome.append((seq, None, dependency_failed(parent, lost)))
+                batch.outcome.append((seq, None, dependency_failed(parent, lost)))
                 break
-    rows.task.append(
+    batch.task.append(
         (
             seq,
             task.task_id,
@@ -134,21 +132,21 @@ def _gather(rows: _Rows, task: NewTask, seq: int, kind: int, parents: dict[str, 
         )
     )
     tags = tuple(dict.fromkeys(task.tags))
-    rows.body.append((seq, task.payload, json.dumps(tags, ensure_ascii=False) if tags else None))
-    rows.tag.extend((tag, task.priority, seq) for tag in tags)
-    rows.dependency.extend((parent, seq, position) for position, parent in enumerate(depends_on))
+    batch.body.append((seq, task.payload, json.dumps(tags, ensure_ascii=False) if tags else None))
+    batch.tag.extend((tag, task.priority, seq) for tag in tags)
+    batch.dependency.extend((parent, seq, position) for position, parent in enumerate(depends_on))
     return state
 
 
-def _write(connection: apsw.Connection, rows: _Rows) -> None:
-    connection.executemany(TASK["insert"], rows.task)
-    connection.executemany(TASK["insert_body"], rows.body)
-    if rows.tag:
-        connection.executemany(TASK["insert_tag"], rows.tag)
-    if rows.dependency:
-        connection.executemany(DEPENDENCY["insert"], rows.dependency)
-    if rows.outcome:
-        connection.executemany(TASK["put_outcome"], rows.outcome)
+def _write(connection: apsw.Connection, batch: _Batch) -> None:
+    connection.executemany(TASK["insert"], batch.task)
+    connection.executemany(TASK["insert_body"], batch.body)
+    if batch.tag:
+        connection.executemany(TASK["insert_tag"], batch.tag)
+    if batch.dependency:
+        connection.executemany(DEPENDENCY["insert"], batch.dependency)
+    if batch.outcome:
+        connection.executemany(TASK["put_outcome"], batch.outcome)
 
 
 def dependency_failed(parent: str, status: str) -> str:

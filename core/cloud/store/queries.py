@@ -1,11 +1,14 @@
 """Named SQL: `sql/<noun>.sql` holds each statement under `-- name: ...` with a sentence of why."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
 import apsw
+
+Row = tuple[Any, ...]
+Binding = str | int | float | None
 
 _NAME = re.compile(r"^-- name: ([a-z0-9_]+)$", re.MULTILINE)
 
@@ -34,8 +37,30 @@ class Queries(Mapping[str, str]):
         return len(self._statements)
 
 
-def one(connection: apsw.Connection, statement: str, bindings: tuple[object, ...] = ()) -> Any:
+TASK = Queries("task")
+DEPENDENCY = Queries("dependency")
+ATTEMPT = Queries("attempt")
+WORKER = Queries("worker")
+LEADER = Queries("leader")
+
+
+def rows(connection: apsw.Connection, statement: str, bindings: tuple[Binding, ...] = ()) -> list[Row]:
+    """Every row of a statement."""
+    return connection.execute(statement, bindings).fetchall()
+
+
+def first(connection: apsw.Connection, statement: str, bindings: tuple[Binding, ...] = ()) -> Row | None:
+    """The first row of a statement, None when it gives none."""
+    return connection.execute(statement, bindings).fetchone()
+
+
+def one(connection: apsw.Connection, statement: str, bindings: tuple[Binding, ...] = ()) -> Any:
     """The single value of a statement that always gives a row."""
     row = connection.execute(statement, bindings).fetchone()
     assert row is not None, statement
     return row[0]
+
+
+def many(connection: apsw.Connection, statement: str, bindings: Sequence[tuple[Binding, ...]]) -> list[Row]:
+    """A statement once for each binding; all the rows they give."""
+    return connection.executemany(statement, bindings).fetchall() if bindings else []

@@ -8,15 +8,12 @@ import apsw
 
 from core.clock import to_datetime
 from core.cloud.store.base import Page, QueueStats, Situation, TaskQuery
-from core.cloud.store.claiming import ATTEMPT, dependencies
-from core.cloud.store.publishing import TASK
-from core.cloud.store.queries import Queries, one
+from core.cloud.store.claiming import dependencies
+from core.cloud.store.queries import ATTEMPT, TASK, WORKER, Binding, Row, first, one, rows
 from core.cloud.store.states import BLOCKED, HELD_STATES, LATER, READY, STATES_OF, STATUS_OF
 from core.cloud.task import Attempt, AttemptOutcome, OnDependencyFailure, Task, TaskPriority, TaskStatus, unknown_task
 from core.errors import InvalidArgument
 from core.json_types import loads
-
-WORKER = Queries("worker")
 
 AHEAD_LIMIT = 1000
 WORKER_TTL = 60.0
@@ -27,13 +24,13 @@ def tasks_at(connection: apsw.Connection, seqs: Sequence[int]) -> list[Task]:
     """Whole tasks in the order of `seqs`; those that are gone are left out."""
     if not seqs:
         return []
-    rows = {row[0]: row for row in connection.execute(TASK["show"], (json.dumps(list(seqs)),))}
+    found = {row[0]: row for row in rows(connection, TASK["show"], (json.dumps(list(seqs)),))}
     parents = dependencies(connection, seqs)
-    return [_task(rows[seq], parents.get(seq, ())) for seq in seqs if seq in rows]
+    return [_task(found[seq], parents.get(seq, ())) for seq in seqs if seq in found]
 
 
 def task_by_id(connection: apsw.Connection, task_id: str) -> Task | None:
-    row = connection.execute(TASK["seq_of"], (task_id,)).fetchone()
+    row = first(connection, TASK["seq_of"], (task_id,))
     return tasks_at(connection, [row[0]])[0] if row else None
 
 
@@ -45,7 +42,7 @@ def existing(connection: apsw.Connection, task_id: str) -> Task:
     return task
 
 
-def _task(row: tuple, parents: Sequence[tuple[str, str]]) -> Task:
+def _task(row: Row, parents: Sequence[tuple[str, str]]) -> Task:
     created_at = to_datetime(row[13])
     assert created_at is not None
     return Task(
@@ -78,18 +75,18 @@ def _task(row: tuple, parents: Sequence[tuple[str, str]]) -> Task:
 
 
 def newest_ids(connection: apsw.Connection, limit: int) -> list[str]:
-    return [row[0] for row in connection.execute(TASK["newest_ids"], (limit,))]
+    return [row[0] for row in rows(connection, TASK["newest_ids"], (limit,))]
 
 
 def attempts_of(connection: apsw.Connection, task_id: str) -> list[Attempt]:
     """The attempts that ended and the one that runs, oldest first."""
-    row = connection.execute(TASK["find"], (task_id,)).fetchone()
+    row = first(connection, TASK["find"], (task_id,))
     if row is None:
         return []
     seq, state, owner, attempt, started_at = row[:5]
     found = [
         _attempt(number, worker, start, end, outcome, error)
-        for number, worker, start, end, outcome, error in connection.execute(ATTEMPT["of_task"], (seq,))
+        for number, worker, start, end, outcome, error in rows(connection, ATTEMPT["of_task"], (seq,))
     ]
     if state in HELD_STATES:
         found.append(_attempt(attempt, owner, started_at, None, AttemptOutcome.RUNNING, None))
@@ -108,7 +105,7 @@ def page(connection: apsw.Connection, query: TaskQuery) -> Page:
     priorities = [int(p) for p in sorted(TaskPriority, reverse=True) if p >= (query.priority_min or 0)]
     kinds: list[int] | None = None
     if query.name is not None:
-        kinds = [row[0] for row in connection.execute(TASK["kinds_named"], (query.name,))]
+        kinds = [row[0] for row in rows(connection, TASK["kinds_named"], (query.name,))]
     ranges = _Ranges(connection, states, kinds, query.tags, query.limit + 1, newest=query.newest_first)
     walk = _newest_first(ranges, priorities, query) if query.newest_first else _oldest_first(ranges, priorities, query)
     found = []
@@ -165,8 +162,8 @@ class _Ranges:
             ]
         return heapq.merge(*parts, reverse=self._order == "newest")
 
-    def _seqs(self, name: str, *bindings: object) -> Iterator[int]:
-        return iter([row[0] for row in self._connection.execute(TASK[name], bindings)])
+    def _seqs(self, name: str, *bindings: Binding) -> Iterator[int]:
+        return iter([row[0] for row in rows(self._connection, TASK[name], bindings)])
 
 
 def _oldest_first(ranges: _Ranges, priorities: Iterable[int], query: TaskQuery) -> Iterator[tuple[int, int]]:
@@ -195,7 +192,7 @@ def stats(connection: apsw.Connection) -> QueueStats:
     by_state: dict[str, int] = dict.fromkeys(STATUS_OF, 0)
     by_priority: dict[int, int] = {int(priority): 0 for priority in TaskPriority}
     timed, seconds = 0, 0.0
-    for state, priority, tasks, timed_here, seconds_here in connection.execute(TASK["counters"]):
+    for state, priority, tasks, timed_here, seconds_here in rows(connection, TASK["counters"]):
         by_state[state] += tasks
         by_priority[priority] += tasks
         if state == TaskStatus.COMPLETED:
@@ -214,7 +211,7 @@ def stats(connection: apsw.Connection) -> QueueStats:
 
 def situation(connection: apsw.Connection, task_id: str, now: float) -> Situation | None:
     """What is known about why a task is not running."""
-    row = connection.execute(TASK["find"], (task_id,)).fetchone()
+    row = first(connection, TASK["find"], (task_id,))
     if row is None:
         return None
     seq, kind, priority = row[0], row[8], row[9]

@@ -6,9 +6,8 @@ import apsw
 
 from core.cloud.store import reading
 from core.cloud.store.base import StatusReport
-from core.cloud.store.claiming import ATTEMPT, cancel_dependents, free_dependents
-from core.cloud.store.publishing import DEPENDENCY, TASK
-from core.cloud.store.queries import one
+from core.cloud.store.claiming import cancel_dependents, free_dependents
+from core.cloud.store.queries import ATTEMPT, DEPENDENCY, TASK, first, one
 from core.cloud.store.states import BLOCKED, STATUS_OF
 from core.cloud.task import FINAL, HELD, AttemptOutcome, TaskStatus, check_transition, unknown_task
 from core.errors import InvalidTransition, LeaseLost
@@ -46,7 +45,7 @@ class Found:
 
 def find(connection: apsw.Connection, task_id: str) -> Found:
     """The task, or UnknownTask."""
-    row = connection.execute(TASK["find"], (task_id,)).fetchone()
+    row = first(connection, TASK["find"], (task_id,))
     if row is None:
         raise unknown_task(task_id, reading.newest_ids(connection, NEWEST_NAMED))
     return Found(task_id, *row[:7])
@@ -132,7 +131,7 @@ def end(
     connection.execute(TASK["move"], (task.seq, status.value, now, task.run_at))
     connection.execute(TASK["put_outcome"], (task.seq, result, error))
     if status is TaskStatus.COMPLETED:
-        free_dependents(connection, [(task.seq, now)])
+        free_dependents(connection, [task.seq], now)
         return 0
     return cancel_dependents(connection, [(task.seq, task.task_id, status.value)], now)
 

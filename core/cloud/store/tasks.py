@@ -2,7 +2,6 @@
 
 import builtins
 import json
-import logging
 from collections.abc import Collection, Sequence
 
 from core.cloud.store import claiming, publishing, reading, reporting, upkeep
@@ -21,12 +20,11 @@ from core.cloud.store.base import (
     TaskQuery,
 )
 from core.cloud.store.database import Database
-from core.cloud.store.publishing import TASK
-from core.cloud.store.queries import one
+from core.cloud.store.queries import TASK, first, one, rows
 from core.cloud.task import Attempt, Task, TaskStatus
 from core.failpoints import failpoint
 
-log = logging.getLogger(__name__)
+SHUT_DOWN = "Given back: its worker was shut down."
 
 
 class SqliteTaskStore:
@@ -49,10 +47,10 @@ class SqliteTaskStore:
 
     def resolve_id(self, prefix: str) -> str | None:
         with self._database.read() as connection:
-            rows = connection.execute(TASK["ids_from"], (prefix, prefix + "\U0010ffff")).fetchall()
-        if rows and rows[0][0] == prefix:
+            ids = [row[0] for row in rows(connection, TASK["ids_from"], (prefix, prefix + "\U0010ffff"))]
+        if prefix in ids:
             return prefix
-        return str(rows[0][0]) if len(rows) == 1 else None
+        return ids[0] if len(ids) == 1 else None
 
     def newest_ids(self, limit: int) -> builtins.list[str]:
         with self._database.read() as connection:
@@ -64,8 +62,8 @@ class SqliteTaskStore:
 
     def results(self, task_ids: Sequence[str]) -> dict[str, str]:
         with self._database.read() as connection:
-            rows = connection.execute(TASK["results"], (json.dumps(list(task_ids)),))
-            return {row[0]: "null" if row[1] is None else row[1] for row in rows}
+            found = rows(connection, TASK["results"], (json.dumps(list(task_ids)),))
+        return {task_id: "null" if result is None else result for task_id, result in found}
 
     def list(self, query: TaskQuery, now: float) -> Page:
         with self._database.snapshot() as connection:
@@ -104,7 +102,7 @@ class SqliteTaskStore:
 
     def progress(self, task_id: str, attempt: int, worker: str, share: float | None, message: str) -> bool:
         with self._database.write(durable=False) as connection:
-            row = connection.execute(TASK["holds"], (task_id, worker, attempt)).fetchone()
+            row = first(connection, TASK["holds"], (task_id, worker, attempt))
             if row is not None:
                 reporting.note_progress(connection, row[0], attempt, share, message)
             return row is not None
@@ -126,12 +124,10 @@ class SqliteTaskStore:
 
     def release(self, worker: str, now: float) -> int:
         with self._database.write() as connection:
-            rows = connection.execute(TASK["held_by"], (worker,)).fetchall()
-            for row in rows:
-                reporting.give_back(
-                    connection, reporting.find(connection, row[1]), now, "Given back: its worker was shut down."
-                )
-            return len(rows)
+            held = [row[1] for row in rows(connection, TASK["held_by"], (worker,))]
+            for task_id in held:
+                reporting.give_back(connection, reporting.find(connection, task_id), now, SHUT_DOWN)
+            return len(held)
 
     def maintain(self, now: float, poison_limit: int, limit: int = 500) -> Maintained:
         due = self.next_due()

@@ -6,9 +6,8 @@ from collections.abc import Collection
 import apsw
 
 from core.cloud.store.base import Maintained, Purged
-from core.cloud.store.claiming import ATTEMPT, cancel_dependents
-from core.cloud.store.publishing import TASK
-from core.cloud.store.queries import one
+from core.cloud.store.claiming import cancel_dependents
+from core.cloud.store.queries import ATTEMPT, TASK, one, rows
 from core.cloud.store.states import READY, STATES_OF
 from core.cloud.task import AttemptOutcome, TaskStatus
 
@@ -20,7 +19,7 @@ def maintain(connection: apsw.Connection, now: float, poison_limit: int, limit: 
     """One round; see TaskStore.maintain."""
     expired, followers = _expire(connection, now, limit)
     interrupted, poisoned, followers_of_poisoned = _take_back(connection, now, poison_limit, limit)
-    promoted = len(connection.execute(TASK["promote"], (now, limit)).fetchall())
+    promoted = len(rows(connection, TASK["promote"], (now, limit)))
     return Maintained(
         expired=expired,
         interrupted=interrupted,
@@ -31,17 +30,17 @@ def maintain(connection: apsw.Connection, now: float, poison_limit: int, limit: 
 
 
 def _expire(connection: apsw.Connection, now: float, limit: int) -> tuple[int, int]:
-    rows = connection.execute(TASK["expire"], (now, limit)).fetchall()
-    connection.executemany(TASK["put_outcome"], [(seq, None, EXPIRED) for seq, _ in rows])
-    lost = [(seq, task_id, TaskStatus.EXPIRED.value) for seq, task_id in rows]
-    return len(rows), cancel_dependents(connection, lost, now)
+    ended = rows(connection, TASK["expire"], (now, limit))
+    connection.executemany(TASK["put_outcome"], [(seq, None, EXPIRED) for seq, _ in ended])
+    lost = [(seq, task_id, TaskStatus.EXPIRED.value) for seq, task_id in ended]
+    return len(ended), cancel_dependents(connection, lost, now)
 
 
 def _take_back(connection: apsw.Connection, now: float, poison_limit: int, limit: int) -> tuple[int, int, int]:
     """Lost leases: (tasks pending again, tasks failed, dependents cancelled)."""
-    rows = connection.execute(TASK["lost"], (now, limit)).fetchall()
+    cut_off = rows(connection, TASK["lost"], (now, limit))
     lost: list[tuple[int, str, str]] = []
-    for seq, task_id, attempt, owner, started_at, interruptions in rows:
+    for seq, task_id, attempt, owner, started_at, interruptions in cut_off:
         record = (seq, attempt, owner, started_at, now, AttemptOutcome.INTERRUPTED.value, LEASE_ENDED)
         connection.execute(ATTEMPT["insert"], record)
         if interruptions + 1 > poison_limit:
@@ -54,7 +53,7 @@ def _take_back(connection: apsw.Connection, now: float, poison_limit: int, limit
             lost.append((seq, task_id, TaskStatus.FAILED.value))
         else:
             connection.execute(TASK["interrupt"], (seq, READY, None))
-    return len(rows) - len(lost), len(lost), cancel_dependents(connection, lost, now)
+    return len(cut_off) - len(lost), len(lost), cancel_dependents(connection, lost, now)
 
 
 def next_due(connection: apsw.Connection) -> float | None:
@@ -69,12 +68,12 @@ def purge(
 ) -> Purged:
     """Remove final tasks with all that belongs to them; see TaskStore.purge."""
     states = [state for status in statuses for state in STATES_OF[status]]
-    rows = connection.execute(TASK["purgeable"], (older_than, json.dumps(states), limit)).fetchall()
+    ended = rows(connection, TASK["purgeable"], (older_than, json.dumps(states), limit))
     by_status: dict[str, int] = {}
     attempts = 0
-    for seq, state in rows:
+    for seq, state in ended:
         by_status[state] = by_status.get(state, 0) + 1
         attempts += int(one(connection, ATTEMPT["count_of"], (seq,)))
     if not dry_run:
-        connection.executemany(TASK["delete"], [(seq,) for seq, _ in rows])
-    return Purged(tasks=len(rows), attempts=attempts, by_status=by_status)
+        connection.executemany(TASK["delete"], [(seq,) for seq, _ in ended])
+    return Purged(tasks=len(ended), attempts=attempts, by_status=by_status)

@@ -4,10 +4,7 @@ import json
 
 from core.cloud.store.base import WorkerInfo
 from core.cloud.store.database import Database
-from core.cloud.store.queries import Queries
-from core.cloud.store.reading import WORKER
-
-LEADER = Queries("leader")
+from core.cloud.store.queries import LEADER, WORKER, first, rows
 
 FORGET_AFTER = 86_400.0
 """Seconds after which the row of a process that died without a word is removed."""
@@ -39,16 +36,16 @@ class SqliteWorkerStore:
 
     def alive(self, since: float) -> list[WorkerInfo]:
         with self._database.read() as connection:
-            rows = connection.execute(WORKER["alive"], (since,)).fetchall()
-        return [WorkerInfo(*row[:4], tuple(json.loads(row[4])), *row[5:]) for row in rows]
+            found = rows(connection, WORKER["alive"], (since,))
+        return [WorkerInfo(*row[:4], tuple(json.loads(row[4])), *row[5:]) for row in found]
 
     def lead(self, duty: str, worker: str, ttl: float, now: float) -> bool:
         with self._database.read() as connection:
-            held = connection.execute(LEADER["held"], (duty,)).fetchone()
+            held = first(connection, LEADER["held"], (duty,))
         if held is not None and held[0] != worker and held[1] > now:
             return False
         with self._database.write(durable=False) as connection:
-            return connection.execute(LEADER["lead"], (duty, worker, now + ttl, now)).fetchone() is not None
+            return first(connection, LEADER["lead"], (duty, worker, now + ttl, now)) is not None
 
     def resign(self, duty: str, worker: str) -> None:
         with self._database.write(durable=False) as connection:

@@ -81,12 +81,12 @@ SELECT EXISTS (
 );
 
 -- name: settle
--- The fence: only the holder of this very attempt may end it. Binds state, ended_at, run_at, id, owner, attempt, and
--- whether the attempt was cut off in good order and so uses up no retry.
+-- The fence: only the holder of this very attempt may end it.
+-- Binds state, ended_at, run_at, 1 for an attempt that uses up no retry, id, owner, attempt.
 UPDATE task
-SET state = ?1, ended_at = ?2, run_at = coalesce(?3, run_at), owner = NULL, lease_until = NULL, forgiven = forgiven + ?7
-WHERE id = ?4 AND owner = ?5 AND attempt = ?6
-RETURNING seq, started_at;
+SET state = ?1, ended_at = ?2, run_at = coalesce(?3, run_at), forgiven = forgiven + ?4, owner = NULL, lease_until = NULL
+WHERE id = ?5 AND owner = ?6 AND attempt = ?7
+RETURNING id, attempt, ?6, seq, started_at, EXISTS (SELECT 1 FROM dependency WHERE parent = task.seq);
 
 -- name: renew
 UPDATE task SET lease_until = max(lease_until, ?1) WHERE id = ?2 AND owner = ?3 AND attempt = ?4
@@ -127,12 +127,12 @@ UPDATE task SET state = 'ready', forgiven = forgiven + 1, owner = NULL, lease_un
 -- name: held_by
 -- The lower bound on lease_until lets the index of held tasks answer; there are only as many as are running now.
 SELECT seq, id, attempt, owner, started_at FROM task
-WHERE state IN ('acknowledged', 'running') AND lease_until > 0 AND owner = ?1;
+WHERE lease_until > 0 AND owner = ?1;
 
 -- name: lost
 -- Held tasks whose lease ended.
 SELECT seq, id, attempt, owner, started_at, interruptions FROM task
-WHERE state IN ('acknowledged', 'running') AND lease_until <= ?1 ORDER BY lease_until LIMIT ?2;
+WHERE lease_until <= ?1 ORDER BY lease_until LIMIT ?2;
 
 -- name: interrupt
 -- A lost lease: pending again, or failed when it was cut off too often. Binds seq, state, ended_at.
@@ -144,7 +144,7 @@ WHERE seq = ?1;
 UPDATE task SET state = 'expired', ended_at = ?1
 WHERE seq IN (
     SELECT seq FROM task
-    WHERE expires_at <= ?1 AND expires_at IS NOT NULL AND state IN ('blocked', 'later', 'ready')
+    WHERE expires_at <= ?1 AND owner IS NULL AND ended_at IS NULL
     ORDER BY expires_at LIMIT ?2
 )
 RETURNING seq, id;
@@ -159,10 +159,10 @@ RETURNING seq;
 SELECT min(run_at) FROM task WHERE state = 'later';
 
 -- name: next_expiring
-SELECT min(expires_at) FROM task WHERE expires_at IS NOT NULL AND state IN ('blocked', 'later', 'ready');
+SELECT min(expires_at) FROM task WHERE expires_at IS NOT NULL AND owner IS NULL AND ended_at IS NULL;
 
 -- name: next_lost
-SELECT min(lease_until) FROM task WHERE state IN ('acknowledged', 'running');
+SELECT min(lease_until) FROM task WHERE lease_until IS NOT NULL;
 
 -- name: put_outcome
 INSERT INTO outcome (task, result, error) VALUES (?1, ?2, ?3)

@@ -9,6 +9,7 @@ CREATE INDEX kind_name ON kind (name);
 
 -- The hot table: rows stay narrow because each claim and each finish rewrites one.
 -- `state` is the status with pending split in three (blocked, later, ready), so that each has its own index range.
+-- Checks and index conditions avoid IN with three values or more: SQLite builds a table for it in each statement.
 CREATE TABLE task (
     seq INTEGER PRIMARY KEY,
     id TEXT NOT NULL UNIQUE,
@@ -30,28 +31,30 @@ CREATE TABLE task (
     owner TEXT,
     lease_until REAL,
     idempotency_key TEXT,
-    CONSTRAINT known_state CHECK (
-        state IN ('blocked', 'later', 'ready', 'acknowledged', 'running', 'completed', 'failed', 'cancelled', 'expired')
+    CONSTRAINT state_holds_together CHECK (
+        CASE state
+            WHEN 'ready' THEN blockers = 0 AND owner IS NULL AND ended_at IS NULL
+            WHEN 'running' THEN owner IS NOT NULL AND started_at IS NOT NULL AND attempt > 0 AND ended_at IS NULL
+            WHEN 'completed' THEN owner IS NULL AND ended_at IS NOT NULL
+            WHEN 'blocked' THEN blockers > 0 AND owner IS NULL AND ended_at IS NULL
+            WHEN 'later' THEN blockers = 0 AND owner IS NULL AND ended_at IS NULL AND run_at IS NOT NULL
+            WHEN 'acknowledged' THEN owner IS NOT NULL AND started_at IS NOT NULL AND attempt > 0 AND ended_at IS NULL
+            WHEN 'failed' THEN owner IS NULL AND ended_at IS NOT NULL
+            WHEN 'cancelled' THEN owner IS NULL AND ended_at IS NOT NULL
+            WHEN 'expired' THEN owner IS NULL AND ended_at IS NOT NULL
+            ELSE 0
+        END
     ),
+    CONSTRAINT owner_has_a_lease CHECK ((owner IS NULL) = (lease_until IS NULL)),
     CONSTRAINT known_priority CHECK (priority BETWEEN 1 AND 4),
-    CONSTRAINT known_policy CHECK (on_dependency_failure IN ('wait', 'cancel')),
-    CONSTRAINT final_has_an_end CHECK (
-        (state IN ('completed', 'failed', 'cancelled', 'expired')) = (ended_at IS NOT NULL)
-    ),
-    CONSTRAINT held_has_an_owner CHECK ((state IN ('acknowledged', 'running')) = (owner IS NOT NULL)),
-    CONSTRAINT held_has_a_lease CHECK ((owner IS NULL) = (lease_until IS NULL)),
-    CONSTRAINT held_has_a_start CHECK (owner IS NULL OR (started_at IS NOT NULL AND attempt > 0)),
-    CONSTRAINT blocked_has_a_blocker CHECK (
-        CASE state WHEN 'blocked' THEN blockers > 0 WHEN 'later' THEN blockers = 0 WHEN 'ready' THEN blockers = 0 ELSE blockers >= 0 END
-    ),
-    CONSTRAINT later_has_a_time CHECK (state <> 'later' OR run_at IS NOT NULL),
+    CONSTRAINT known_policy CHECK (on_dependency_failure = 'wait' OR on_dependency_failure = 'cancel'),
     CONSTRAINT free_attempts_happened CHECK (interruptions >= 0 AND forgiven >= 0 AND interruptions + forgiven <= attempt)
 ) STRICT;
 CREATE INDEX task_state ON task (state, priority DESC, seq);
 CREATE INDEX task_kind ON task (kind, state, priority DESC, seq);
 CREATE INDEX task_later ON task (run_at) WHERE state = 'later';
-CREATE INDEX task_expiring ON task (expires_at) WHERE expires_at IS NOT NULL AND state IN ('blocked', 'later', 'ready');
-CREATE INDEX task_held ON task (lease_until) WHERE state IN ('acknowledged', 'running');
+CREATE INDEX task_expiring ON task (expires_at) WHERE expires_at IS NOT NULL AND owner IS NULL AND ended_at IS NULL;
+CREATE INDEX task_held ON task (lease_until) WHERE lease_until IS NOT NULL;
 CREATE INDEX task_ended ON task (ended_at) WHERE ended_at IS NOT NULL;
 CREATE UNIQUE INDEX task_idempotency ON task (idempotency_key) WHERE idempotency_key IS NOT NULL;
 
@@ -99,7 +102,12 @@ CREATE TABLE attempt (
     worker TEXT NOT NULL,
     started_at REAL NOT NULL,
     ended_at REAL NOT NULL,
-    outcome TEXT NOT NULL CHECK (outcome IN ('completed', 'failed', 'timed_out', 'cancelled', 'interrupted')),
+    outcome TEXT NOT NULL CHECK (
+        CASE outcome
+            WHEN 'completed' THEN 1 WHEN 'failed' THEN 1 WHEN 'timed_out' THEN 1
+            WHEN 'cancelled' THEN 1 WHEN 'interrupted' THEN 1 ELSE 0
+        END
+    ),
     error TEXT,
     PRIMARY KEY (task, number)
 ) STRICT, WITHOUT ROWID;
@@ -154,9 +162,9 @@ WHEN new.state <> old.state AND NOT CASE old.state
     WHEN 'later' THEN 1
     WHEN 'ready' THEN 1
     WHEN 'acknowledged' THEN 1
-    WHEN 'running' THEN new.state IN ('blocked', 'later', 'ready', 'completed', 'failed', 'cancelled')
+    WHEN 'running' THEN new.state <> 'acknowledged' AND new.state <> 'expired'
     WHEN 'completed' THEN 0
-    ELSE new.state IN ('blocked', 'later', 'ready')
+    ELSE new.state = 'blocked' OR new.state = 'later' OR new.state = 'ready'
 END
 BEGIN
     SELECT raise(ABORT, 'a task cannot make this move');
