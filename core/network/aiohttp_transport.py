@@ -9,7 +9,7 @@ import httpcore2
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
-from core.network.failures import CONNECT_TIMEOUT, connect_failure, cut_failure, not_http, timeout_failure, unsendable
+from core.network.failures import connect_failure, connect_patience, cut_failure, not_http, timeout_failure, unsendable
 from core.network.http import HttpError, HttpRequest, HttpStream
 from core.network.per_loop import PerLoop
 from core.network.policy import UrlPolicy
@@ -42,7 +42,7 @@ class AiohttpTransport(StreamingTransport):
                 headers=request.headers,
                 allow_redirects=False,
                 proxy=proxy or None,
-                timeout=aiohttp.ClientTimeout(total=None, connect=min(timeout, CONNECT_TIMEOUT), sock_read=timeout),
+                timeout=aiohttp.ClientTimeout(total=None, connect=connect_patience(timeout), sock_read=timeout),
             )
             headers = {name.lower(): value for name, value in response.headers.items()}
             yield BodyStream(response.status, headers, response.content.iter_any(), target, as_failure)

@@ -11,6 +11,11 @@ CONNECT_TIMEOUT = 10.0
 """Most seconds spent on DNS, TCP and TLS before a server counts as not reachable."""
 
 
+def connect_patience(timeout: float) -> float:
+    """Seconds to connect in: less than the whole `timeout`, so that a server that was never reached is known as such."""
+    return min(CONNECT_TIMEOUT, timeout * 0.9)
+
+
 def causes(error: BaseException) -> Iterator[BaseException]:
     """`error` and everything it was raised from, groups included."""
     seen: set[int] = set()
@@ -31,8 +36,9 @@ def connect_failure(target: Target, error: BaseException, *, timed_out: bool = F
     where = f"{target.host} port {target.port}"
     for cause in causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
+            detail = getattr(getattr(cause, "certificate_error", cause), "verify_message", "") or "verification failed"
             return HttpError(
-                f"The certificate of {where} is not trusted ({cause.verify_message}).",
+                f"The certificate of {where} is not trusted ({detail}).",
                 "for a private certificate authority set SSL_CERT_FILE to its file.",
                 kind="connect",
                 code="tls",

@@ -16,6 +16,7 @@ import httpcore2
 from core.network.failures import (
     CONNECT_TIMEOUT,
     connect_failure,
+    connect_patience,
     cut_failure,
     not_http,
     timeout_failure,
@@ -72,7 +73,7 @@ def core_request(request: HttpRequest, target: Target, timeout: float) -> httpco
         headers=headers,
         content=request.body,
         extensions={
-            "timeout": {"connect": min(timeout, CONNECT_TIMEOUT), "read": timeout, "write": timeout, "pool": timeout}
+            "timeout": {"connect": connect_patience(timeout), "read": timeout, "write": timeout, "pool": timeout}
         },
     )
 

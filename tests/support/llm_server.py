@@ -110,6 +110,8 @@ class LlmServer:
         self._arrivals: list[Arrival] = []
         self._open = 0
         self._most_open = 0
+        self._connections = 0
+        self._live = 0
         self._ready = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
@@ -167,6 +169,17 @@ class LlmServer:
         with self._lock:
             return self._most_open
 
+    @property
+    def connections(self) -> int:
+        """Connections accepted so far."""
+        with self._lock:
+            return self._connections
+
+    def wait_until_idle(self, timeout: float = 10) -> None:
+        """Block until every client has closed its connections."""
+        with self._lock:
+            assert self._lock.wait_for(lambda: self._live == 0, timeout), f"{self._live} connections are still open"
+
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
@@ -176,6 +189,7 @@ class LlmServer:
             task = asyncio.current_task()
             assert task is not None
             handlers.add(task)
+            self._count_connection(1)
             try:
                 await self._connection(reader, writer)
             except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
@@ -183,6 +197,7 @@ class LlmServer:
             finally:
                 handlers.discard(task)
                 writer.transport.abort()
+                self._count_connection(-1)
 
         server = await asyncio.start_server(handle, self.host, 0, ssl=self._ssl, backlog=1024)
         self.port = server.sockets[0].getsockname()[1]
@@ -192,6 +207,12 @@ class LlmServer:
         for task in list(handlers):
             task.cancel()
         await asyncio.gather(*handlers, return_exceptions=True)
+
+    def _count_connection(self, change: int) -> None:
+        with self._lock:
+            self._live += change
+            self._connections += max(change, 0)
+            self._lock.notify_all()
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
@@ -218,7 +239,7 @@ class LlmServer:
             body = json.loads(data) if data else None
         except ValueError:
             body = data
-        backend = path.split("?")[0].split("/")[1]
+        backend = path.partition("?")[0].split("/")[1]
         with self._lock:
             steps = self._scripts.get(backend) or [Step()]
             step = steps.pop(0) if len(steps) > 1 else steps[0]
@@ -239,7 +260,7 @@ class _Answer:
         self._headers = headers
         self._request = request if isinstance(request, dict) else {}
         self._writer = writer
-        self._anthropic = path.split("?")[0].endswith("/messages")
+        self._anthropic = path.partition("?")[0].endswith("/messages")
 
     async def send(self) -> bool:
         """Write it; False when the connection must be closed after it."""
