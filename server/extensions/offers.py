@@ -135,9 +135,25 @@ class CallApi(QueuedTool):
             fix = f'retry_failed_task(task_id="{task.task_id}"), or look at the endpoints with get_api_manager_stats'
             text = self.app.redact(sentence(said, fix))
             return CallToolResult(content=[TextContent(type="text", text=text)], is_error=True)
-        known = ChatAnswer.__annotations__.keys()
-        record = {name: value for name, value in task.result.items() if name in known}
-        return tool_result(record, untrusted_keys(ChatAnswer))
+        return tool_result(_chat_answer(task.result), untrusted_keys(ChatAnswer))
+
+
+def _chat_answer(result: JsonObject) -> ChatAnswer:
+    """The result of an `ai_call` task as call_api words it."""
+    attempts = result.get("attempts")
+    several = attempts if isinstance(attempts, list) and len(attempts) > 1 else []
+    parts = {name: result.get(name) for name in ("endpoint", "model", "usage", "latency", "finish_reason")}
+    lines = [_attempt(attempt) for attempt in several if isinstance(attempt, dict)]
+    answer = {
+        "text": result.get("text", ""),
+        **filled({**parts, "cost": result.get("cost") or None, "attempts": lines}),
+    }
+    return cast(ChatAnswer, answer)
+
+
+def _attempt(attempt: JsonObject) -> str:
+    reason = f": {attempt['reason']}" if attempt.get("reason") else ""
+    return f"{attempt.get('endpoint')}: {attempt.get('outcome')} after {attempt.get('latency')}s{reason}"
 
 
 class FinishedRow(GraphRow, total=False):
