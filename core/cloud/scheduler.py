@@ -180,6 +180,21 @@ class CloudScheduler:
             if ids is not None:
                 return self._announced(before, ids)
 
+    def publish_ahead(self, name: str) -> str:
+        """Publish the task of the next run already now, to start when that run is due; returns its id.
+
+        The run itself then finds it published, so a second call returns the same task. Raises UnknownSchedule, and
+        InvalidArgument for a schedule that is switched off.
+        """
+        record = self.get(name)
+        if record.next_run is None:
+            raise InvalidArgument(f"The schedule {record.name!r} is switched off.", "enable it, or remove it.")
+        now = self._clock.now()
+        task = self._task(record, record.next_run, record.next_run)
+        task = replace(task, run_at=task.run_at or record.next_run)
+        ids = [each.task_id for each in self._publisher.store.tasks.publish([task], now)]
+        return self._announced(record, ids)[0]
+
     def next_due(self) -> float | None:
         """When `fire_due` will have something to do (epoch seconds); None when no schedule is on."""
         return self._store.next_run()

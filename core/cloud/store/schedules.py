@@ -68,7 +68,8 @@ def _get(connection: apsw.Connection, name: str) -> ScheduleRecord | None:
 
 
 def _record(row: Any) -> ScheduleRecord:
-    return ScheduleRecord(*row[:6], bool(row[6]), *row[7:])
+    name, task, every, cron, timezone, missed, enabled, *rest = row
+    return ScheduleRecord(name, task, every, cron, timezone, missed, bool(enabled), *rest)
 
 
 def _row(record: ScheduleRecord) -> tuple[Any, ...]:
