@@ -8,7 +8,7 @@ from core.errors import InvalidArgument
 
 SHARE = 0.2
 """Hedges per call, in the long run."""
-SAVED = 10.0
+SAVED = 50.0
 """Hedges that may be made in a burst."""
 
 
