@@ -45,7 +45,7 @@ async def add_api_endpoint(
         str, text("API address without /chat/completions, e.g. https://api.deepseek.com/v1.", least=1, most=2_000)
     ],
     api_key: Annotated[str, text("The key itself. The model sees it: prefer api_key_env.", most=10_000)] = "",
-    model: Annotated[str, text("Model to ask for, e.g. deepseek-chat.")] = "",
+    model: Annotated[str, text("Model to ask for, e.g. deepseek-chat.", least=1)],
     priority: Annotated[int, whole("1 is preferred over 2.", 0, 1_000_000)] = 1,
     max_requests_per_minute: Annotated[
         int, whole("Exact limit for any 60 s, over all processes; 0: none.", 0, 10**6)
@@ -92,8 +92,6 @@ def added(endpoint: ApiEndpoint, *, usable: bool, given: bool) -> EndpointAdded:
     warnings: list[str] = []
     if given:
         warnings.append(SEEN.format(name=endpoint.name))
-    if not endpoint.model:
-        warnings.append("No model was given: each call must then name one.")
     if not usable:
         warnings.append(
             f"This process has no key for it, so it is not used. Set {endpoint.api_key_env or 'api_key_env'} where the"
@@ -240,20 +238,17 @@ async def call_api(
         json=json,
         deadline=timeout,
     )
-    return cast(
-        ChatAnswer,
-        {
-            "text": answer.text,
-            **filled(
-                {
-                    "endpoint": answer.endpoint,
-                    "model": answer.model,
-                    "usage": {"tokens_in": answer.usage.tokens_in, "tokens_out": answer.usage.tokens_out},
-                    "cost": answer.cost or None,
-                    "latency": round(answer.latency, 3),
-                    "finish_reason": answer.finish_reason,
-                    "attempts": [str(attempt) for attempt in answer.attempts] if len(answer.attempts) > 1 else [],
-                }
-            ),
-        },
-    )
+    told: ChatAnswer = {
+        "text": answer.text,
+        "endpoint": answer.endpoint,
+        "model": answer.model,
+        "usage": {"tokens_in": answer.usage.tokens_in, "tokens_out": answer.usage.tokens_out},
+        "latency": round(answer.latency, 3),
+    }
+    if answer.cost:
+        told["cost"] = answer.cost
+    if answer.finish_reason:
+        told["finish_reason"] = answer.finish_reason
+    if len(answer.attempts) > 1:
+        told["attempts"] = [str(attempt) for attempt in answer.attempts]
+    return told

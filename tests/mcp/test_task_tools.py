@@ -1,0 +1,328 @@
+"""The tools of the queue, over the protocol, in both eras."""
+
+from typing import Any
+
+import pytest
+
+from core.cloud.store.base import TaskQuery
+from core.runtime import Runtime
+
+NOBODY = "somebody_elses_work"
+"""A task name that no process here can run."""
+
+
+async def everything(runtime: Runtime) -> int:
+    return len(runtime.publisher.page(TaskQuery(limit=1000)).tasks)
+
+
+async def test_the_guides_literal_publish_call_works(call: Any) -> None:
+    task = await call(
+        "publish_enhanced_task",
+        name="market_analysis",
+        payload='{"symbol": "BTC/USDT"}',
+        priority=3,
+        timeout=60.0,
+        tags="analysis,urgent",
+    )
+    detail = await call("get_task_status", task_id=task["task_id"])
+    assert detail["payload"] == {"symbol": "BTC/USDT"}
+    assert (detail["priority"], detail["timeout"], detail["tags"]) == (3, 60.0, ["analysis", "urgent"])
+    assert detail["status"] == "pending"
+    assert "market_analysis" in detail["why"]
+
+
+async def test_the_guides_literal_list_call_finds_it_and_nothing_lower(call: Any) -> None:
+    high = await call("publish_enhanced_task", name=NOBODY, priority=3)
+    await call("publish_enhanced_task", name=NOBODY, priority=2)
+    listed = await call("list_enhanced_tasks", status="pending", priority_min=3, limit=10)
+    assert [row["task_id"] for row in listed["tasks"]] == [high["task_id"]]
+
+
+@pytest.mark.parametrize("payload", [{"symbol": "BTC"}, '{"symbol": "BTC"}', ' {"symbol":"BTC"} '])
+async def test_a_payload_is_an_object_or_json_text(call: Any, payload: Any) -> None:
+    task = await call("publish_enhanced_task", name=NOBODY, payload=payload)
+    assert (await call("get_task_status", task_id=task["task_id"]))["payload"] == {"symbol": "BTC"}
+
+
+@pytest.mark.parametrize("tags", ["a, b", ["a", "b"], '["a", "b"]', "a,b,"])
+async def test_tags_are_a_comma_text_or_a_list(call: Any, tags: Any) -> None:
+    task = await call("publish_enhanced_task", name=NOBODY, tags=tags)
+    assert (await call("get_task_status", task_id=task["task_id"]))["tags"] == ["a", "b"]
+
+
+async def test_numbers_and_truth_values_may_come_as_text(call: Any) -> None:
+    task = await call("publish_enhanced_task", name=NOBODY, priority="4", timeout="1.5", max_retries="0")
+    detail = await call("get_task_status", task_id=task["task_id"])
+    assert (detail["priority"], detail["timeout"], detail["max_retries"]) == (4, 1.5, 0)
+    listed = await call("list_enhanced_tasks", ready="true")
+    assert [row["task_id"] for row in listed["tasks"]] == [task["task_id"]]
+
+
+async def test_an_empty_status_filter_means_any(call: Any) -> None:
+    await call("publish_enhanced_task", name=NOBODY)
+    assert len((await call("list_enhanced_tasks", status=""))["tasks"]) == 1
+
+
+async def test_a_published_task_runs_and_its_result_comes_with_the_wait(call: Any) -> None:
+    task = await call("publish_enhanced_task", name="echo", payload={"n": [1, {"x": None}]})
+    waited = await call("wait_for_task", task_id=task["task_id"])
+    assert waited["done"] is True
+    assert waited["tasks"][0]["result"] == {"n": [1, {"x": None}]}
+    assert "next" not in waited
+
+
+async def test_a_result_of_null_is_told_as_null(call: Any, runtime: Runtime) -> None:
+    runtime.publisher.register_handler("nothing", lambda payload: None)
+    task = await call("publish_enhanced_task", name="nothing")
+    waited = await call("wait_for_task", task_id=task["task_id"])
+    assert waited["tasks"][0]["result"] is None
+
+
+async def test_what_nobody_can_run_says_so_at_once_and_names_the_next_tool(call: Any) -> None:
+    task = await call("publish_enhanced_task", name=NOBODY)
+    assert NOBODY in task["why"]
+    assert task["next"].startswith("claim_task(")
+
+
+async def test_a_task_that_waits_for_another_says_which(call: Any) -> None:
+    first = await call("publish_enhanced_task", name=NOBODY)
+    second = await call("publish_enhanced_task", name="echo", depends_on=first["task_id"])
+    assert second["blocked_by"] == [first["task_id"]]
+    assert second["next"].startswith("wait_for_task(")
+
+
+async def test_the_same_idempotency_key_gives_the_first_task_again(call: Any, runtime: Runtime) -> None:
+    first = await call("publish_enhanced_task", name=NOBODY, idempotency_key="k1")
+    second = await call("publish_enhanced_task", name=NOBODY, idempotency_key="k1")
+    assert first["task_id"] == second["task_id"]
+    assert await everything(runtime) == 1
+
+
+async def test_a_list_goes_on_where_its_cursor_points(call: Any) -> None:
+    ids = [(await call("publish_enhanced_task", name=NOBODY))["task_id"] for _ in range(5)]
+    seen, cursor = [], ""
+    for _ in range(3):
+        page = await call("list_enhanced_tasks", limit=2, cursor=cursor)
+        seen += [row["task_id"] for row in page["tasks"]]
+        cursor = page.get("next_cursor", "")
+    assert seen == ids
+    assert cursor == ""
+
+
+async def test_a_graph_is_published_whole_and_its_results_flow(call: Any) -> None:
+    made = await call(
+        "publish_task_graph",
+        tasks=[
+            {"key": "fetch", "name": "echo", "payload": {"price": 42}},
+            {"key": "say", "name": "echo", "payload": '{"text": "it is ${fetch.price}"}', "depends_on": "fetch"},
+        ],
+    )
+    keys = {row["key"]: row["task_id"] for row in made["tasks"]}
+    waited = await call("wait_for_task", task_id=f"{keys['fetch']},{keys['say']}")
+    results = {task["task_id"]: task["result"] for task in waited["tasks"]}
+    assert results[keys["say"]] == {"text": "it is 42"}
+
+
+async def test_a_graph_may_come_as_json_text(call: Any) -> None:
+    made = await call("publish_task_graph", tasks='[{"key": "a", "name": "echo"}]')
+    assert made["tasks"][0]["key"] == "a"
+
+
+@pytest.mark.parametrize(
+    ("tasks", "hint"),
+    [
+        ([{"key": "a", "name": "echo"}, {"key": "b", "name": "echo", "priority": 9}], "tasks[1]"),
+        ([{"key": "a", "name": "echo"}, {"name": "echo"}], "no key"),
+        ([{"key": "a", "name": "echo"}, {"key": "a", "name": "echo"}], "repeats"),
+        ([{"key": "a", "name": "echo", "depends_on": "b"}, {"key": "b", "name": "echo", "depends_on": "a"}], "a"),
+        ([{"key": "a", "name": "echo"}, {"key": "b", "name": "echo", "depends_on": "no-such-key"}], "no-such-key"),
+        ([{"key": "a", "name": "echo", "priorty": 2}], "priority"),
+        ([], "at least 1"),
+        ("not json", "not valid JSON"),
+        ({"key": "a"}, "must be a list"),
+    ],
+)
+async def test_a_graph_with_anything_wrong_is_refused_whole(
+    refused: Any, runtime: Runtime, tasks: Any, hint: str
+) -> None:
+    text = await refused("publish_task_graph", tasks=tasks)
+    assert hint in text
+    assert "Fix:" in text
+    assert await everything(runtime) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hints"),
+    [
+        ({"name": "echo", "priority": 9}, ["`priority`", "at most 4", "1 LOW"]),
+        ({"name": "echo", "priority": 0}, ["`priority`", "at least 1"]),
+        ({"name": "echo", "payload": "{nope"}, ["`payload`", "not valid JSON", "symbol"]),
+        ({"name": "echo", "depends_on": "deadbeef00000000"}, ["deadbeef00000000"]),
+        ({"name": "echo", "prioritty": 2}, ["'prioritty'", "did you mean priority?", "it takes: name"]),
+        ({"name": "echo", "xyz": 1, "abc": 2}, ["'abc', 'xyz'", "it takes:"]),
+        ({"name": ""}, ["`name`"]),
+        ({}, ["`name` is required"]),
+        ({"name": "echo", "timeout": -1}, ["`timeout`", "at least 0"]),
+        ({"name": "echo", "timeout": "soon"}, ["`timeout`", "must be a number"]),
+        ({"name": "echo", "timeout": float("inf")}, ["`timeout`"]),
+        ({"name": "echo", "max_retries": 1.5}, ["`max_retries`", "whole number"]),
+        ({"name": "echo", "on_dependency_failure": "explode"}, ["'wait' or 'cancel'"]),
+        ({"name": "echo", "tags": {"a": 1}}, ["`tags`", "list"]),
+        ({"name": "echo", "priority": None}, ["`priority`", "whole number"]),
+    ],
+)
+async def test_a_bad_publish_says_what_to_do_and_changes_nothing(
+    refused: Any, runtime: Runtime, arguments: dict[str, Any], hints: list[str]
+) -> None:
+    text = await refused("publish_enhanced_task", **arguments)
+    for hint in [*hints, "Fix:"]:
+        assert hint in text
+    assert await everything(runtime) == 0
+
+
+async def test_several_bad_arguments_are_told_of_together(refused: Any) -> None:
+    text = await refused("publish_enhanced_task", name="echo", priority=9, timeout="soon")
+    assert "`priority`" in text
+    assert "`timeout`" in text
+
+
+async def test_an_unknown_task_names_the_newest(call: Any, refused: Any) -> None:
+    task = await call("publish_enhanced_task", name=NOBODY)
+    for name in ("get_task_status", "retry_failed_task", "cancel_task", "wait_for_task"):
+        text = await refused(name, task_id="feedface00000000")
+        assert task["task_id"] in text, name
+        assert "Fix:" in text
+
+
+async def test_a_task_is_found_by_the_beginning_of_its_id(call: Any) -> None:
+    task = await call("publish_enhanced_task", name=NOBODY)
+    assert (await call("get_task_status", task_id=task["task_id"][:6]))["task_id"] == task["task_id"]
+
+
+async def test_cancel_then_retry_brings_a_task_back(call: Any, refused: Any) -> None:
+    task = await call("publish_enhanced_task", name=NOBODY)
+    cancelled = await call("cancel_task", task_id=task["task_id"])
+    assert cancelled["task"]["status"] == "cancelled"
+    again = await refused("cancel_task", task_id=task["task_id"])
+    assert "cancelled" in again
+    retried = await call("retry_failed_task", task_id=task["task_id"])
+    assert retried["task"]["status"] == "pending"
+    not_failed = await refused("retry_failed_task", task_id=task["task_id"])
+    assert "pending" in not_failed
+
+
+async def test_a_failed_task_shows_its_attempts_and_names_the_retry(call: Any, runtime: Runtime) -> None:
+    def explode(payload: Any) -> None:
+        raise ValueError("no such market")
+
+    runtime.publisher.register_handler("explode", explode)
+    task = await call("publish_enhanced_task", name="explode", max_retries=0)
+    waited = await call("wait_for_task", task_id=task["task_id"])
+    assert waited["done"] is True
+    assert "no such market" in waited["tasks"][0]["error"]
+    detail = await call("get_task_status", task_id=task["task_id"])
+    assert [attempt["outcome"] for attempt in detail["attempts"]] == ["failed"]
+    assert detail["next"].startswith("retry_failed_task(")
+
+
+async def test_long_values_are_cut_and_can_be_read_on(call: Any, client: Any) -> None:
+    long = "0123456789" * 3000
+    task = await call("publish_enhanced_task", name="echo", payload={"text": long})
+    await call("wait_for_task", task_id=task["task_id"])
+    whole = '{"text":"' + long + '"}'
+    result = await client.call_tool("get_task_status", {"task_id": task["task_id"]})
+    detail = result.structured_content
+    assert detail["result"] == whole[:8000]
+    assert f"of {len(whole)}" in detail["cut"]
+    assert any(block.type == "resource_link" and block.uri == f"task://{task['task_id']}" for block in result.content)
+    read, offset = "", 0
+    while offset is not None:
+        piece = await call("get_task_status", task_id=task["task_id"], part="result", offset=offset, max_chars=20_000)
+        read += piece["text"]
+        offset = piece.get("next_offset")
+    assert read == whole
+
+
+async def test_the_statistics_keep_the_guides_names(call: Any) -> None:
+    await call("publish_enhanced_task", name=NOBODY, priority=4)
+    stats = await call("get_enhanced_task_stats")
+    assert stats["total"] == 1
+    assert stats["by_status"]["pending"] == 1
+    assert stats["by_priority"]["URGENT"] == 1
+    assert stats["expired"] == 0
+    assert isinstance(stats["avg_completion_time"], float)
+
+
+async def test_cleaning_up_expires_what_is_overdue_and_deletes_only_when_asked(call: Any, runtime: Runtime) -> None:
+    task = await call("publish_enhanced_task", name="echo")
+    await call("wait_for_task", task_id=task["task_id"])
+    assert (await call("cleanup_expired_tasks"))["removed"] == 0
+    counted = await call("cleanup_expired_tasks", remove_older_than_days=1e-9, dry_run=True)
+    assert counted == {"expired": 0, "removed": 1, "dry_run": True}
+    assert await everything(runtime) == 1
+    assert (await call("cleanup_expired_tasks", remove_older_than_days=1e-9))["removed"] == 1
+    assert await everything(runtime) == 0
+
+
+async def test_a_chat_can_do_a_task_itself(call: Any) -> None:
+    task = await call("publish_enhanced_task", name=NOBODY, payload={"q": 1}, tags="x")
+    claimed = await call("claim_task", worker="chat-1", names=NOBODY)
+    [mine] = claimed["tasks"]
+    assert mine["task_id"] == task["task_id"]
+    assert mine["payload"] == {"q": 1}
+    assert (await call("claim_task", worker="chat-2", names=NOBODY))["tasks"] == []
+    done = await call(
+        "update_task_status",
+        task_id=task["task_id"],
+        status="completed",
+        result={"answer": 2},
+        worker="chat-1",
+        attempt=mine["attempt"],
+    )
+    assert done["task"]["status"] == "completed"
+    assert (await call("get_task_status", task_id=task["task_id"]))["result"] == {"answer": 2}
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"), [("plain words", "plain words"), ('{"a": 1}', {"a": 1}), ([1], [1]), ("7", 7)]
+)
+async def test_a_reported_result_is_json_or_plain_text(call: Any, given: Any, kept: Any) -> None:
+    task = await call("publish_enhanced_task", name=NOBODY)
+    await call("update_task_status", task_id=task["task_id"], status="completed", result=given)
+    assert (await call("get_task_status", task_id=task["task_id"]))["result"] == kept
+
+
+async def test_a_report_under_a_lost_lease_is_refused(call: Any, refused: Any) -> None:
+    task = await call("publish_enhanced_task", name=NOBODY)
+    [mine] = (await call("claim_task", worker="chat-1", names=NOBODY))["tasks"]
+    await call(
+        "update_task_status", task_id=task["task_id"], status="pending", worker="chat-1", attempt=mine["attempt"]
+    )
+    await call("claim_task", worker="chat-2", names=NOBODY)
+    text = await refused(
+        "update_task_status",
+        task_id=task["task_id"],
+        status="completed",
+        result="late",
+        worker="chat-1",
+        attempt=mine["attempt"],
+    )
+    assert "Fix:" in text
+    assert (await call("get_task_status", task_id=task["task_id"]))["worker"] == "chat-2"
+
+
+async def test_a_claimed_task_brings_the_results_it_depends_on(call: Any) -> None:
+    first = await call("publish_enhanced_task", name="echo", payload={"n": 5})
+    second = await call("publish_enhanced_task", name=NOBODY, depends_on=first["task_id"])
+    await call("wait_for_task", task_id=first["task_id"])
+    [mine] = (await call("claim_task", worker="chat", names=NOBODY))["tasks"]
+    assert mine["task_id"] == second["task_id"]
+    assert mine["dependency_results"] == {first["task_id"]: {"n": 5}}
+
+
+async def test_an_impossible_report_names_the_possible_ones(call: Any, refused: Any) -> None:
+    task = await call("publish_enhanced_task", name="echo")
+    await call("wait_for_task", task_id=task["task_id"])
+    text = await refused("update_task_status", task_id=task["task_id"], status="running")
+    assert "completed" in text
+    assert "Fix:" in text
