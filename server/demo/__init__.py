@@ -42,8 +42,9 @@ def main(plan: Plan | None = None, screen: Screen | None = None) -> int:
     if missing:
         screen.say(f"\n{missing} of {len(results)} things were not seen: this is a defect, please report it.", "bad")
         return 1
-    screen.say(f"\nAll of it, in {time.monotonic() - began:.0f} s. Add it to your own chat:", "bold")
-    screen.say("   heablcoin-cloud print-config claude-desktop   (or claude-code, windsurf, inspector)")
+    screen.say(f"\nAll of it was seen, in {time.monotonic() - began:.0f} s. To add it to your own chat:", "bold")
+    screen.say("   heablcoin-cloud print-config claude-desktop")
+    screen.say("   (or claude-code, windsurf, inspector)", "dim")
     return 0
 
 

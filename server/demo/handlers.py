@@ -19,6 +19,7 @@ SAMPLES = {
     ("binance", "BTC/USDT"): [round(64_000 + 35 * hour + 900 * math.sin(hour / 4), 2) for hour in range(HOURS)],
 }
 SPIKE_PERCENT = 1.0
+SUMMARISE = "Summarise for a busy reader:"
 
 
 def fetch_data(payload: JsonObject) -> JsonObject:
@@ -40,7 +41,7 @@ def price_alert(payload: JsonObject) -> JsonObject:
     return {
         "symbol": str(symbol),
         "alert": abs(change) >= SPIKE_PERCENT,
-        "text": f"{symbol} moved {change:+.2f}% in the last hour; an alert is raised from {SPIKE_PERCENT:.2f}%.",
+        "text": f"{symbol} {change:+.2f}% in an hour, {'a' if abs(change) >= SPIKE_PERCENT else 'no'} spike",
     }
 
 
@@ -94,7 +95,7 @@ def register(publisher: EnhancedCloudTaskPublisher, manager: ApiManager) -> None
         figures = analysis["figures"]
         if not isinstance(figures, dict):
             raise Permanent("The analysis holds no figures.")
-        summary, endpoint = await ask(f"Summarise for a busy reader: trend {analysis['trend']}. {analysis['comment']}")
+        summary, endpoint = await ask(f"{SUMMARISE} trend {analysis['trend']}. {analysis['comment']}")
         text = "\n".join(
             [
                 f"MARKET REPORT  {analysis['symbol']}  (source: {analysis['source']}, sample data)",

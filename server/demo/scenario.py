@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.json_types import Json, JsonObject, dumps
+from server.demo.handlers import SUMMARISE
 from server.demo.screen import Screen
 from server.demo.session import Session, serve
 from server.demo.standin import StandIn, Step
 from server.demo.verdict import Observed, endpoint_stats, outcomes, pid_of
 from server.demo.watch import Watch
+from server.schema import NOTICE
 
 LEASE = 2
 """Seconds after which a killed server's tasks are given back; 30 where it is not set."""
@@ -66,24 +68,26 @@ class Demo:
         self._title("1. Start the server as a chat would, and add two endpoints (add_api_endpoint)")
         async with self._serve() as server:
             await self._add_endpoint(server, self._primary, 1, "preferred, and unwell")
-            await self._add_endpoint(server, self._backup, 2, "asked when primary cannot answer")
-            self._title("2. Publish the work (publish_enhanced_task)")
+            await self._add_endpoint(server, self._backup, 2, "asked when primary fails")
+            self._title("2. Publish the work, the urgent task last (publish_enhanced_task)")
             await self._publish_all(server)
             self._title("3. Watch it run, one task at a time")
             self._watch.start()
-            await self._watch.until(server, lambda: bool(self._backup.served))
+            await self._watch.until(server, self._report_is_being_written)
             report = await server.call("get_task_status", task_id=self._seen.ids["generate_report"])
             pid = pid_of(str(report.get("worker", "")))
             if not pid:
                 raise RuntimeError(f"generate_report should be running, but is {report.get('status')}")
             os.kill(pid, getattr(signal, "SIGKILL", signal.SIGTERM))
             self._seen.killed_pid = pid
-        self._watch.note(f"KILL -9 {pid}: the server dies while backup writes the report", "bad")
+        self._watch.note(f"KILL -9 {pid}: the server dies while the report is being written", "bad")
+
+    def _report_is_being_written(self) -> bool:
+        served = [*self._primary.served, *self._backup.served]
+        return any(each.prompt.startswith(SUMMARISE) and each.step.status == 200 for each in served)
 
     async def _finish(self) -> None:
-        self._watch.note(
-            f"A new server starts. The lost task is given back when its lease ends: {LEASE} s here.", "bold"
-        )
+        self._watch.note(f"A new server starts; the lost task comes back as its lease ends ({LEASE} s)", "bold")
         async with self._serve() as server:
             await self._watch.until(server, self._watch.all_done)
             self._seen.tasks = await self._read_tasks(server)
@@ -107,6 +111,8 @@ class Demo:
         async with self._serve() as server:
             self._seen.tasks_after_restart = await self._read_tasks(server)
             self._seen.stats_after_restart = await server.call("get_api_manager_stats")
+        found = len(self._seen.tasks_after_restart)
+        self._screen.say(f"   {found} tasks and the statistics were read again, to be compared.")
 
     async def _add_endpoint(self, server: Session, stand_in: StandIn, priority: int, role: str) -> None:
         await server.call(
@@ -129,27 +135,26 @@ class Demo:
                 arguments["depends_on"] = after
             answer = await server.call("publish_enhanced_task", **arguments)
             self._seen.ids[label or name] = str(answer["task_id"])
-            text = (
-                f"{PRIORITIES[priority]:<6} {label or name:<15} {dumps(payload) if name != 'ai_call' else 'a prompt'}"
-            )
-            self._screen.say(f"   {text:<67}{note}".rstrip())
+            shown = dumps(payload) if name != "ai_call" else "a prompt for the pool"
+            self._screen.say(f"   {PRIORITIES[priority]:<6} {label or name:<15} {shown:<34}{note}".rstrip())
             return str(answer["task_id"])
 
         await publish("sleep", {"seconds": 1}, 4, "so a queue forms")
         fetch = await publish("fetch_data", {"source": "binance"}, 3)
-        analyze = await publish("analyze_data", {"method": "technical"}, 2, "needs fetch_data", after=fetch)
-        report = await publish("generate_report", {"format": "pdf"}, 2, "needs analyze_data", after=analyze)
+        analyze = await publish("analyze_data", {"method": "technical"}, 2, "after fetch_data", after=fetch)
+        report = await publish("generate_report", {"format": "pdf"}, 2, "after analyze_data", after=analyze)
         prompt = f"Translate into Chinese: ${{{report}.text}}"
-        await publish("ai_call", {"prompt": prompt}, 1, "needs the report", after=report, label="translation")
+        await publish("ai_call", {"prompt": prompt}, 1, "after the report", after=report, label="translation")
         for number in range(1, 5):
             await publish("ai_call", {"prompt": f"What is {number} + {number}?"}, 1, label=f"question {number}")
-        await publish("price_alert", {"symbol": "BTC/USDT", "alert_type": "spike"}, 4, "published last")
+        await publish("price_alert", {"symbol": "BTC/USDT", "alert_type": "spike"}, 4)
 
     async def _read_tasks(self, server: Session) -> dict[str, JsonObject]:
-        ids = self._seen.ids.items()
-        return {
-            label: await server.call("get_task_status", task_id=task_id, max_chars=50_000) for label, task_id in ids
-        }
+        tasks = {}
+        for label, task_id in self._seen.ids.items():
+            tasks[label] = await server.call("get_task_status", task_id=task_id, max_chars=50_000)
+            tasks[label].pop(NOTICE, None)  # It names a fence that is drawn anew for each answer.
+        return tasks
 
     def _title(self, text: str) -> None:
         self._screen.say()

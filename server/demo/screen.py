@@ -1,6 +1,7 @@
 """The demo's terminal: lines that stay, and below them, where the terminal can, a panel that is redrawn in place."""
 
 import os
+import re
 import shutil
 import sys
 import unicodedata
@@ -79,16 +80,15 @@ def cut(text: str, width: int) -> str:
 
 def wrap(text: str, width: int) -> list[str]:
     """`text` in lines of at most `width` columns, broken at spaces; later lines are indented as the first is."""
-    if columns(text) <= width:
-        return [text]
     indent = " " * min(len(text) - len(text.lstrip()), width // 2)
-    lines, line = [], indent
-    for word in text.split():
-        candidate = word if not line.strip() else f"{line.strip()} {word}"
-        if columns(indent + candidate) > width and line.strip():
+    lines, line = [], ""
+    for piece in re.findall(r"\s*\S+", text):
+        if columns(line + piece) <= width:
+            line += piece
+            continue
+        if line.strip():
             lines.append(line)
-            candidate = word
-        line = indent + cut(candidate, width - len(indent))
+        line = indent + cut(piece.lstrip(), width - len(indent))
     return [*lines, line]
 
 

@@ -66,7 +66,7 @@ def own_files(home: Path) -> dict[str, str]:
         "HOME": str(home),
         "XDG_CONFIG_HOME": str(home / "config"),
         "XDG_DATA_HOME": str(home / "data"),
-        "APPDATA": str(home / "roaming"),
-        "LOCALAPPDATA": str(home / "local"),
+        "WIN_PD_OVERRIDE_APPDATA": str(home / "config"),
+        "WIN_PD_OVERRIDE_LOCAL_APPDATA": str(home / "data"),
         "HEABLCOIN_CLOUD_KEYS": "file",
     }

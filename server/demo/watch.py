@@ -36,12 +36,14 @@ class Watch:
 
     async def until(self, server: Session, condition: Callable[[], bool]) -> None:
         """Show what happens until `condition` holds; TimeoutError when it does not within PATIENCE."""
-        with anyio.fail_after(PATIENCE):
-            while True:
-                await self._look(server)
-                if condition():
-                    break
-                await anyio.sleep(0.1)
+        ends = time.monotonic() + PATIENCE
+        await self._look(server)
+        while not condition():
+            if time.monotonic() > ends:
+                known = ", ".join(f"{label} {status}" for label, status in self.statuses.items())
+                raise TimeoutError(f"nothing more was seen for {PATIENCE:g} s, with {known}.")
+            await anyio.sleep(0.1)
+            await self._look(server)
         self._screen.panel([])
 
     def all_done(self) -> bool:
@@ -50,25 +52,20 @@ class Watch:
 
     async def _look(self, server: Session) -> None:
         answer = await server.call("list_enhanced_tasks", newest_first=True, limit=50)
-        rows = answer["tasks"]
-        found = (
-            {row["task_id"]: str(row["status"]) for row in rows if isinstance(row, dict)}
-            if isinstance(rows, list)
-            else {}
-        )
+        listed = answer["tasks"]
+        rows = {row["task_id"]: row for row in listed if isinstance(row, dict)} if isinstance(listed, list) else {}
         self._show_requests()
-        for label, task_id in self._ids.items():
-            status = found.get(task_id, "not in the list")
+        # What happened between two looks is told in its own order: ends by their time, then starts.
+        for label in sorted(self._ids, key=lambda each: str(rows.get(self._ids[each], {}).get("completed_at", "~"))):
+            status = str(rows.get(self._ids[label], {}).get("status", "not in the list"))
             if self.statuses.get(label, "pending") != status:
-                outcome = await self._outcome(server, task_id) if status in FINAL else ""
+                outcome = await self._outcome(server, self._ids[label]) if status in FINAL else ""
                 self.note(f"{label:<15} {status}{outcome}", "good" if status == "completed" else "plain")
             self.statuses[label] = status
-        self._screen.panel(
-            [
-                f"          {status}: {', '.join(label for label, each in self.statuses.items() if each == status) or '-'}"
-                for status in ("running", "pending")
-            ]
-        )
+        self._screen.panel([f"          {status}: {self._labels(status)}" for status in ("running", "pending")])
+
+    def _labels(self, status: str) -> str:
+        return ", ".join(label for label, each in self.statuses.items() if each == status) or "none"
 
     async def _outcome(self, server: Session, task_id: str) -> str:
         task = await server.call("get_task_status", task_id=task_id)
@@ -91,9 +88,9 @@ def fate(served: Served, arrow: str) -> str:
     """What became of a request, in words."""
     status = served.step.status
     if status == 200:
-        return "200, an answer"
+        return f"200, an answer after {served.step.delay:g} s"
     if status == 429:
-        return f"429, Retry-After {served.step.retry_after} s {arrow} left alone that long, the next endpoint is asked"
+        return f"429, Retry-After {served.step.retry_after} s {arrow} the next endpoint is asked"
     if status == 0:
-        return f"drops the connection and dies {arrow} the next endpoint is asked"
-    return f"{status}, server error {arrow} the next endpoint is asked"
+        return f"hangs up and dies {arrow} the next endpoint is asked"
+    return f"{status}, a server error {arrow} the next endpoint is asked"

@@ -2,18 +2,26 @@
 
 import io
 import json
+import os
 import socket
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 from copy import deepcopy
+from pathlib import Path
 
 import pytest
 
 from core.json_types import JsonObject
+from server.demo import main, watch
 from server.demo.pdf import text_to_pdf
+from server.demo.scenario import Plan
 from server.demo.screen import Screen, columns, wrap
 from server.demo.standin import Served, StandIn, Step, reply
 from server.demo.verdict import Observed, facts
+
+ROOT = Path(__file__).parents[2]
 
 
 def ask(stand_in: StandIn, prompt: str) -> tuple[int, dict[str, str], object]:
@@ -287,3 +295,50 @@ def test_time_alone_does_not_make_the_statistics_differ():
     seen = good()
     seen.stats_after_restart["endpoints"]["primary"]["cooldown_seconds"] = 0.0
     assert all(fact.seen for fact in facts(seen))
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    """`python -m server demo` in an empty home, with its output going to a pipe."""
+    home = tmp_path_factory.mktemp("home")
+    environment = {"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"}
+    command = [sys.executable, "-m", "server", "demo"]
+    done = subprocess.run(
+        command, cwd=home, env=environment, capture_output=True, encoding="utf-8", timeout=100, check=False
+    )
+    return done, home
+
+
+def test_the_demo_sees_all_it_promises_and_exits_0(whole_run):
+    done, _ = whole_run
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("✓") == len(facts(good()))
+    assert "✗" not in done.stdout
+
+
+def test_the_demo_writes_plain_lines_of_80_columns_into_a_pipe(whole_run):
+    lines = whole_run[0].stdout.splitlines()
+    assert "\x1b" not in whole_run[0].stdout
+    assert [line for line in lines if columns(line) > 80] == []
+
+
+def test_the_demo_leaves_nothing_in_the_users_home(whole_run):
+    assert list(whole_run[1].iterdir()) == []
+
+
+def test_a_demo_in_which_no_endpoint_fails_says_what_it_did_not_see_and_exits_1():
+    pipe = io.StringIO()
+    steady = Plan(primary=(Step(delay=0.1), Step(delay=1.5), Step(delay=0.1)), backup=(Step(),))
+    assert main(steady, Screen(pipe, {})) == 1
+    unseen = [line.removeprefix(" NO ") for line in pipe.getvalue().splitlines() if line.startswith(" NO ")]
+    assert any(text.startswith("primary answered, failed with 500") for text in unseen)
+    assert any(text.startswith("the statistics show primary's failures") for text in unseen)
+    assert not any(text.startswith(("every task completed", "the report holds")) for text in unseen)
+
+
+def test_a_demo_that_cannot_go_on_says_why_with_the_servers_last_words_and_exits_1(monkeypatch):
+    monkeypatch.setattr(watch, "PATIENCE", 3.0)
+    pipe = io.StringIO()
+    assert main(Plan(primary=(Step(0),), backup=(Step(0),)), Screen(pipe, {})) == 1
+    assert "TimeoutError: nothing more was seen for 3 s" in pipe.getvalue()
+    assert "   server: {" in pipe.getvalue()
