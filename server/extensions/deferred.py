@@ -13,7 +13,7 @@ from core.cloud.task import Task, TaskStatus
 from core.errors import InvalidTransition, NotFound
 from server.context import App
 from server.extensions.outlook import Outlook, outlook
-from server.extensions.questions import input_request
+from server.extensions.questions import input_request, key_of
 from server.extensions.wire import Handle, State, Status
 
 SECONDS_PER_DAY = 86_400.0
@@ -70,6 +70,10 @@ class QueuedTool:
         """True when there is an answer."""
         return all(task.done for task in tasks)
 
+    def made(self, task: Task) -> bool:
+        """True for a task that a handle of this tool can stand for."""
+        return True
+
     def cancelled(self, handle: Handle, tasks: tuple[Task, ...]) -> bool:
         """True when the request was cancelled."""
         return any(task.status is TaskStatus.CANCELLED for task in tasks)
@@ -93,7 +97,7 @@ class QueuedTool:
     def read(self, handle: Handle) -> tuple[Task, ...]:
         """The queue's tasks behind `handle`. Raises NotFound."""
         found = [self.app.runtime.store.tasks.get(task_id) for task_id in handle.task_ids]
-        tasks = tuple(task for task in found if task is not None)
+        tasks = tuple(task for task in found if task is not None and self.made(task))
         if len(tasks) != len(found):
             raise NotFound("There is no such task.")
         return tasks
@@ -122,7 +126,7 @@ class QueuedTool:
             return self._finished(state, tasks, seen)
         message = self._message(tasks)
         if seen.questions and can_ask:
-            requests = {question.task_id: input_request(question) for question in seen.questions}
+            requests = {key_of(question): input_request(question) for question in seen.questions}
             return replace(state, status=Status.INPUT_REQUIRED, message=message, input_requests=requests)
         return replace(state, message=message)
 

@@ -8,7 +8,7 @@ from mcp.server.context import HandlerResult
 from mcp.types import CallToolResult, TextContent
 
 from core.cloud.task import Task, TaskStatus
-from core.errors import HeablcoinError, NotFound
+from core.errors import HeablcoinError
 from core.json_types import Json, JsonObject
 from server.context import App
 from server.errors import BadArguments, sentence
@@ -105,6 +105,9 @@ class CallApi(QueuedTool):
             return await call.plain()
         return Handle(self.name, (task.task_id,))
 
+    def made(self, task: Task) -> bool:
+        return task.name == "ai_call"
+
     def _somebody_answers(self, endpoint: str) -> bool:
         usable = self.app.runtime.manager.usable()
         return endpoint in usable if endpoint else bool(usable)
@@ -198,6 +201,9 @@ class PublishTaskGraph(QueuedTool):
         keys: list[Json] = [[row["key"], row["task_id"]] for row in rows]
         return self.app.runtime.publisher.publish("echo", {"graph": keys}, tags=[GRAPH_TAG], depends_on=last)
 
+    def made(self, task: Task) -> bool:
+        return GRAPH_TAG in task.tags and isinstance(task.payload, dict) and "graph" in task.payload
+
     def done(self, tasks: tuple[Task, ...], seen: Outlook) -> bool:
         return tasks[0].done or not seen.moving
 
@@ -244,9 +250,8 @@ def _row(key: str, task: Task, *, last: bool) -> FinishedRow:
 def _members(task: Task) -> list[tuple[str, str]]:
     """Key and id of each task of the graph behind `task`."""
     pairs = task.payload.get("graph") if isinstance(task.payload, dict) else None
-    if not isinstance(pairs, list):
-        raise NotFound("There is no such graph.")
-    return [(str(pair[0]), str(pair[1])) for pair in pairs if isinstance(pair, list)]
+    found = pairs if isinstance(pairs, list) else []
+    return [(str(pair[0]), str(pair[1])) for pair in found if isinstance(pair, list) and len(pair) == 2]
 
 
 def _literally(text: str) -> str:

@@ -14,6 +14,11 @@ DEFAULT_SCHEMA: JsonObject = {
 }
 
 
+def key_of(question: Task) -> str:
+    """What the answer is to be filed under; another one each time the question is asked anew."""
+    return f"{question.task_id}.{question.attempts}" if question.attempts else question.task_id
+
+
 def input_request(question: Task) -> JsonObject:
     """The elicitation that puts `question` to the user. Its payload is `{"message": ..., "schema": {...}}`, or the message."""
     return {

@@ -20,7 +20,7 @@ from core.json_types import Json
 from server.context import App
 from server.errors import explain
 from server.extensions.deferred import Deferral, DeferredTool
-from server.extensions.questions import answered
+from server.extensions.questions import answered, key_of
 from server.extensions.wire import IDENTIFIER, REVISIONS, Handle, TaskParams, UpdateParams, detail, seed
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class TasksExtension(Extension):
         _admit(ctx, params)
         handle, tool = self._find(params.task_id)
         try:
-            asked = {question.task_id: question for question in await tool.questions(handle)}
+            asked = {key_of(question): question for question in await tool.questions(handle)}
             # Checked before any is written: one bad answer changes nothing. Keys that are not open are ignored, as the
             # specification asks: another client may have been faster.
             answers = [
@@ -115,8 +115,10 @@ class TasksExtension(Extension):
         try:
             if accepted:
                 publisher.update_status(question.task_id, TaskStatus.COMPLETED, result=value, worker=ANSWERED_BY)
-            else:
-                publisher.update_status(question.task_id, TaskStatus.FAILED, error=str(value), worker=ANSWERED_BY)
+                return
+            # As an attempt, so that the question has another key should it be asked again.
+            publisher.update_status(question.task_id, TaskStatus.RUNNING, worker=ANSWERED_BY)
+            publisher.update_status(question.task_id, TaskStatus.FAILED, error=str(value), worker=ANSWERED_BY)
         except InvalidTransition:
             log.debug("the question %s was answered by somebody else", question.task_id)
 
