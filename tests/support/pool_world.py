@@ -15,7 +15,7 @@ from core.cloud.api_manager import ApiEndpoint, ApiManager
 from core.cloud.pool_call import Admit, Attempt, Call, CallPlan, Landed, Pause
 
 
-class HttpFailure(Exception):
+class HttpError(Exception):
     """An HTTP error as SDKs raise it."""
 
     def __init__(self, status: int, headers: dict[str, str] | None = None, code: str = "") -> None:
@@ -63,7 +63,9 @@ class Done:
 class World:
     """Managers, servers and callers on one clock."""
 
-    def __init__(self, servers: dict[str, Server], *, seed: int = 1, managers: list[ApiManager] | None = None, **limits: int) -> None:
+    def __init__(
+        self, servers: dict[str, Server], *, seed: int = 1, managers: list[ApiManager] | None = None, **limits: int
+    ) -> None:
         self.clock = ManualClock()
         self.start = self.clock.monotonic()
         self.servers = servers
@@ -73,8 +75,13 @@ class World:
         self._order = itertools.count()
         self.managers = managers or [ApiManager(clock=self.clock, rng=random.Random(seed))]
         for priority, name in enumerate(servers, 1):
-            endpoint = ApiEndpoint(name, f"https://{name}.example", priority=priority, timeout=5.0,
-                                   max_requests_per_minute=limits.get(name, 0))
+            endpoint = ApiEndpoint(
+                name,
+                f"https://{name}.example",
+                priority=priority,
+                timeout=5.0,
+                max_requests_per_minute=limits.get(name, 0),
+            )
             for manager in self.managers:
                 manager.add_endpoint(endpoint)
 
@@ -133,7 +140,7 @@ class _Steps:
 
     def fly(self, command):
         delay, status, headers = self.world.servers[command.flight.member.name].serve(self.world.now)
-        error = None if status == 200 else HttpFailure(status, headers)
+        error = None if status == 200 else HttpError(status, headers)
         if delay > command.timeout:
             delay, error = command.timeout, TimeoutError("read timed out")
         self.flying[command.flight] = (self.world.now + delay, Landed(command.flight, "answer", error))

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from core.errors import AllEndpointsFailed
-from tests.support.pool_world import HttpFailure, Server, World, most_in_window, percentile
+from tests.support.pool_world import HttpError, Server, World, most_in_window, percentile
 
 STRATEGIES = ["priority", "least_latency", "round_robin", "random", "weighted", "least_busy"]
 SEEDS = [1, 2, 3, 4, 5]
@@ -65,7 +65,11 @@ def test_random_errors_of_every_endpoint_cost_no_call(seed, strategy):
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_limit_nobody_told_us_draws_one_429_for_each_of_its_windows(seed):
-    servers = {"alpha": Server(limit=30, window=5), "beta": Server(limit=30, window=5), "gamma": Server(delay=lambda t: 0.2)}
+    servers = {
+        "alpha": Server(limit=30, window=5),
+        "beta": Server(limit=30, window=5),
+        "gamma": Server(delay=lambda t: 0.2),
+    }
     world = World(servers, seed=seed)
     world.open_loop(20, 30)
     world.run()
@@ -81,7 +85,7 @@ def test_a_bad_request_is_sent_once_and_blames_nobody(strategy):
     world.run()
     early = [done for done in world.done if done.at < 5]
     assert count(world, 400) == len(early) == 100
-    assert all(isinstance(done.error, HttpFailure) for done in early)
+    assert all(isinstance(done.error, HttpError) for done in early)
     assert [done for done in world.done if done.at >= 5 and done.error] == []
     assert all(info["status"] == "active" for info in world.managers[0].get_stats()["endpoints"].values())
 
@@ -110,9 +114,13 @@ def test_a_dead_endpoint_that_is_alone_is_asked_by_probes_only_and_found_alive_w
 
 def test_callers_that_never_stop_asking_get_the_whole_limit_and_not_one_more():
     world = World({"only": Server()}, only=60)
+
+    def ask_again():
+        if world.now < 600:
+            world.at(world.now, lambda: world.call(then=ask_again, deadline=1e9))
+
     for _ in range(100):
-        again = lambda: world.at(world.now, lambda: world.call(then=again, deadline=1e9)) if world.now < 600 else None
-        world.at(0.0, lambda again=again: world.call(then=again, deadline=1e9))
+        ask_again()
     world.run(until=600)
     times = [t for t, _ in world.servers["only"].arrivals]
     assert most_in_window(times, 60.0) == 60

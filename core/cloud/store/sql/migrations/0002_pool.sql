@@ -7,6 +7,8 @@ CREATE TABLE pool_endpoint (
     needs_key INTEGER NOT NULL CHECK (needs_key IN (0, 1))
 ) STRICT, WITHOUT ROWID;
 
+CREATE UNIQUE INDEX pool_endpoint_position ON pool_endpoint (position);
+
 -- One row: grows with each change that other processes should notice soon (settings, resets).
 CREATE TABLE pool_version (
     id INTEGER PRIMARY KEY CHECK (id = 1),

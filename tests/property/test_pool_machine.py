@@ -1,0 +1,240 @@
+"""Processes that share a pool, in any order of calls, ends, failures, deaths and time: limits, probes and counts stay exact."""
+
+import random
+import shutil
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from core.clock import ManualClock
+from core.cloud.api_manager import ApiEndpoint, ApiManager
+from core.cloud.ledger import Refused
+from core.cloud.pool_call import Admit, Attempt, Call, CallPlan, Landed, Pause
+from core.cloud.rate_limit import MINUTE
+from core.cloud.store.database import Database
+from core.cloud.store.pool import SqlitePoolStore, _health
+from core.errors import AllEndpointsFailed
+from tests.support.pool_world import HttpError, most_in_window
+
+LIMITS = {"a": 5, "b": 3, "c": 0}
+ENDS = {
+    "ok": None,
+    "caller_fault": HttpError(400),
+    "transient": HttpError(503),
+    "rate_limited": HttpError(429, {"retry-after": "20"}),
+    "endpoint_fault": HttpError(401),
+    "timeout": TimeoutError(),
+}
+STRATEGIES = ["priority", "round_robin", "random", "least_latency", "least_busy", "weighted"]
+
+
+class Process:
+    """One process: its own connection, store and manager, and a writer that runs when the test says so."""
+
+    def __init__(self, path: Path, clock: ManualClock, seed: int) -> None:
+        self.database = Database(str(path))
+        self.store = SqlitePoolStore(self.database)
+        self.store._writer.close()
+        self.manager = ApiManager(self.store, clock=clock, rng=random.Random(seed))
+        self.calls: list[Running] = []
+
+    def close(self) -> None:
+        for call in self.calls:
+            call.steps.close()
+        self.manager.close()
+        self.store.close()
+        self.database.close()
+
+
+class Running:
+    def __init__(self, process: Process, plan: CallPlan) -> None:
+        self.process = process
+        self.steps = Call(process.manager._pool, plan).steps()
+        self.flight = None
+        self.wakes_at = None
+
+
+class PoolMachine(RuleBasedStateMachine):
+    @initialize(count=st.integers(2, 3), seed=st.integers(0, 99))
+    def start(self, count: int, seed: int) -> None:
+        self.folder = Path(tempfile.mkdtemp())
+        self.clock = ManualClock()
+        self.seed = seed
+        self.processes = [Process(self.folder / "pool.db", self.clock, seed + index) for index in range(count)]
+        for name, limit in LIMITS.items():
+            one = ApiEndpoint(
+                name,
+                f"https://{name}.example",
+                timeout=20.0,
+                max_requests_per_minute=limit,
+                max_concurrency=3 if name == "c" else 0,
+            )
+            self.processes[0].manager.add_endpoint(one)
+        for process in self.processes:
+            process.manager._membership.refresh()
+        self.ends = dict.fromkeys(LIMITS, "ok")
+        self.arrivals: dict[str, list[float]] = {name: [] for name in LIMITS}
+        self.ended: dict[str, Counter[str]] = {name: Counter() for name in LIMITS}
+        self.probes: dict[str, tuple[Running, float]] = {}
+        """Calls that test a failed endpoint, and when they began."""
+
+    def teardown(self) -> None:
+        if hasattr(self, "processes"):
+            self.totals_are_those_of_the_calls_that_ended()
+            for process in self.processes:
+                process.close()
+            shutil.rmtree(self.folder)
+
+    # What happens
+
+    @rule(
+        index=st.integers(0, 2),
+        strategy=st.sampled_from(STRATEGIES),
+        endpoint=st.sampled_from(["", "", "a", "b", "c"]),
+        attempts=st.integers(1, 4),
+        count=st.integers(1, 8),
+    )
+    def calls(self, index: int, strategy: str, endpoint: str, attempts: int, count: int) -> None:
+        process = self.processes[index % len(self.processes)]
+        for _ in range(count):
+            running = Running(process, CallPlan(strategy, attempts, deadline=500.0, endpoint=endpoint))
+            process.calls.append(running)
+            self.send(running, None)
+
+    @rule(name=st.sampled_from(sorted(LIMITS)), end=st.sampled_from(sorted(ENDS)))
+    def an_endpoint_changes(self, name: str, end: str) -> None:
+        self.ends[name] = end
+
+    @rule(count=st.integers(1, 12), newest=st.booleans())
+    def calls_land(self, count: int, newest: bool) -> None:
+        flying = [call for process in self.processes for call in process.calls if call.flight is not None]
+        flying.sort(key=lambda call: call.flight.began, reverse=newest)
+        for running in flying[:count]:
+            flight = running.flight
+            end = self.ends[flight.member.name]
+            self.lands(running, "transient" if end == "timeout" else end)
+            self.send(running, Landed(flight, "answer", ENDS[end]))
+
+    @rule(pick=st.integers(0, 50))
+    def a_call_is_cancelled(self, pick: int) -> None:
+        running = [call for process in self.processes for call in process.calls]
+        if running:
+            call = running[pick % len(running)]
+            call.process.calls.remove(call)
+            if call.flight is not None:
+                self.lands(call, "cancelled")
+            call.steps.close()
+
+    @rule(seconds=st.sampled_from([0.1, 0.6, 1.0, 3.0, 5.0, 20.0, 30.0, 59.0, 60.3]))
+    def time_passes(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+        for process in self.processes:
+            for running in list(process.calls):
+                if running.wakes_at is not None and running.wakes_at <= self.clock.now():
+                    running.wakes_at = None
+                    self.send(running, None)
+
+    @rule(index=st.integers(0, 2))
+    def a_writer_runs(self, index: int) -> None:
+        self.processes[index % len(self.processes)].store.flush()
+
+    @rule(index=st.integers(0, 2))
+    def a_process_looks_around(self, index: int) -> None:
+        self.processes[index % len(self.processes)].manager._membership.refresh()
+
+    @rule(index=st.integers(0, 2))
+    def a_process_dies_and_starts_again(self, index: int) -> None:
+        index %= len(self.processes)
+        process = self.processes[index]
+        process.store.flush()
+        for running in process.calls:
+            # It cannot say goodbye: what its calls would settle is lost.
+            running.flight = None
+            process.store._pending.clear()
+        process.database.close()
+        self.seed += 1
+        self.processes[index] = Process(self.folder / "pool.db", self.clock, self.seed)
+
+    # What must hold
+
+    @invariant()
+    def no_window_holds_more_than_the_limit(self) -> None:
+        for name, limit in LIMITS.items():
+            if limit and hasattr(self, "arrivals"):
+                assert most_in_window(self.arrivals[name], MINUTE) <= limit
+
+    @invariant()
+    def no_more_calls_are_under_way_than_allowed(self) -> None:
+        if hasattr(self, "processes"):
+            now = self.clock.now()
+            running = [
+                call
+                for process in self.processes
+                for call in process.calls
+                if call.flight is not None and call.flight.member.name == "c" and call.flight.began + 25 > now
+            ]
+            assert len(running) <= 3
+
+    @rule()
+    def totals_are_those_of_the_calls_that_ended(self) -> None:
+        for process in self.processes:
+            process.store.flush()
+        for process in self.processes:
+            stats = process.manager.get_stats()
+            for name, info in stats["endpoints"].items():
+                assert info["outcomes"] == {kind: count for kind, count in sorted(self.ended[name].items()) if count}
+
+    # Driving
+
+    def send(self, running: Running, event) -> None:
+        process = running.process
+        if running not in process.calls or process not in self.processes:
+            return
+        try:
+            while True:
+                command = running.steps.send(event)
+                if isinstance(command, Admit):
+                    event = self.admit(process, running, command)
+                elif isinstance(command, Pause):
+                    running.wakes_at = self.clock.now() + command.seconds
+                    return
+                else:
+                    assert isinstance(command, Attempt)
+                    running.flight = command.flight
+                    self.arrivals[command.flight.member.name].append(self.clock.now())
+                    return
+        except (StopIteration, AllEndpointsFailed, HttpError):
+            process.calls.remove(running)
+
+    def admit(self, process: Process, running: Running, command: Admit):
+        name, now = command.member.name, self.clock.now()
+        process.store.flush()
+        with process.database.read() as connection:
+            before = _health(connection, name)
+        answer = command.member.account.admit(self.clock, last_resort=command.last_resort)
+        if before.hard and not before.clean and not isinstance(answer, Refused):
+            assert before.held_until <= now, "a failed endpoint was called during its hold"
+            probe = self.probes.get(name)
+            assert probe is None or now >= probe[1] + 25.0, "a failed endpoint was called beside its probe"
+            self.probes[name] = (running, now)
+        return answer
+
+    def lands(self, running: Running, end: str) -> None:
+        name = running.flight.member.name
+        running.flight = None
+        self.ended[name][end] += 1
+        if name in self.probes and self.probes[name][0] is running:
+            del self.probes[name]
+
+
+TestPool = PoolMachine.TestCase
+TestPool.settings = settings(
+    max_examples=120,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)

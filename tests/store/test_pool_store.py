@@ -1,0 +1,357 @@
+"""What every PoolStore promises. `mine` and `theirs` are two processes' views of one store."""
+
+import threading
+
+import pytest
+
+from core.clock import ManualClock
+from core.cloud.call_outcome import CANCELLED, OK, Outcome, OutcomeClass
+from core.cloud.endpoint import ApiEndpoint
+from core.cloud.health import TRIP
+from core.cloud.ledger import Listing, Refusal, Refused
+from core.cloud.memory_ledger import MemoryPoolStore
+from core.cloud.store.database import Database
+from core.cloud.store.pool import SqlitePoolStore, endpoint_of, settings_of
+from core.cloud.tally import Report
+
+FAILED = Outcome(OutcomeClass.TRANSIENT, 500, "HTTP 500")
+LIMITED = Outcome(OutcomeClass.RATE_LIMITED, 429, "HTTP 429", retry_after=30.0)
+WINDOW = 60.0
+
+
+@pytest.fixture(params=["memory", "sqlite", "sqlite in memory"])
+def views(request, tmp_path):
+    if request.param == "memory":
+        store = MemoryPoolStore(window=WINDOW)
+        yield store, store
+        return
+    location = ":memory:" if request.param == "sqlite in memory" else str(tmp_path / "pool.db")
+    databases = [Database(location) for _ in range(1 if location == ":memory:" else 2)]
+    stores = [SqlitePoolStore(database, window=WINDOW) for database in databases]
+    yield stores[0], stores[-1]
+    for store in stores:
+        store.close()
+    for database in databases:
+        database.close()
+
+
+@pytest.fixture
+def clock():
+    return ManualClock()
+
+
+def why(answer):
+    """Why a call was refused; None when it was admitted."""
+    return answer.why if isinstance(answer, Refused) else None
+
+
+def endpoint(name="a", **settings):
+    settings = {"max_requests_per_minute": 0, **settings}
+    return ApiEndpoint(name, f"https://{name}.example", **settings)
+
+
+def joined(views, one):
+    """The account of one endpoint in both views."""
+    mine, theirs = views
+    mine.save(Listing(one, needs_key=False))
+    return mine.open(one), theirs.open(one)
+
+
+def end(store, account, token, clock, outcome=OK, *, began=None, **details):
+    now = clock.now() if store.shared else clock.monotonic()
+    account.settle(token, Report(outcome, now if began is None else began, now, clock.now(), 0.1, **details))
+    store.flush()
+
+
+def test_no_more_starts_than_the_limit_in_a_window_over_all_views(views, clock):
+    mine, theirs = joined(views, endpoint(max_requests_per_minute=3))
+    assert [isinstance(account.admit(clock), int) for account in (mine, theirs, mine)] == [True, True, True]
+    for account in (mine, theirs):
+        refused = account.admit(clock)
+        assert why(refused) is Refusal.LIMITED
+        now = clock.now() if views[0].shared else clock.monotonic()
+        assert refused.until == pytest.approx(now + WINDOW)
+    clock.advance(WINDOW - 0.01)
+    assert isinstance(theirs.admit(clock), Refused)
+    clock.advance(0.02)
+    assert [isinstance(theirs.admit(clock), int) for _ in range(4)] == [True, True, True, False]
+
+
+def test_a_slot_is_not_given_back_by_a_call_that_failed_or_was_cancelled(views, clock):
+    mine, theirs = joined(views, endpoint(max_requests_per_minute=1))
+    end(views[0], mine, mine.admit(clock), clock, CANCELLED)
+    assert isinstance(theirs.admit(clock), Refused)
+
+
+def test_removing_and_adding_an_endpoint_is_no_way_around_its_limit(views, clock):
+    mine, _ = joined(views, endpoint(max_requests_per_minute=1))
+    assert isinstance(mine.admit(clock), int)
+    views[0].remove("a")
+    again, _ = joined(views, endpoint(max_requests_per_minute=1))
+    assert isinstance(again.admit(clock), Refused)
+
+
+def test_lowering_a_limit_counts_what_was_started_before(views, clock):
+    mine, _ = joined(views, endpoint(max_requests_per_minute=10))
+    for _ in range(5):
+        mine.admit(clock)
+    lower, _ = joined(views, endpoint(max_requests_per_minute=5))
+    assert isinstance(lower.admit(clock), Refused)
+    higher, _ = joined(views, endpoint(max_requests_per_minute=6))
+    assert isinstance(higher.admit(clock), int)
+    assert isinstance(higher.admit(clock), Refused)
+
+
+def test_a_wall_clock_put_back_an_hour_stops_nothing_for_longer_than_a_window(views, clock):
+    mine, theirs = joined(views, endpoint(max_requests_per_minute=2))
+    mine.admit(clock)
+    mine.admit(clock)
+    clock.set_now(clock.now() - 3600)
+    assert isinstance(theirs.admit(clock), Refused)
+    clock.advance(WINDOW + 0.01)
+    assert isinstance(theirs.admit(clock), int)
+
+
+def test_a_hold_lasts_no_longer_for_a_wall_clock_that_was_put_back(views, clock):
+    mine, theirs = joined(views, endpoint())
+    end(views[0], mine, mine.admit(clock), clock, LIMITED)
+    clock.set_now(clock.now() - 3600)
+    assert isinstance(theirs.admit(clock), Refused)
+    clock.advance(31)
+    assert isinstance(theirs.admit(clock), int)
+
+
+def trip(views, account, clock):
+    for _ in range(TRIP):
+        token = account.admit(clock, last_resort=True)
+        assert isinstance(token, int)
+        end(views[0], account, token, clock, FAILED)
+
+
+def test_a_failed_endpoint_is_refused_to_every_view_until_one_probes_it(views, clock):
+    mine, theirs = joined(views, endpoint())
+    trip(views, mine, clock)
+    for account in (mine, theirs):
+        refused = account.admit(clock, last_resort=True)
+        assert why(refused) is Refusal.HELD
+    clock.advance(3.0)
+    probe = theirs.admit(clock)
+    assert isinstance(probe, int)
+    refused = mine.admit(clock)
+    assert why(refused) is Refusal.PROBING
+    end(views[1], theirs, probe, clock)
+    assert isinstance(mine.admit(clock), int)
+    assert isinstance(mine.admit(clock), int)
+
+
+def test_a_cancelled_probe_gives_its_place_to_the_next_caller(views, clock):
+    mine, theirs = joined(views, endpoint())
+    trip(views, mine, clock)
+    clock.advance(3.0)
+    end(views[1], theirs, theirs.admit(clock), clock, CANCELLED)
+    assert isinstance(mine.admit(clock), int)
+    assert isinstance(theirs.admit(clock), Refused)
+
+
+def test_a_probe_whose_process_died_counts_as_lost_after_its_timeout(views, clock):
+    mine, theirs = joined(views, endpoint(timeout=10.0))
+    trip(views, mine, clock)
+    clock.advance(3.0)
+    assert isinstance(theirs.admit(clock), int)
+    clock.advance(10.0)
+    assert isinstance(mine.admit(clock), Refused)
+    clock.advance(5.1)
+    assert isinstance(mine.admit(clock), int)
+
+
+def test_concurrency_is_limited_over_all_views_and_freed_when_calls_end(views, clock):
+    mine, theirs = joined(views, endpoint(max_concurrency=2))
+    first, second = mine.admit(clock), theirs.admit(clock)
+    refused = mine.admit(clock)
+    assert why(refused) is Refusal.BUSY
+    end(views[1], theirs, second, clock)
+    third = mine.admit(clock)
+    assert isinstance(third, int)
+    assert isinstance(theirs.admit(clock), Refused)
+    end(views[0], mine, first, clock)
+    end(views[0], mine, third, clock)
+    assert mine.in_flight == 0
+
+
+def test_requests_of_a_day_are_limited_exactly_and_start_anew_at_midnight_utc(views, clock):
+    clock.set_now(1_750_032_000.0 - 60)  # a minute before midnight
+    mine, theirs = joined(views, endpoint(max_requests_per_day=2))
+    assert isinstance(mine.admit(clock), int)
+    assert isinstance(theirs.admit(clock), int)
+    refused = mine.admit(clock)
+    assert why(refused) is Refusal.SPENT
+    now = clock.now() if views[0].shared else clock.monotonic()
+    assert refused.until == pytest.approx(now + 60)
+    assert "2 of 2 requests" in refused.detail
+    clock.advance(60)
+    assert isinstance(mine.admit(clock), int)
+
+
+@pytest.mark.parametrize("limits", [{"max_tokens_per_day": 100}, {"max_cost_per_day": 0.5}])
+def test_an_endpoint_that_spent_its_day_is_refused_to_every_view(views, clock, limits):
+    mine, theirs = joined(views, endpoint(**limits))
+    end(views[0], mine, mine.admit(clock), clock, tokens_in=60, tokens_out=39, cost=0.49)
+    end(views[1], theirs, theirs.admit(clock), clock, tokens_in=1, tokens_out=0, cost=0.01)
+    refused = mine.admit(clock)
+    assert why(refused) is Refusal.SPENT
+    spent = theirs.spending(clock.now())
+    assert (spent.requests, spent.tokens, spent.cost) == (2, 100, pytest.approx(0.5))
+
+
+def test_totals_are_the_sum_over_all_views(views, clock):
+    mine, theirs = joined(views, endpoint())
+    for account, store in ((mine, views[0]), (theirs, views[1])):
+        end(store, account, account.admit(clock), clock, tokens_in=3, tokens_out=4, cost=0.25)
+        end(store, account, account.admit(clock), clock, Outcome(OutcomeClass.CALLER_FAULT, 400), error="HTTP 400")
+    for account in (mine, theirs):
+        totals = account.totals()
+        assert (totals.calls, totals.successes, totals.failures) == (4, 2, 0)
+        assert totals.outcomes == {"ok": 2, "caller_fault": 2}
+        assert (totals.tokens_in, totals.tokens_out, totals.cost) == (6, 8, 0.5)
+        assert sum(totals.buckets.values()) == 2
+        assert totals.seconds == pytest.approx(0.2)
+        assert totals.last_error == "HTTP 400"
+        assert totals.last_used_at == clock.now()
+
+
+def test_a_reset_clears_totals_and_holds_and_keeps_slots_and_spending(views, clock):
+    mine, theirs = joined(views, endpoint(max_requests_per_minute=TRIP, max_requests_per_day=100))
+    trip(views, mine, clock)
+    version = views[1].version()
+    views[0].reset("a")
+    assert theirs.totals().calls == 0
+    assert theirs.spending(clock.now()).requests == TRIP
+    refused = theirs.admit(clock)
+    assert why(refused) is Refusal.LIMITED
+    assert views[1].version() > version or not views[1].shared
+
+
+def test_saving_again_lifts_a_hold_for_every_view(views, clock):
+    mine, theirs = joined(views, endpoint())
+    end(views[0], mine, mine.admit(clock), clock, Outcome(OutcomeClass.ENDPOINT_FAULT, 401))
+    assert isinstance(theirs.admit(clock), Refused)
+    joined(views, endpoint(model="other"))
+    assert isinstance(theirs.admit(clock), int)
+
+
+def test_endpoints_come_back_in_the_order_they_were_first_added(views):
+    mine, theirs = views
+    for name in ("b", "a", "c"):
+        mine.save(Listing(endpoint(name), needs_key=name == "a"))
+    mine.save(Listing(endpoint("a", priority=9), needs_key=True))
+    mine.remove("b")
+    assert theirs.endpoints() == [
+        Listing(endpoint("a", priority=9), needs_key=True),
+        Listing(endpoint("c"), needs_key=False),
+    ]
+
+
+def test_no_slot_is_taken_twice_by_threads_that_ask_at_once(views, clock):
+    mine, theirs = joined(views, endpoint(max_requests_per_minute=50))
+    granted = []
+    barrier = threading.Barrier(8)
+
+    def ask(account):
+        barrier.wait()
+        for _ in range(20):
+            if isinstance(token := account.admit(clock), int):
+                granted.append(token)
+
+    threads = [threading.Thread(target=ask, args=(account,)) for account in (mine, theirs) * 4]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(granted) == 50
+    assert len(set(granted)) == 50 or not views[0].shared
+
+
+class TestSqlite:
+    def store(self, path):
+        database = Database(str(path / "pool.db"))
+        return SqlitePoolStore(database, window=WINDOW), database
+
+    def test_counts_of_a_call_are_written_without_anybody_asking(self, tmp_path, clock):
+        store, _ = self.store(tmp_path)
+        other, _ = self.store(tmp_path)
+        store.save(Listing(endpoint(), needs_key=False))
+        account = store.open(endpoint())
+        written = threading.Event()
+        flush = store.flush
+        store._writer._flush = lambda: (flush(), written.set())
+        account.settle(account.admit(clock), Report(OK, clock.now(), clock.now(), clock.now(), 0.1))
+        assert written.wait(10)
+        assert other.open(endpoint()).totals().calls == 1
+
+    def test_holds_limits_and_totals_survive_a_restart(self, tmp_path, clock):
+        store, database = self.store(tmp_path)
+        store.save(Listing(endpoint(max_requests_per_minute=1), needs_key=False))
+        account = store.open(endpoint(max_requests_per_minute=1))
+        account.settle(account.admit(clock), Report(LIMITED, clock.now(), clock.now(), clock.now(), 0.1))
+        store.close()
+        database.close()
+        store, database = self.store(tmp_path)
+        (listing,) = store.endpoints()
+        account = store.open(listing.endpoint)
+        store.refresh()
+        assert account.health.held_until == clock.now() + 30
+        assert account.totals().calls == 1
+        clock.advance(31)
+        refused = account.admit(clock)
+        assert why(refused) is Refusal.LIMITED
+
+    def test_an_end_that_could_not_be_written_is_written_later_and_once(self, tmp_path, clock, monkeypatch):
+        store, _ = self.store(tmp_path)
+        store.save(Listing(endpoint(), needs_key=False))
+        account = store.open(endpoint())
+        store._writer.close()
+        account.settle(account.admit(clock), Report(FAILED, clock.now(), clock.now(), clock.now(), 0.1))
+        with pytest.raises(ZeroDivisionError), store.transaction():
+            raise ZeroDivisionError
+        assert account.totals().calls == 1
+        assert account.totals().calls == 1
+        assert store.open(endpoint()).health.failures == 1
+
+    def test_the_ring_of_starts_stays_as_small_as_the_limit(self, tmp_path, clock):
+        store, database = self.store(tmp_path)
+        one = endpoint(max_requests_per_minute=5)
+        store.save(Listing(one, needs_key=False))
+        account = store.open(one)
+        for _ in range(200):
+            account.admit(clock)
+            clock.advance(7.0)
+        with database.read() as connection:
+            assert connection.execute("SELECT count(*) FROM pool_start").fetchone()[0] <= 10
+
+    def test_settings_survive_being_stored_and_hold_no_key(self):
+        one = ApiEndpoint(
+            "a",
+            "https://a.example",
+            "sk-canary-key",
+            "m",
+            3,
+            7,
+            2.5,
+            headers={"x-title": "t"},
+            extra_body={"top_p": 0.5},
+        )
+        text = settings_of(one)
+        assert "canary" not in text
+        assert endpoint_of("a", text) == one
+        assert endpoint_of("a", text[:-1] + ', "of_a_newer_version": 1}') == one
+
+    def test_a_call_that_ends_after_its_endpoint_was_removed_is_forgotten(self, tmp_path, clock):
+        store, _ = self.store(tmp_path)
+        store.save(Listing(endpoint(), needs_key=False))
+        account = store.open(endpoint())
+        token = account.admit(clock)
+        store.remove("a")
+        account.settle(token, Report(FAILED, clock.now(), clock.now(), clock.now(), 0.1))
+        store.flush()
+        refused = account.admit(clock)
+        assert why(refused) is Refusal.REMOVED
