@@ -32,6 +32,16 @@ class ChatSentence:
     arguments: Mapping[str, Argument]
 
 
+STATUS_ZH = {
+    "pending": "待处理",
+    "acknowledged": "已领取",
+    "running": "运行中",
+    "completed": "已完成",
+    "failed": "已失败",
+    "cancelled": "已取消",
+    "expired": "已过期",
+}
+
 SENTENCES = (
     ChatSentence(
         "publish_market_analysis",
@@ -52,7 +62,7 @@ SENTENCES = (
         ("Show the waiting high-priority tasks", "查看高优先级任务"),
         (
             "Show all {status} tasks of high priority.",
-            "查看所有待处理的高优先级任务（状态：{status}）",
+            "查看所有{status_zh}的高优先级任务",
         ),
         'list_enhanced_tasks(status="{status}", priority_min=3, limit=10)',
         {"status": Argument("pending", "Task status", "任务状态")},
@@ -64,10 +74,10 @@ SENTENCES = (
             "Add the {name} API endpoint, priority {priority}, limited to {per_minute} requests a minute.",
             "添加 {name} API 端点，优先级{priority}，每分钟{per_minute}次请求限制",
         ),
-        'add_api_endpoint(name="{name}", base_url=..., model=..., api_key_env=..., priority={priority}, '
+        'add_api_endpoint(name="{name_lower}", base_url=..., model=..., api_key_env=..., priority={priority}, '
         "max_requests_per_minute={per_minute})",
         {
-            "name": Argument("deepseek", "Name of the endpoint", "端点名称"),
+            "name": Argument("DeepSeek", "Name of the endpoint", "端点名称"),
             "priority": Argument("2", "Lower is preferred", "数字小者优先"),
             "per_minute": Argument("100", "Requests a minute", "每分钟请求数"),
         },
@@ -97,7 +107,7 @@ def _prompt(sentence: ChatSentence, language: int) -> Prompt:
     return Prompt(
         name=sentence.name + ("", "_zh")[language],
         title=sentence.titles[language],
-        description=sentence.sentences[language].format(**{n: a.default for n, a in sentence.arguments.items()}),
+        description=sentence.sentences[language].format(**_words(sentence, {})),
         arguments=arguments,
         fn=_renderer(sentence, language),
         context_kwarg=None,
@@ -110,10 +120,20 @@ def _renderer(sentence: ChatSentence, language: int) -> Callable[..., Awaitable[
     async def render(**given: str) -> str:
         if unknown := sorted(given.keys() - sentence.arguments.keys()):
             raise MCPError(INVALID_PARAMS, f"The prompt {sentence.name} has no argument {unknown[0][:40]!r}.")
-        words = {name: _word(given.get(name, "")) or a.default for name, a in sentence.arguments.items()}
+        words = _words(sentence, given)
         return f"{sentence.sentences[language].format(**words)}\n\n{lead}{sentence.call.format(**words)}"
 
     return render
+
+
+def _words(sentence: ChatSentence, given: Mapping[str, str]) -> dict[str, str]:
+    """What goes into the sentence and its call: what the user gave, else the guide's own words."""
+    words = {name: _word(given.get(name, "")) or argument.default for name, argument in sentence.arguments.items()}
+    if "status" in words:
+        words["status_zh"] = STATUS_ZH.get(words["status"], words["status"])
+    if "name" in words:
+        words["name_lower"] = words["name"].lower()
+    return words
 
 
 def _word(value: str) -> str:
