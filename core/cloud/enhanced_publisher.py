@@ -7,17 +7,20 @@ A task is durable when `publish` returns. It runs when a process with a handler 
 `heablcoin-cloud worker`, or this process through `execute_task`.
 """
 
+import itertools
 import logging
 import random
 import secrets
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from core.clock import Clock, SystemClock
 from core.cloud.handlers import HandlerRegistry, Isolation
+from core.cloud.maintenance import POISON_LIMIT
 from core.cloud.manual_run import ManualRun, manual_worker_id
 from core.cloud.store import open_store
 from core.cloud.store.base import ClaimRequest, NewTask, Page, Purged, StatusReport, Store, TaskQuery
@@ -33,6 +36,7 @@ from core.cloud.task import (
     parse_status,
     unknown_task,
 )
+from core.cloud.transfer import LONGEST_LINE, is_export, read_tasks, reading, restored, write_tasks
 from core.cloud.wakeup import Signal, WakeUp
 from core.cloud.why import explain
 from core.errors import InvalidArgument
@@ -46,8 +50,6 @@ MANUAL_LEASE = 3600.0
 """Seconds for which a task set to running by hand is held, when it has no timeout of its own."""
 AGENT_LEASE = 900.0
 """Seconds an agent that claimed a task has until its next report."""
-POISON_LIMIT = 5
-"""Deaths of a worker under one task that are forgiven; one more and the task has failed."""
 LARGEST_PAGE = 10_000
 SHORTEST_PREFIX = 4
 """Characters of an id that are enough when they are unique."""
@@ -85,7 +87,7 @@ class EnhancedCloudTaskPublisher:
 
     # Publishing
 
-    def publish(
+    def publish(  # noqa: PLR0917  # the guide passes these by name; their order is its order
         self,
         name: str,
         payload: object = None,
@@ -118,6 +120,7 @@ class EnhancedCloudTaskPublisher:
         Raises:
             InvalidArgument: a value cannot be used, or the key belongs to another task; nothing was stored.
             UnknownTask: `depends_on` names a task that is not there; nothing was stored.
+
         """
         said = Submission(
             name,
@@ -262,6 +265,7 @@ class EnhancedCloudTaskPublisher:
             UnknownTask, InvalidArgument.
             InvalidTransition: its present status cannot become this one.
             LeaseLost: the task is no longer this worker's under this attempt.
+
         """
         wanted = parse_status(status)
         task = self.get_task(task_id)
@@ -351,6 +355,36 @@ class EnhancedCloudTaskPublisher:
             if part.tasks < batch:
                 return Purged(tasks, attempts, by_status)
 
+    def export(self, file: str | Path | IO[bytes]) -> int:
+        """Write every task, with payload, result and attempts, as JSON Lines; returns how many."""
+        return write_tasks(self.store.tasks, file, self._clock.now())
+
+    def import_(self, file: str | Path | IO[bytes]) -> int:
+        """Add the tasks of an export, or of the original program's JSON file, that are not there yet; returns how many.
+
+        They keep their ids, times, results and attempts; what was running waits again. Raises InvalidArgument.
+        """
+        with reading(file) as stream:
+            first = stream.readline(LONGEST_LINE)
+            if is_export(first):
+                added = read_tasks(self.store.tasks, itertools.chain([first], stream), self._clock.now())
+                self.wakeup.notify(origin=self)
+                return added
+        from core.cloud.legacy_import import import_legacy
+
+        if not isinstance(file, (str, Path)):
+            raise InvalidArgument(
+                "This is not an export of the queue.", "give the original program's file by its path."
+            )
+        return import_legacy(self, file, clock=self._clock).added
+
+    def import_records(self, records: Iterable[Mapping[str, object]]) -> int:
+        """Add tasks given as an export's records (`Task.to_dict`, with `history`): all or, after an error, none."""
+        now = self._clock.now()
+        published = self.store.tasks.restore([restored(record, now) for record in records], now)
+        self.wakeup.notify(origin=self)
+        return sum(each.created for each in published)
+
     def _changed(self, task: Task) -> Task:
         self.wakeup.notify([task.task_id], origin=self)
         return task
@@ -377,6 +411,7 @@ class EnhancedCloudTaskPublisher:
             NoHandler, UnknownTask.
             InvalidTransition: the task is not ready, or somebody else runs it.
             LeaseLost: it was cancelled or taken away while it ran; its result counts for nothing.
+
         """
         task_id = task.task_id if isinstance(task, Task) else self._whole_id(task)
         self._bring_up_to_date(self._clock.now())

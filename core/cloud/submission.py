@@ -68,8 +68,18 @@ def from_arguments(arguments: Mapping[str, object], what: str) -> Submission:
     return Submission(**arguments)  # type: ignore[arg-type]  # every value is checked below
 
 
-def new_task(said: Submission, task_id: str, now: float, *, local_ids: Mapping[str, str] | None = None) -> NewTask:
-    """Check one submission. `local_ids` are the ids of a graph's local keys. Raises InvalidArgument."""
+def new_task(
+    said: Submission,
+    task_id: str,
+    now: float,
+    *,
+    local_ids: Mapping[str, str] | None = None,
+    checked_references: bool = False,
+) -> NewTask:
+    """Check one submission. `local_ids` are the ids of a graph's local keys. Raises InvalidArgument.
+
+    `checked_references` is for a task from an export, whose dependencies may be gone while its references stay.
+    """
     name = check_name(said.name)
     local_ids = local_ids or {}
     given = ids_of(said.depends_on)
@@ -81,7 +91,7 @@ def new_task(said: Submission, task_id: str, now: float, *, local_ids: Mapping[s
         )
     payload: Json = {} if said.payload is None else said.payload  # type: ignore[assignment]
     text = _payload_text(payload)
-    if "${" in text:
+    if "${" in text and not checked_references:
         check_references(payload, {*given, *depends_on}, local_ids)
         if local_ids:
             payload = rename_references(payload, local_ids)
@@ -108,11 +118,7 @@ def new_graph(said: Mapping[str, Submission], ids: Mapping[str, str], now: float
 
     Raises InvalidArgument naming the local key, DependencyCycle.
     """
-    for key in said:
-        if not (isinstance(key, str) and LOCAL_KEY.fullmatch(key)):
-            raise InvalidArgument(
-                f"The local key {str(key)[:60]!r} cannot be used.", "use 1 to 64 letters, digits, '_' and '-'."
-            )
+    _check_keys(said)
     order = check_graph({key: ids_of(task.depends_on) for key, task in said.items()})
     tasks = []
     for key in order:
@@ -121,6 +127,14 @@ def new_graph(said: Mapping[str, Submission], ids: Mapping[str, str], now: float
         except InvalidArgument as error:
             raise InvalidArgument(f"Task {key!r}: {error.message}", error.fix) from error
     return tasks
+
+
+def _check_keys(keys: Iterable[object]) -> None:
+    for key in keys:
+        if not isinstance(key, str) or not LOCAL_KEY.fullmatch(key):
+            raise InvalidArgument(
+                f"The local key {str(key)[:60]!r} cannot be used.", "use 1 to 64 letters, digits, '_' and '-'."
+            )
 
 
 def as_published(task: NewTask, now: float) -> Task:
@@ -281,7 +295,7 @@ def _from_now(seconds: float | None, now: float) -> float | None:
 
 def _policy(value: object) -> OnDependencyFailure:
     try:
-        return OnDependencyFailure(value)
+        return OnDependencyFailure(str(value))
     except ValueError:
         raise InvalidArgument(
             f"There is no on_dependency_failure {str(value)[:40]!r}.",

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import IntEnum, StrEnum
 
+from core.clock import to_iso
 from core.errors import InvalidArgument, InvalidTransition, UnknownTask
 from core.json_types import Json, JsonObject
 
@@ -138,6 +139,17 @@ class Attempt:
     outcome: AttemptOutcome
     error: str | None
 
+    def to_dict(self) -> JsonObject:
+        """The attempt as JSON: times ISO 8601 UTC, unset values None."""
+        return {
+            "number": self.number,
+            "worker": self.worker,
+            "started_at": _iso(self.started_at),
+            "ended_at": _iso(self.ended_at),
+            "outcome": self.outcome.value,
+            "error": self.error,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Task:
@@ -185,10 +197,6 @@ class Task:
 
     def to_dict(self) -> JsonObject:
         """The task as JSON: times ISO 8601 UTC, unset values None."""
-
-        def iso(moment: datetime | None) -> str | None:
-            return None if moment is None else moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
         return {
             "task_id": self.task_id,
             "name": self.name,
@@ -204,15 +212,19 @@ class Task:
             "attempts": self.attempts,
             "interruptions": self.interruptions,
             "idempotency_key": self.idempotency_key,
-            "created_at": iso(self.created_at),
-            "run_at": iso(self.run_at),
-            "expires_at": iso(self.expires_at),
-            "started_at": iso(self.started_at),
-            "completed_at": iso(self.completed_at),
+            "created_at": _iso(self.created_at),
+            "run_at": _iso(self.run_at),
+            "expires_at": _iso(self.expires_at),
+            "started_at": _iso(self.started_at),
+            "completed_at": _iso(self.completed_at),
             "worker": self.worker,
-            "lease_until": iso(self.lease_until),
+            "lease_until": _iso(self.lease_until),
             "progress": self.progress,
             "progress_message": self.progress_message,
             "result": self.result,
             "error": self.error,
         }
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return None if moment is None else to_iso(moment.timestamp())

@@ -48,6 +48,28 @@ class Published:
 
 
 @dataclass(frozen=True, slots=True)
+class RestoredTask:
+    """A task from an export, as it was: with its times, its attempts and its end."""
+
+    task: NewTask
+    """`run_at` and `expires_at` are those below."""
+    status: TaskStatus
+    """A final status, or PENDING; one that was held when exported is PENDING."""
+    created_at: float
+    run_at: float | None
+    expires_at: float | None
+    started_at: float | None
+    ended_at: float | None
+    """With a final status only."""
+    attempts: tuple[Attempt, ...]
+    """All of them ended."""
+    interruptions: int
+    result: str | None
+    """JSON text, with COMPLETED."""
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class TaskQuery:
     """Which tasks to list: URGENT first, then oldest; all conditions must hold."""
 
@@ -293,6 +315,18 @@ class TaskStore(Protocol):
 
     def next_due(self) -> float | None:
         """The earliest moment at which `maintain` will have something to do."""
+        ...
+
+    def dump(self, cursor: str, limit: int) -> Page:
+        """Every task in the order of publication; '' starts at the oldest."""
+        ...
+
+    def restore(self, tasks: Sequence[RestoredTask], now: float) -> builtins.list[Published]:
+        """Insert tasks of an export, all or nothing; one that is there already, and the same, is left as it is.
+
+        A task that has not ended has all its retries again. Raises InvalidArgument for an id or idempotency key that
+        another task has, UnknownTask for a dependency that is neither stored nor earlier in `tasks`.
+        """
         ...
 
     def purge(self, statuses: Collection[TaskStatus], older_than: float, *, dry_run: bool, limit: int) -> Purged:

@@ -1,24 +1,26 @@
 """One SQLite database, opened through apsw: its connections, its transactions, its errors in our words."""
 
 import logging
-import os
+import random
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
 import apsw
 
-from core.cloud.store.migrate import migrate
+from core.cloud.store.migrate import migrate, refuse_foreign
+from core.cloud.store.place import make_private_file, refuse_affected_library, refuse_network_file_system
 from core.errors import (
+    HeablcoinError,
     InvalidArgument,
     StoreBusy,
     StoreCorrupt,
     StoreError,
     StoreFull,
     StoreReadOnly,
-    StoreUnsafe,
 )
 from core.failpoints import failpoint
 from core.paths import MEMORY
@@ -27,52 +29,67 @@ log = logging.getLogger(__name__)
 
 Synchronous = Literal["FULL", "NORMAL"]
 
-WAL_RESET_FIXED = (3, 51, 3)
-"""First SQLite without the WAL-reset race (sqlite.org/wal.html, "The WAL-Reset Bug")."""
+LARGEST_IDLE_WAL = 64 * 1024 * 1024
+"""Bytes: a write-ahead log that grew beyond this during a long read is cut back afterwards."""
 
 
 class Database:
     """A database file shared by threads and processes, or a private one in memory.
 
-    Writers of this process take turns on one connection; readers have their own, so a read never waits for a commit.
+    Writers of this process take turns on one connection; readers have another, so a read never waits for a commit.
     Writes start with BEGIN IMMEDIATE: waiting for another process happens there, bounded by `busy_timeout` seconds,
     and nowhere else.
     """
 
     def __init__(self, location: str, *, synchronous: Synchronous = "FULL", busy_timeout: float = 10.0) -> None:
-        self.location = location
+        if synchronous not in ("FULL", "NORMAL"):
+            raise InvalidArgument(f"There is no synchronous={synchronous!r}.", 'use "FULL" or "NORMAL".')
+        if not 0 < busy_timeout <= 600:
+            raise InvalidArgument(f"The busy timeout is {busy_timeout!r} seconds.", "use more than 0, up to 600.")
+        self.location = location if location == MEMORY else str(Path(location).expanduser().absolute())
         self._synchronous: Synchronous = synchronous
-        self._busy_ms = max(1, round(busy_timeout * 1000))
+        self._busy_timeout = busy_timeout
         self._write_lock = threading.RLock()
         self._read_lock = threading.RLock()
         self._closed = False
         self._durable = True
         refuse_affected_library()
         if location != MEMORY:
-            refuse_network_file_system(location)
-            make_directory(location)
-        with _our_words(location):
-            self._writer = self._connect()
-            migrate(self._writer, location)
-            if location == MEMORY:
+            refuse_network_file_system(Path(self.location))
+            make_private_file(Path(self.location))
+        with _our_words(self.location):
+            self._open()
+
+    def _open(self) -> None:
+        self._writer = self._connect()
+        try:
+            migrate(self._writer, self.location)
+            if self.location == MEMORY:
                 self._reader, self._read_lock = self._writer, self._write_lock
             else:
                 self._reader = self._connect()
                 self._reader.execute("PRAGMA query_only=ON")
+        except BaseException:
+            self._writer.close()
+            raise
 
     def _connect(self) -> apsw.Connection:
         connection = apsw.Connection(self.location)
-        connection.set_busy_timeout(self._busy_ms)
-        # Without this SQLite plans a statement anew whenever a bound value might change its plan, which costs several
-        # times as much as running it. Our plans are fixed on purpose (a test reads them).
-        connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute(f"PRAGMA synchronous={self._synchronous}")
-        connection.execute("PRAGMA foreign_keys=ON")
-        connection.execute("PRAGMA temp_store=MEMORY")
-        connection.execute("PRAGMA cache_size=-16000")
-        if self.location != MEMORY and os.name == "posix":
-            os.chmod(self.location, 0o600)
+        try:
+            connection.set_busy_handler(busy_handler(self._busy_timeout))
+            # Without this SQLite plans a statement anew whenever a bound value might change its plan, which costs several
+            # times as much as running it. Our plans are fixed on purpose (a test reads them).
+            connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
+            refuse_foreign(connection, self.location)
+            switch_to_wal(connection, self._busy_timeout)
+            connection.execute(f"PRAGMA synchronous={self._synchronous}")
+            connection.execute("PRAGMA foreign_keys=ON")
+            connection.execute("PRAGMA temp_store=MEMORY")
+            connection.execute("PRAGMA cache_size=-16000")
+            connection.execute(f"PRAGMA journal_size_limit={LARGEST_IDLE_WAL}")
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     @contextmanager
@@ -109,14 +126,14 @@ class Database:
     def snapshot(self) -> Iterator[apsw.Connection]:
         """A read transaction: all statements in the block see the same moment."""
         with self.read() as connection:
-            if connection.in_transaction:
-                yield connection
-                return
-            connection.execute("BEGIN")
+            nested = connection.in_transaction
+            if not nested:
+                connection.execute("BEGIN")
             try:
                 yield connection
             finally:
-                connection.execute("COMMIT")
+                if not nested and connection.in_transaction:
+                    connection.execute("COMMIT")
 
     def _ensure_open(self) -> None:
         if self._closed:
@@ -133,92 +150,103 @@ class Database:
             self._writer.close()
 
 
-def refuse_affected_library() -> None:
-    """Raise StoreUnsafe for an SQLite with the WAL-reset race."""
-    version = apsw.sqlite_lib_version()
-    if tuple(int(part) for part in version.split(".")[:3]) < WAL_RESET_FIXED:
-        raise StoreUnsafe(
-            f"SQLite {version} can corrupt a database that several processes write (WAL-reset race).",
-            "install the apsw wheel from PyPI, which bundles a fixed SQLite (pip install --force-reinstall apsw).",
-        )
+def busy_handler(timeout: float) -> Callable[[int], bool]:
+    """What SQLite calls while another process holds the lock: wait a little, give up after `timeout` seconds.
+
+    SQLite's own handler backs off to 100 ms, so that of two busy processes one starves; transactions here take well under
+    a millisecond, and short random waits share the lock evenly.
+    """
+    began = 0.0
+
+    def wait(tries: int) -> bool:
+        nonlocal began
+        now = time.monotonic()
+        if tries == 0:
+            began = now
+        if now - began >= timeout:
+            return False
+        time.sleep(random.uniform(0.0002, 0.002 if tries < 100 else 0.02))
+        return True
+
+    return wait
 
 
-def refuse_network_file_system(location: str) -> None:
-    """Raise StoreUnsafe when the database would lie on a network file system, where WAL cannot work."""
-    kind = file_system_of(Path(location))
-    if kind in {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "fuse.sshfs", "ncpfs"}:
-        raise StoreUnsafe(
-            f"The database {location} lies on a network file system ({kind}), where SQLite's locks do not hold.",
-            "set HEABLCOIN_CLOUD_DATABASE to a path on a local disk.",
-        )
+def switch_to_wal(connection: apsw.Connection, timeout: float) -> None:
+    """Put the file into write-ahead mode, which stays in the file.
 
-
-def file_system_of(path: Path, mounts: str = "/proc/self/mounts") -> str:
-    """The type of the file system that holds `path`, '' where the platform does not say."""
-    try:
-        with open(mounts, encoding="utf-8", errors="replace") as file:
-            table = [line.split() for line in file]
-    except OSError:
-        return ""
-    target = str(path.expanduser().absolute())
-    best, kind = "", ""
-    for fields in table:
-        if len(fields) < 3:
-            continue
-        point = fields[1].replace("\\040", " ")
-        inside = target == point or target.startswith(point.rstrip("/") + "/")
-        if inside and len(point) >= len(best):
-            best, kind = point, fields[2]
-    return kind
-
-
-def make_directory(location: str) -> None:
-    """Create the database's directory for this user alone."""
-    parent = Path(location).absolute().parent
-    try:
-        parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreReadOnly(
-            f"The directory {parent} cannot be made ({error.strerror}).",
-            "set HEABLCOIN_CLOUD_DATABASE to a path you can write.",
-        ) from error
+    The switch needs the file alone and SQLite does not wait for that: of processes that start on a new file at the same
+    instant, all but one are told that it is busy.
+    """
+    wait = busy_handler(timeout)
+    for tries in range(1_000_000):
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except apsw.BusyError:
+            if not wait(tries):
+                raise
 
 
 @contextmanager
 def _our_words(location: str) -> Iterator[None]:
     try:
         yield
-    except apsw.BusyError as error:
-        raise StoreBusy(
-            "Another process held the database too long; nothing was changed.",
-            "try again; if it goes on, `heablcoin-cloud doctor` names the processes that use it.",
-        ) from error
-    except apsw.FullError as error:
-        raise StoreFull(
-            f"The disk that holds {location} is full; nothing was changed.",
-            "free some space (or purge old tasks), then try again.",
-        ) from error
-    except apsw.ReadOnlyError as error:
-        raise StoreReadOnly(
-            f"The database {location} is read-only; nothing was changed.",
-            "make the file and its directory writable, or set HEABLCOIN_CLOUD_DATABASE to another path.",
-        ) from error
-    except (apsw.CorruptError, apsw.NotADBError) as error:
-        raise StoreCorrupt(
-            f"The file {location} is not a sound database.",
-            "stop all servers, move the file away (a backup lies beside it if one was made), and start again.",
-        ) from error
-    except apsw.CantOpenError as error:
-        raise StoreReadOnly(
-            f"The database {location} cannot be opened.",
-            "check that its directory exists and is writable, or set HEABLCOIN_CLOUD_DATABASE to another path.",
-        ) from error
-    except apsw.IOError as error:
-        raise StoreError(
-            f"The disk failed while the database {location} was used; nothing was changed.",
-            "check the disk, then try again.",
-        ) from error
-    except apsw.TooBigError as error:
-        raise InvalidArgument(
-            "A value is larger than the database can hold.", "store it elsewhere and pass a reference."
-        ) from error
+    except apsw.Error as error:
+        raise in_our_words(error, location) from error
+
+
+def in_our_words(error: apsw.Error, location: str) -> Exception:
+    """What an SQLite error means here and what to do about it."""
+    for kinds, our_error, message, fix in _MEANINGS:
+        if isinstance(error, kinds):
+            return our_error(message.format(location), fix)
+    return StoreError(
+        f"The database {location} refused a change ({type(error).__name__}: {error}); nothing was changed.",
+        "this should not happen: please report it, with the log.",
+    )
+
+
+_MEANINGS: tuple[tuple[tuple[type[apsw.Error], ...], type[HeablcoinError], str, str], ...] = (
+    (
+        (apsw.BusyError, apsw.LockedError),
+        StoreBusy,
+        "Another process held the database too long; nothing was changed.",
+        "try again; if it goes on, `heablcoin-cloud doctor` names the processes that use it.",
+    ),
+    (
+        (apsw.FullError,),
+        StoreFull,
+        "The disk that holds {} is full; nothing was changed.",
+        "free some space (or purge old tasks), then try again.",
+    ),
+    (
+        (apsw.ReadOnlyError, apsw.PermissionsError),
+        StoreReadOnly,
+        "The database {} is read-only; nothing was changed.",
+        "make the file and its directory writable, or set HEABLCOIN_CLOUD_DATABASE to another path.",
+    ),
+    (
+        (apsw.CorruptError, apsw.NotADBError),
+        StoreCorrupt,
+        "The file {} is not a sound database.",
+        "stop all servers, move the file away (a backup lies beside it if one was made), and start again.",
+    ),
+    (
+        (apsw.CantOpenError,),
+        StoreReadOnly,
+        "The database {} cannot be opened.",
+        "check that its directory exists and is writable, or set HEABLCOIN_CLOUD_DATABASE to another path.",
+    ),
+    (
+        (apsw.TooBigError,),
+        InvalidArgument,
+        "A value is larger than the database {} can hold.",
+        "store it elsewhere and pass a reference.",
+    ),
+    (
+        (apsw.IOError,),
+        StoreError,
+        "The disk failed while the database {} was used; nothing was changed.",
+        "check the disk and its free space, then try again.",
+    ),
+)

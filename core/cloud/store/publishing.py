@@ -1,8 +1,7 @@
-"""Inserting tasks and their graph. Every function works inside the caller's transaction."""
+"""Inserting tasks and their graph. Functions work inside the caller's transaction."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 
 import apsw
 
@@ -12,86 +11,132 @@ from core.cloud.store.states import FINAL_STATES, waiting_state
 from core.cloud.task import OnDependencyFailure, TaskStatus
 from core.errors import InvalidArgument, UnknownTask
 
-
-@dataclass(slots=True)
-class _Batch:
-    """What one batch will insert, gathered first so that each table is written by one executemany."""
-
-    task: list[tuple[Binding, ...]] = field(default_factory=list)
-    body: list[tuple[Binding, ...]] = field(default_factory=list)
-    tag: list[tuple[Binding, ...]] = field(default_factory=list)
-    dependency: list[tuple[Binding, ...]] = field(default_factory=list)
-    outcome: list[tuple[Binding, ...]] = field(default_factory=list)
+Parents = dict[str, tuple[int, str]]
+"""(seq, state) by task id."""
 
 
 def insert_tasks(connection: apsw.Connection, tasks: Sequence[NewTask], now: float) -> list[Published]:
     """Insert `tasks` in order; see TaskStore.publish. Raises before the first row is written."""
     known = _known_keys(connection, tasks)
-    parents = _parents(connection, tasks, known)
-    seq = int(one(connection, TASK["newest_seq"]))
-    kinds: dict[tuple[str, str], int] = {}
-    batch = _Batch()
+    batch = Batch(connection, find_parents(connection, tasks, known.values()))
     published: list[Published] = []
     for task in tasks:
         key = task.idempotency_key
         if key is not None and key in known:
+            batch.parents[task.task_id] = batch.parents[known[key]]
             published.append(Published(known[key], created=False))
-            if known[key] != task.task_id:
-                parents[task.task_id] = parents[known[key]]
             continue
-        seq += 1
-        kind = kinds.get((task.capability, task.name))
-        if kind is None:
-            kind = kinds[task.capability, task.name] = kind_of(connection, task.capability, task.name)
-        parents[task.task_id] = (seq, _gather(batch, task, seq, kind, parents, now))
+        batch.add(task, now)
         if key is not None:
             known[key] = task.task_id
         published.append(Published(task.task_id, created=True))
-    _write(connection, batch)
+    batch.write()
     return published
 
 
-def kind_of(connection: apsw.Connection, capability: str, name: str) -> int:
-    """The number of this capability and name, new if need be."""
-    found = first(connection, TASK["kind_find"], (capability, name))
-    return int(found[0] if found else one(connection, TASK["kind_add"], (capability, name)))
+class Batch:
+    """The rows of one insert, gathered first so that each table is written by one executemany."""
 
+    def __init__(self, connection: apsw.Connection, parents: Parents) -> None:
+        self.parents = parents
+        """Every task that one of the batch may depend on; those of the batch join as they are added."""
+        self._connection = connection
+        self._seq = int(one(connection, TASK["newest_seq"]))
+        self._kinds: dict[tuple[str, str], int] = {}
+        self._tasks: list[tuple[Binding, ...]] = []
+        self._bodies: list[tuple[Binding, ...]] = []
+        self._tags: list[tuple[Binding, ...]] = []
+        self._dependencies: list[tuple[Binding, ...]] = []
+        self._outcomes: list[tuple[Binding, ...]] = []
 
-def _known_keys(connection: apsw.Connection, tasks: Sequence[NewTask]) -> dict[str, str]:
-    """Task ids by idempotency key, for the keys that are in the store. A key is good for one task only."""
-    known: dict[str, str] = {}
-    wanted: dict[str, tuple[str, str]] = {}
-    for task in tasks:
-        key = task.idempotency_key
-        if key is None:
-            continue
-        if key not in wanted:
-            row = first(connection, TASK["find_key"], (key,))
-            if row is not None:
-                known[key] = row[0]
-            wanted[key] = (row[1], row[2]) if row is not None else (task.name, task.payload)
-        if wanted[key] != (task.name, task.payload):
-            raise InvalidArgument(
-                f"The idempotency key {key[:60]!r} was already used for a different task ({wanted[key][0]}).",
-                "use a new key for a task with another name or payload.",
+    def add(self, task: NewTask, now: float) -> None:
+        """A task published now: pending, or cancelled at once when a dependency it cannot do without is lost."""
+        blockers = self.blockers(task)
+        state = waiting_state(blockers, task.run_at, now)
+        ended_at = None
+        if task.on_dependency_failure is OnDependencyFailure.CANCEL:
+            reason = self._lost_parent(task)
+            if reason:
+                state, ended_at = TaskStatus.CANCELLED.value, now
+                self._outcomes.append((self._seq + 1, None, reason))
+        self._seq += 1
+        self._tasks.append(
+            (
+                self._seq,
+                task.task_id,
+                self.kind(task),
+                state,
+                task.priority,
+                blockers,
+                task.max_retries,
+                task.on_dependency_failure.value,
+                task.timeout,
+                now,
+                task.run_at,
+                task.expires_at,
+                ended_at,
+                task.idempotency_key,
             )
-    return known
+        )
+        self.add_parts(task, self._seq)
+        self.parents[task.task_id] = (self._seq, state)
+
+    def add_parts(self, task: NewTask, seq: int) -> None:
+        """What belongs to a task besides its own row."""
+        tags = tuple(dict.fromkeys(task.tags))
+        self._bodies.append((seq, task.payload, json.dumps(tags, ensure_ascii=False) if tags else None))
+        self._tags.extend((tag, task.priority, seq) for tag in tags)
+        parents = dict.fromkeys(self.parents[parent][0] for parent in task.depends_on)
+        self._dependencies.extend((parent, seq, position) for position, parent in enumerate(parents))
+
+    def blockers(self, task: NewTask) -> int:
+        """How many of its dependencies are not completed."""
+        if not task.depends_on:
+            return 0
+        parents = {self.parents[parent] for parent in task.depends_on}
+        return sum(state != TaskStatus.COMPLETED for _, state in parents)
+
+    def kind(self, task: NewTask) -> int:
+        """The number of its capability and name, new if need be."""
+        known = self._kinds.get((task.capability, task.name))
+        if known is None:
+            found = first(self._connection, TASK["kind_find"], (task.capability, task.name))
+            known = found[0] if found else one(self._connection, TASK["kind_add"], (task.capability, task.name))
+            self._kinds[task.capability, task.name] = known
+        return known
+
+    def _lost_parent(self, task: NewTask) -> str:
+        for parent in task.depends_on:
+            state = self.parents[parent][1]
+            if state in FINAL_STATES and state != TaskStatus.COMPLETED:
+                return dependency_failed(parent, state)
+        return ""
+
+    def write(self) -> None:
+        """Insert what was gathered."""
+        parts = (
+            (TASK["insert"], self._tasks),
+            (TASK["insert_body"], self._bodies),
+            (TASK["insert_tag"], self._tags),
+            (DEPENDENCY["insert"], self._dependencies),
+            (TASK["put_outcome"], self._outcomes),
+        )
+        for statement, bindings in parts:
+            if bindings:
+                self._connection.executemany(statement, bindings)
 
 
-def _parents(
-    connection: apsw.Connection, tasks: Sequence[NewTask], known: dict[str, str]
-) -> dict[str, tuple[int, str]]:
-    """(seq, state) by id of every stored task this batch refers to; UnknownTask for one that is nowhere."""
+def find_parents(connection: apsw.Connection, tasks: Sequence[NewTask], also: Iterable[str] = ()) -> Parents:
+    """`also` and every stored task that this batch refers to; UnknownTask for one that is nowhere."""
     earlier: set[str] = set()
-    wanted: set[str] = set(known.values())
+    wanted: set[str] = set(also)
     for task in tasks:
         wanted.update(parent for parent in task.depends_on if parent not in earlier)
         earlier.add(task.task_id)
     if not wanted:
         return {}
-    found = {
-        row[0]: (row[1], row[2]) for row in rows(connection, DEPENDENCY["parents_by_id"], (json.dumps(list(wanted)),))
-    }
+    asked = json.dumps(list(wanted), ensure_ascii=False)
+    found = {row[0]: (row[1], row[2]) for row in rows(connection, DEPENDENCY["parents_by_id"], (asked,))}
     missing = wanted - found.keys()
     if missing:
         raise UnknownTask(
@@ -101,58 +146,28 @@ def _parents(
     return found
 
 
-def _gather(batch: _Batch, task: NewTask, seq: int, kind: int, parents: dict[str, tuple[int, str]], now: float) -> str:
-    """Add the rows of one task; returns the state it will have."""
-    depends_on = list(dict.fromkeys(parents[parent][0] for parent in task.depends_on))
-    states = [parents[parent] for parent in task.depends_on]
-    blockers = len({number for number, state in states if state != TaskStatus.COMPLETED})
-    state = waiting_state(blockers, task.run_at, now)
-    if task.on_dependency_failure is OnDependencyFailure.CANCEL:
-        for parent in task.depends_on:
-            if (lost := parents[parent][1]) in FINAL_STATES and lost != TaskStatus.COMPLETED:
-                state = TaskStatus.CANCELLED.value
-                batch.outcome.append((seq, None, dependency_failed(parent, lost)))
-                break
-    batch.task.append(
-        (
-            seq,
-            task.task_id,
-            kind,
-            state,
-            task.priority,
-            blockers,
-            task.max_retries,
-            task.on_dependency_failure.value,
-            task.timeout,
-            now,
-            task.run_at,
-            task.expires_at,
-            now if state == TaskStatus.CANCELLED else None,
-            task.idempotency_key,
-        )
-    )
-    tags = tuple(dict.fromkeys(task.tags))
-    batch.body.append((seq, task.payload, json.dumps(tags, ensure_ascii=False) if tags else None))
-    batch.tag.extend((tag, task.priority, seq) for tag in tags)
-    batch.dependency.extend((parent, seq, position) for position, parent in enumerate(depends_on))
-    return state
+def _known_keys(connection: apsw.Connection, tasks: Sequence[NewTask]) -> dict[str, str]:
+    """Task ids by idempotency key, for the keys that are in the store. A key is good for one name and payload only."""
+    known: dict[str, str] = {}
+    meant: dict[str, tuple[str, str]] = {}
+    for task in tasks:
+        key = task.idempotency_key
+        if key is None:
+            continue
+        if key not in meant:
+            row = first(connection, TASK["find_key"], (key,))
+            meant[key] = (task.name, task.payload) if row is None else (row[1], row[2])
+            if row is not None:
+                known[key] = row[0]
+        if meant[key] != (task.name, task.payload):
+            raise InvalidArgument(
+                f"The idempotency key {key[:60]!r} was already used for a different task ({meant[key][0]}).",
+                "use a new key for a task with another name or payload.",
+            )
+    return known
 
 
-def _write(connection: apsw.Connection, batch: _Batch) -> None:
-    connection.executemany(TASK["insert"], batch.task)
-    connection.executemany(TASK["insert_body"], batch.body)
-    if batch.tag:
-        connection.executemany(TASK["insert_tag"], batch.tag)
-    if batch.dependency:
-        connection.executemany(DEPENDENCY["insert"], batch.dependency)
-    if batch.outcome:
-        connection.executemany(TASK["put_outcome"], batch.outcome)
-
-
-def dependency_failed(parent: str, status: str) -> str:
+def dependency_failed(parent: str, state: str) -> str:
     """Why a dependent was cancelled."""
-    return f"Cancelled because task {parent}, on which it depends, {_became(status)}."
-
-
-def _became(status: str) -> str:
-    return {"failed": "failed", "expired": "expired", "cancelled": "was cancelled"}[status]
+    became = {"failed": "failed", "expired": "expired", "cancelled": "was cancelled"}[state]
+    return f"Cancelled because task {parent}, on which it depends, {became}."

@@ -56,9 +56,7 @@ def first(connection: apsw.Connection, statement: str, bindings: tuple[Binding, 
 
 def one(connection: apsw.Connection, statement: str, bindings: tuple[Binding, ...] = ()) -> Any:
     """The single value of a statement that always gives a row."""
-    row = connection.execute(statement, bindings).fetchone()
-    assert row is not None, statement
-    return row[0]
+    return next(connection.execute(statement, bindings))[0]
 
 
 def many(connection: apsw.Connection, statement: str, bindings: Sequence[tuple[Binding, ...]]) -> list[Row]:

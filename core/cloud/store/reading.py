@@ -3,6 +3,8 @@
 import heapq
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any
 
 import apsw
 
@@ -43,8 +45,6 @@ def existing(connection: apsw.Connection, task_id: str) -> Task:
 
 
 def _task(row: Row, parents: Sequence[tuple[str, str]]) -> Task:
-    created_at = to_datetime(row[13])
-    assert created_at is not None
     return Task(
         task_id=row[1],
         name=row[2],
@@ -60,7 +60,7 @@ def _task(row: Row, parents: Sequence[tuple[str, str]]) -> Task:
         attempts=row[10],
         interruptions=row[11],
         idempotency_key=row[12],
-        created_at=created_at,
+        created_at=datetime.fromtimestamp(row[13], UTC),
         run_at=to_datetime(row[14]),
         expires_at=to_datetime(row[15]),
         started_at=to_datetime(row[16]),
@@ -84,19 +84,22 @@ def attempts_of(connection: apsw.Connection, task_id: str) -> list[Attempt]:
     if row is None:
         return []
     seq, state, owner, attempt, started_at = row[:5]
-    found = [
-        _attempt(number, worker, start, end, outcome, error)
-        for number, worker, start, end, outcome, error in rows(connection, ATTEMPT["of_task"], (seq,))
-    ]
+    found = [_attempt(*past) for past in rows(connection, ATTEMPT["of_task"], (seq,))]
     if state in HELD_STATES:
         found.append(_attempt(attempt, owner, started_at, None, AttemptOutcome.RUNNING, None))
     return found
 
 
-def _attempt(number: int, worker: str, start: float, end: float | None, outcome: str, error: str | None) -> Attempt:
-    started_at = to_datetime(start)
-    assert started_at is not None
-    return Attempt(number, worker, started_at, to_datetime(end), AttemptOutcome(outcome), error)
+def _attempt(*row: Any) -> Attempt:
+    number, worker, started_at, ended_at, outcome, error = row
+    return Attempt(
+        number,
+        worker,
+        datetime.fromtimestamp(started_at, UTC),
+        to_datetime(ended_at),
+        AttemptOutcome(outcome),
+        error,
+    )
 
 
 def page(connection: apsw.Connection, query: TaskQuery) -> Page:
@@ -117,6 +120,13 @@ def page(connection: apsw.Connection, query: TaskQuery) -> Page:
     shown = found[: query.limit]
     cursor = f"{shown[-1][0]}.{shown[-1][1]}" if more and shown else ""
     return Page(tasks_at(connection, [seq for _, seq in shown]), cursor)
+
+
+def dump(connection: apsw.Connection, cursor: str, limit: int) -> Page:
+    """Tasks in the order of publication."""
+    after = _parse_cursor(cursor)[1] if cursor else 0
+    seqs = [row[0] for row in rows(connection, TASK["page_published"], (after, limit))]
+    return Page(tasks_at(connection, seqs), f"0.{seqs[-1]}" if len(seqs) == limit else "")
 
 
 class _Ranges:

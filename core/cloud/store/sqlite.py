@@ -1,14 +1,15 @@
 """The SQLite store: every part over one database."""
 
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import apsw
 
-from core.clock import to_datetime
 from core.cloud.store.base import StoreHealth
 from core.cloud.store.database import Database
 from core.cloud.store.migrate import schema_version
+from core.cloud.store.queries import one
 from core.cloud.store.tasks import SqliteTaskStore
 from core.cloud.store.workers import SqliteWorkerStore
 
@@ -48,20 +49,18 @@ class SqliteStore:
             verdict += [
                 f"a row of {row[0]} refers to nothing" for row in connection.execute("PRAGMA foreign_key_check")
             ]
-            pages, size = connection.pragma("page_count"), connection.pragma("page_size")
+            size = int(one(connection, "PRAGMA page_count")) * int(one(connection, "PRAGMA page_size"))
             version = schema_version(connection)
-        checked_at = to_datetime(now)
-        assert checked_at is not None and isinstance(pages, int) and isinstance(size, int)
         sound = verdict == ["ok"]
         return StoreHealth(
             kind="sqlite",
             location=self.location,
             library=f"SQLite {apsw.sqlite_lib_version()} (apsw {apsw.apsw_version()})",
             schema_version=version,
-            bytes=pages * size,
+            bytes=size,
             sound=sound,
             detail="every check passed" if sound else "; ".join(verdict[:5]),
-            checked_at=checked_at,
+            checked_at=datetime.fromtimestamp(now, UTC),
         )
 
     def close(self) -> None:

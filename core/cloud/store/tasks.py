@@ -4,7 +4,7 @@ import builtins
 import json
 from collections.abc import Collection, Sequence
 
-from core.cloud.store import claiming, publishing, reading, reporting, upkeep
+from core.cloud.store import claiming, publishing, reading, reporting, restoring, upkeep
 from core.cloud.store.base import (
     ClaimRequest,
     Exchanged,
@@ -14,6 +14,7 @@ from core.cloud.store.base import (
     Published,
     Purged,
     QueueStats,
+    RestoredTask,
     Settlement,
     Situation,
     StatusReport,
@@ -139,6 +140,16 @@ class SqliteTaskStore:
     def next_due(self) -> float | None:
         with self._database.read() as connection:
             return upkeep.next_due(connection)
+
+    def dump(self, cursor: str, limit: int) -> Page:
+        with self._database.snapshot() as connection:
+            return reading.dump(connection, cursor, limit)
+
+    def restore(self, tasks: Sequence[RestoredTask], now: float) -> builtins.list[Published]:
+        if not tasks:
+            return []
+        with self._database.write() as connection:
+            return restoring.restore_tasks(connection, tasks, now)
 
     def purge(self, statuses: Collection[TaskStatus], older_than: float, *, dry_run: bool, limit: int) -> Purged:
         if dry_run:

@@ -37,7 +37,10 @@ class SqliteWorkerStore:
     def alive(self, since: float) -> list[WorkerInfo]:
         with self._database.read() as connection:
             found = rows(connection, WORKER["alive"], (since,))
-        return [WorkerInfo(*row[:4], tuple(json.loads(row[4])), *row[5:]) for row in found]
+        return [
+            WorkerInfo(worker, pid, host, wake_port, tuple(json.loads(capabilities)), started_at, seen_at)
+            for worker, pid, host, wake_port, capabilities, started_at, seen_at in found
+        ]
 
     def lead(self, duty: str, worker: str, ttl: float, now: float) -> bool:
         with self._database.read() as connection:

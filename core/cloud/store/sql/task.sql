@@ -239,6 +239,22 @@ WHERE tag.tag = ?5 AND tag.priority = ?2 AND tag.task < ?3
     )
 ORDER BY tag.task DESC LIMIT ?4;
 
+-- name: page_published
+-- The order of publication, for exports.
+SELECT seq FROM task WHERE seq > ?1 ORDER BY seq LIMIT ?2;
+
+-- name: find_same
+-- What an import compares to tell the same task from another with its id.
+SELECT kind.name, body.payload, task.created_at
+FROM task JOIN kind ON kind.id = task.kind JOIN body ON body.task = task.seq
+WHERE task.id = ?1;
+
+-- name: restore
+INSERT INTO task (
+    seq, id, kind, state, priority, blockers, attempt, interruptions, forgiven, max_retries, on_dependency_failure,
+    timeout, created_at, run_at, expires_at, started_at, ended_at, idempotency_key
+) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+
 -- name: counters
 -- The whole table has 36 rows.
 SELECT state, priority, tasks, timed, seconds FROM counter;
