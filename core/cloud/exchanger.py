@@ -74,6 +74,8 @@ class Exchanger:
         """Have these written with the next transaction. Never waits."""
         with self._changed:
             self._waiting.extend(settlements)
+            # An end may free dependents, and frees a slot in any case.
+            self._look = True
             self._changed.notify()
 
     def look(self) -> None:
@@ -126,11 +128,11 @@ class Exchanger:
                 self._exchange(free)
                 backoff = 0.0
             except StoreError as error:
-                backoff = min(LONGEST_BACKOFF, max(SHORTEST_BACKOFF, backoff * 2))
+                backoff = longer(backoff)
                 log.warning("the queue's store is in trouble, trying again in %.2f s: %s", backoff, error.message)
                 self._keep()
             except Exception:
-                backoff = LONGEST_BACKOFF
+                backoff = longer(backoff)
                 log.exception("the queue's store refused a batch; its parts are tried one by one")
                 self._one_by_one()
 
@@ -222,3 +224,8 @@ class Exchanger:
                 )
             ]
         )
+
+
+def longer(backoff: float) -> float:
+    """The next wait, in seconds, after a failure that followed a wait of `backoff`."""
+    return min(LONGEST_BACKOFF, max(SHORTEST_BACKOFF, backoff * 2))

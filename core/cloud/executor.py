@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import groupby
 from typing import cast
 
 from core.clock import Clock
@@ -95,19 +96,34 @@ class Executor:
                     continue
                 self._active += 1
                 flight.launched = True
-                on_loop = flight.handler.is_async and flight.handler.isolation == "thread"
-                (coroutines if on_loop else threads).append(flight)
+                if flight.handler.is_async and flight.handler.isolation == "thread":
+                    flight.lane = self._open_lane()
+                    coroutines.append(flight)
+                else:
+                    threads.append(flight)
         for flight in (*coroutines, *threads):
             if flight.timeout is not None:
                 deadline = self._clock.monotonic() + flight.timeout
                 self._watchdog.at(deadline, partial(self.stop, flight, StopReason.TIMEOUT))
-        if coroutines:
-            lane = self._open_lane()
-            for flight in coroutines:
-                flight.lane = lane
-            lane.start(coroutines)
+        for lane, flights in groupby(coroutines, key=_lane_of):
+            lane.start(list(flights))
         if threads:
             self._crew.start(threads)
+
+    def _move(self, flights: Sequence[Flight]) -> None:
+        """Run on another loop what a blocked one had not begun."""
+        if flights:
+            with self._lock:
+                lane = self._open_lane()
+                for flight in flights:
+                    flight.lane = lane
+            lane.start(flights)
+
+    def _open_lane(self) -> Lane:
+        """The event loop for new attempts. Call it with the lock held."""
+        if self._lane is None:
+            self._lane = Lane(self._finish)
+        return self._lane
 
     def _give_back_stale(self) -> None:
         """Tasks were claimed ahead because others ended fast; now that they do not, let other processes have them."""
@@ -148,12 +164,6 @@ class Executor:
                 cancelled=flight.unwanted,
             )
         return flight
-
-    def _open_lane(self) -> Lane:
-        with self._lock:
-            if self._lane is None:
-                self._lane = Lane(self._finish)
-            return self._lane
 
     # Ending: from event loops and crew threads.
 
@@ -222,10 +232,12 @@ class Executor:
             return
         flight.stop_reason = reason
         log.debug("task %s attempt %d is stopped: %s", *flight.key, reason.value)
-        if not flight.launched:
+        with self._lock:
+            launched, lane = flight.launched, flight.lane
+        if not launched:
             self._conclude(flight)
-        elif flight.lane is not None:
-            flight.lane.cancel(flight)
+        elif lane is not None:
+            lane.cancel(flight)
             self._watchdog.at(self._clock.monotonic() + CANCEL_GRACE, partial(self._leave_behind, flight))
         elif flight.handler.isolation == "process":
             if flight.kill is not None:
@@ -277,6 +289,7 @@ class Executor:
         with self._lock:
             if self._lane is not None and self._lane is lane:
                 self._lane = None
+        self._move(lane.recall())
         lane.close()
         for other in self._flights.all():
             if other.lane is lane:
@@ -284,7 +297,8 @@ class Executor:
                 self._conclude(other)
 
     def inspect(self) -> None:
-        """Called now and then: a loop that has not moved since the last call gets no new attempts."""
+        """Called now and then: what a loop that has not moved since the last call has not begun runs on another."""
+        recalled: list[Flight] = []
         with self._lock:
             lane = self._lane
             if lane is not None and not lane.answers():
@@ -292,8 +306,14 @@ class Executor:
                 log.warning("an async handler holds up its event loop (one of %s); new tasks get another", names)
                 self._lane = None
                 self._retired.append(lane)
+                recalled = lane.recall()
             busy = {id(flight.lane) for flight in self._flights.all()}
             done = [retired for retired in self._retired if id(retired) not in busy]
             self._retired = [retired for retired in self._retired if id(retired) in busy]
+        self._move(recalled)
         for retired in done:
             retired.close()
+
+
+def _lane_of(flight: Flight) -> Lane:
+    return cast(Lane, flight.lane)

@@ -28,6 +28,8 @@ class Cancels(Protocol):
 
     def cancel(self, flight: "Flight") -> None: ...
 
+    def recall(self) -> "list[Flight]": ...
+
     def close(self) -> None: ...
 
 
@@ -35,6 +37,7 @@ class Flight:
     """One attempt, from its claim to its settlement. A plain record: Flights, Executor and Lane act on it."""
 
     __slots__ = (
+        "begun",
         "boarded_at",
         "cancel_seen",
         "claim",
@@ -66,6 +69,8 @@ class Flight:
         self.stop_reason: StopReason | None = None
         self.lane: Cancels | None = None
         """The event loop it was given to, when its handler is async."""
+        self.begun = False
+        """True once its event loop has made its first step."""
         self.task: asyncio.Task[None] | None = None
         self.cancel_seen = False
         """True once its event loop has acted on a cancellation."""

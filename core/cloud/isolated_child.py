@@ -50,7 +50,10 @@ def main() -> None:
         os.environ["PYTHONPATH"] = inherited
     else:
         os.environ.pop("PYTHONPATH", None)
-    request = json.loads(sys.stdin.buffer.readline())
+    line = sys.stdin.buffer.readline()
+    if not line.endswith(b"\n"):
+        os._exit(1)  # The parent died before it had said what to do.
+    request = json.loads(line)
     _die_with_parent()
     try:
         value = _run(request, messages)

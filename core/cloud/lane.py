@@ -1,9 +1,11 @@
 """Where async handlers run: one event loop in a daemon thread, replaced when a handler blocks it."""
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -29,6 +31,8 @@ class Lane:
     def __init__(self, ended: Ended) -> None:
         self._ended = ended
         self._finished: list[Ending] = []
+        self._queue: deque[Flight] = deque()
+        """Given, not yet begun; whoever pops a flight has it."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._loop.set_default_executor(DaemonExecutor())
@@ -39,10 +43,19 @@ class Lane:
 
     def start(self, flights: Sequence[Flight]) -> None:
         """Run these. From any thread."""
+        self._queue.extend(flights)
         if threading.current_thread() is self._thread:
-            self._start(flights)
+            self._start()
         else:
-            self._post(self._start, flights)
+            self._post(self._start)
+
+    def recall(self) -> list[Flight]:
+        """Take back what the loop has not begun. From any thread."""
+        recalled = []
+        with contextlib.suppress(IndexError):
+            while True:
+                recalled.append(self._queue.popleft())
+        return recalled
 
     def cancel(self, flight: Flight) -> None:
         """Cancel one; `flight.cancel_seen` becomes True once the loop has done so. From any thread."""
@@ -78,8 +91,12 @@ class Lane:
         finally:
             self._loop.close()
 
-    def _start(self, flights: Sequence[Flight]) -> None:
-        for flight in flights:
+    def _start(self) -> None:
+        while self._queue:
+            try:
+                flight = self._queue.popleft()
+            except IndexError:
+                return
             task = self._loop.create_task(self._fly(flight))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -89,8 +106,11 @@ class Lane:
         value: object = None
         failure: BaseException | None = None
         handler, context = flight.handler, flight.context
+        flight.begun = True
         failpoint("before_handler")
         try:
+            if flight.unwanted():
+                raise asyncio.CancelledError
             value = await (
                 handler.func(flight.payload, context) if handler.takes_context else handler.func(flight.payload)
             )
@@ -109,8 +129,9 @@ class Lane:
 
     def _cancel(self, flight: Flight) -> None:
         flight.cancel_seen = True
-        if flight.task is not None:
+        if flight.begun and flight.task is not None:
             flight.task.cancel()
+        # Else it finds out when it begins. A task cancelled before its first step would end without a word.
 
     def _answer(self) -> None:
         self._answered = True
