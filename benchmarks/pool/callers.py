@@ -6,6 +6,9 @@ from typing import Any, Protocol
 
 from core.cloud.api_manager import ApiManager
 from core.cloud.endpoint import ApiEndpoint
+from core.cloud.providers import provider_for
+from core.cloud.store.base import PoolStore
+from core.network import UrlPolicy, open_transport
 
 MESSAGES: list[dict[str, Any]] = [{"role": "user", "content": "Say hello in five words."}]
 NO_LIMIT = 0
@@ -84,3 +87,43 @@ class BareAiohttp:
 
     async def close(self) -> None:
         await self._session.close()
+
+
+class Pooled:
+    """Our pool over one of the transports, with all the endpoints it is told of."""
+
+    def __init__(
+        self,
+        targets: Sequence[Target],
+        transport: str = "httpx2",
+        *,
+        strategy: str = "priority",
+        attempts: int = 3,
+        hedge_after: float | str | None = None,
+        store: PoolStore | None = None,
+    ) -> None:
+        self.name = f"pool on {transport}" + (", shared store" if store else "")
+        self._strategy, self._attempts, self._hedge_after = strategy, attempts, hedge_after
+        provider = provider_for("openai", transport=open_transport(UrlPolicy.parse("127.0.0.1"), transport))
+        self.manager = ApiManager(store, providers={"openai": provider})
+        for target in targets:
+            self.manager.add_endpoint(
+                ApiEndpoint(
+                    target.name,
+                    target.base_url,
+                    "sk-bench",
+                    "bench",
+                    target.priority,
+                    max_requests_per_minute=target.per_minute,
+                    timeout=target.timeout,
+                )
+            )
+
+    async def call(self) -> str:
+        answer = await self.manager.achat(
+            MESSAGES, strategy=self._strategy, max_retries=self._attempts, hedge_after=self._hedge_after
+        )
+        return answer.endpoint
+
+    async def close(self) -> None:
+        await self.manager.aclose()

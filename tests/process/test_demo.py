@@ -8,6 +8,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+import zipfile
 from copy import deepcopy
 from pathlib import Path
 
@@ -299,9 +300,13 @@ def test_time_alone_does_not_make_the_statistics_differ():
 
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory):
-    """`python -m server demo` in an empty home, with its output going to a pipe."""
-    home = tmp_path_factory.mktemp("home")
-    environment = {"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"}
+    """The demo of the wheel that users install, in an empty home, with its output going to a pipe."""
+    home, built = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(built)]
+    subprocess.run(build, cwd=ROOT, capture_output=True, timeout=60, check=True)
+    (wheel,) = built.glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(built)
+    environment = {"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONPATH": str(built), "PYTHONUTF8": "1"}
     command = [sys.executable, "-m", "server", "demo"]
     done = subprocess.run(
         command, cwd=home, env=environment, capture_output=True, encoding="utf-8", timeout=100, check=False
