@@ -7,7 +7,7 @@ from typing import Any, TypedDict
 from core.cloud.attempts import AttemptRecord
 from core.cloud.call_outcome import exhausted_for
 from core.cloud.endpoint import is_whole
-from core.cloud.pool import Usage
+from core.cloud.pool import NO_USAGE, Usage
 from core.cloud.providers.base import ChatAnswer, ChatRequest, Message
 from core.errors import InvalidArgument
 
@@ -92,9 +92,9 @@ def usage_of(result: Any) -> Usage:
         usage = result.usage
         left = exhausted_for(result.headers, 0.0) if result.headers else None
         return Usage(usage.tokens_in, usage.tokens_out, left)
-    found = result.get("usage") if isinstance(result, Mapping) else getattr(result, "usage", None)
+    found = result.get("usage") if type(result) is dict else getattr(result, "usage", None)
     if found is None:
-        return Usage()
+        return NO_USAGE
     return Usage(_count(found, "prompt_tokens", "input_tokens"), _count(found, "completion_tokens", "output_tokens"))
 
 

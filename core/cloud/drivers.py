@@ -55,7 +55,7 @@ def _ask(flight: Flight, func: Callable[[ApiEndpoint], Any]) -> Landed:
         result = func(flight.member.endpoint)
     except Exception as error:  # noqa: BLE001 - whatever the user's function raises is an outcome
         return Landed(flight, error=error)
-    if inspect.isawaitable(result):
+    if hasattr(type(result), "__await__"):
         close = getattr(result, "close", None)
         if close is not None:
             close()

@@ -28,6 +28,8 @@ from core.errors import AllEndpointsFailed
 
 log = logging.getLogger(__name__)
 
+# Commands and events are not frozen: a frozen dataclass takes three times as long to make, and these are made for every call.
+
 FIRST_BACKOFF = 0.5
 LONGEST_BACKOFF = 8.0
 """Seconds: ceilings of the full jitter before the same endpoint is asked again."""
@@ -35,13 +37,13 @@ SPREAD = 0.005
 """Seconds: calls that wait for one slot wake up within this time of each other."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Admit:
     member: Member
     last_resort: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Attempt:
     flight: Flight
     timeout: float
@@ -49,17 +51,17 @@ class Attempt:
     """Seconds after which the driver reports back although the call goes on."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class KeepWaiting:
     pass
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Pause:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Landed:
     """A call that was under way is over."""
 
@@ -77,7 +79,7 @@ def no_usage(_result: object) -> Usage:
     return NO_USAGE
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class CallPlan:
     """What the caller asked for."""
 
@@ -95,7 +97,7 @@ class CallPlan:
     """What a result says about tokens and limits."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Success:
     result: Any
     flight: Flight

@@ -63,7 +63,7 @@ def _counts(tally: Tally) -> JsonObject:
         "calls": tally.calls,
         "successes": tally.successes,
         "failures": tally.failures,
-        "outcomes": {str(kind): count for kind, count in sorted(tally.outcomes.items()) if count},
+        "outcomes": dict(tally.by_outcome()),
         "p50_latency": _rounded(percentile(tally.buckets, 0.50)),
         "p95_latency": _rounded(percentile(tally.buckets, 0.95)),
         "p99_latency": _rounded(percentile(tally.buckets, 0.99)),

@@ -7,9 +7,10 @@ from core.cloud.call_outcome import Outcome, OutcomeClass
 from core.cloud.latency import bucket_of
 
 DAY = 86_400
+FAILURES = (OutcomeClass.TRANSIENT, OutcomeClass.RATE_LIMITED, OutcomeClass.ENDPOINT_FAULT)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Report:
     """How one attempt went."""
 
@@ -37,8 +38,9 @@ class Report:
 class Tally:
     """Sums over attempts."""
 
+    successes: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
-    """Attempts by outcome class."""
+    """The other attempts by outcome class."""
     seconds: float = 0.0
     """Sum of the latencies of successful attempts."""
     buckets: Counter[int] = field(default_factory=Counter)
@@ -52,15 +54,18 @@ class Tally:
 
     def add(self, report: Report) -> None:
         kind = report.outcome.kind
-        self.outcomes[kind] += 1
         if kind is OutcomeClass.OK:
+            self.successes += 1
             self.seconds += report.latency
             self.buckets[bucket_of(report.latency)] += 1
-        elif report.error and report.at >= self.last_error_at:
-            self.last_error, self.last_error_at = report.error, report.at
-        self.tokens_in += report.tokens_in
-        self.tokens_out += report.tokens_out
-        self.cost += report.cost
+        else:
+            self.outcomes[kind.value] += 1
+            if report.error and report.at >= self.last_error_at:
+                self.last_error, self.last_error_at = report.error, report.at
+        if report.tokens_in or report.tokens_out:
+            self.tokens_in += report.tokens_in
+            self.tokens_out += report.tokens_out
+            self.cost += report.cost
         self.last_used_at = max(self.last_used_at, report.at)
 
     def copy(self) -> "Tally":
@@ -68,6 +73,7 @@ class Tally:
 
     def merge(self, other: "Tally") -> None:
         """Add what `other` counted."""
+        self.successes += other.successes
         self.outcomes.update(other.outcomes)
         self.seconds += other.seconds
         self.buckets.update(other.buckets)
@@ -79,21 +85,18 @@ class Tally:
         self.last_used_at = max(self.last_used_at, other.last_used_at)
 
     @property
-    def successes(self) -> int:
-        return self.outcomes[OutcomeClass.OK]
-
-    @property
     def failures(self) -> int:
         """Attempts that failed by the endpoint's fault or state; the caller's own faults and cancellations are none."""
-        return (
-            self.outcomes[OutcomeClass.TRANSIENT]
-            + self.outcomes[OutcomeClass.RATE_LIMITED]
-            + self.outcomes[OutcomeClass.ENDPOINT_FAULT]
-        )
+        return sum(self.outcomes[kind.value] for kind in FAILURES)
+
+    def by_outcome(self) -> dict[str, int]:
+        """Attempts by outcome class, `ok` included."""
+        counts = {OutcomeClass.OK.value: self.successes, **self.outcomes}
+        return {kind: count for kind, count in sorted(counts.items()) if count}
 
     @property
     def calls(self) -> int:
-        return sum(self.outcomes.values())
+        return self.successes + sum(self.outcomes.values())
 
 
 @dataclass(slots=True)

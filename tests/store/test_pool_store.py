@@ -211,7 +211,7 @@ def test_totals_are_the_sum_over_all_views(views, clock):
     for account in (mine, theirs):
         totals = account.totals()
         assert (totals.calls, totals.successes, totals.failures) == (4, 2, 0)
-        assert totals.outcomes == {"ok": 2, "caller_fault": 2}
+        assert totals.by_outcome() == {"ok": 2, "caller_fault": 2}
         assert (totals.tokens_in, totals.tokens_out, totals.cost) == (6, 8, 0.5)
         assert sum(totals.buckets.values()) == 2
         assert totals.seconds == pytest.approx(0.2)

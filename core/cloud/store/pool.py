@@ -20,6 +20,7 @@ from typing import Any
 import apsw
 
 from core.clock import Clock
+from core.cloud.call_outcome import OutcomeClass
 from core.cloud.endpoint import ApiEndpoint
 from core.cloud.health import CLOCK_SKEW, Health, HoldKind
 from core.cloud.ledger import (
@@ -295,6 +296,7 @@ class SqliteAccount:
                     last_used_at=row[6],
                 )
             tally.outcomes.update(dict(connection.execute(POOL["outcomes"], (name,))))
+            tally.successes = tally.outcomes.pop(OutcomeClass.OK.value, 0)
             tally.buckets.update(dict(connection.execute(POOL["latencies"], (name,))))
         return tally
 
@@ -346,7 +348,7 @@ def _add_total(connection: apsw.Connection, name: str, settled: Sequence[_Settle
         return False
     spending = [(name, day, 0, spent.tokens, spent.cost) for day, spent in days.items()]
     connection.executemany(POOL["spend"], spending)
-    connection.executemany(POOL["add_outcome"], [(name, str(kind), count) for kind, count in tally.outcomes.items()])
+    connection.executemany(POOL["add_outcome"], [(name, *item) for item in tally.by_outcome().items()])
     connection.executemany(POOL["add_latency"], [(name, bucket, count) for bucket, count in tally.buckets.items()])
     return True
 
