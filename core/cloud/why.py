@@ -2,7 +2,7 @@
 
 from core.clock import to_iso
 from core.cloud.store.base import Situation
-from core.cloud.task import TaskStatus
+from core.cloud.task import Task, TaskStatus
 
 NAMED = 5
 """Dependencies that are named; the rest are counted."""
@@ -14,14 +14,18 @@ def explain(situation: Situation, now: float, *, can_run_here: bool | None = Non
     if task.status is TaskStatus.COMPLETED:
         return f"Completed at {_iso(task.completed_at)}."
     if task.status is TaskStatus.FAILED:
-        return f"Failed at {_iso(task.completed_at)} after {_times(task.attempts)}: {task.error or 'no reason given'}. retry_task runs it again."
+        return f"Failed at {_iso(task.completed_at)} after {_times(task.attempts)}: {_reason(task)}. retry_task runs it again."
     if task.status is TaskStatus.CANCELLED:
-        return f"Cancelled at {_iso(task.completed_at)}: {task.error or 'no reason given'}. retry_task runs it again."
+        return f"Cancelled at {_iso(task.completed_at)}: {_reason(task)}. retry_task runs it again."
     if task.status is TaskStatus.EXPIRED:
         return f"Expired at {_iso(task.completed_at)} before it could start. retry_task runs it again."
     if task.status in (TaskStatus.ACKNOWLEDGED, TaskStatus.RUNNING):
         return _held(situation, now)
     return " ".join(_pending(situation, now, can_run_here))
+
+
+def _reason(task: Task) -> str:
+    return (task.error or "no reason given").rstrip(". ")
 
 
 def _held(situation: Situation, now: float) -> str:
