@@ -84,12 +84,12 @@ class ApiManager:
 
     def remove_endpoint(self, name: str) -> None:
         """Remove an endpoint and forget its key; calls under way end normally. Raises UnknownEndpoint."""
-        self._refresh()
+        self._refresh(name)
         self._membership.remove(name)
 
     def get_endpoint(self, name: str) -> ApiEndpoint:
         """The endpoint of that name. Raises UnknownEndpoint."""
-        self._refresh()
+        self._refresh(name)
         return self._pool.get(name).endpoint
 
     @property
@@ -122,7 +122,7 @@ class ApiManager:
         which has `endpoint.timeout` to go by. A 400, 413 or 422 is raised as it came. Raises AllEndpointsFailed (a RuntimeError),
         InvalidArgument, UnknownEndpoint.
         """
-        self._refresh()
+        self._refresh(endpoint)
         plan = self._plan(max_retries, strategy, backoff_factor, deadline=deadline, endpoint=endpoint)
         success = drive(self._pool, plan, func)
         return success.result, success.flight.member.endpoint
@@ -143,7 +143,7 @@ class ApiManager:
         With `hedge_after` (seconds, or "p95" for the endpoint's own 95th percentile) a second endpoint is asked when the first takes
         longer, and the slower one is cancelled; at most a fifth of the calls do so.
         """
-        await self._arefresh()
+        await self._arefresh(endpoint)
         plan = self._plan(
             max_retries, strategy, backoff_factor, deadline=deadline, endpoint=endpoint, hedge_after=hedge_after
         )
@@ -152,7 +152,7 @@ class ApiManager:
 
     async def achat(self, messages: str | Sequence[Message], **options: Unpack[ChatOptions]) -> ChatResult:
         """Ask a language model; failures are handled as in `call_with_retry`. `messages` may be one text."""
-        await self._arefresh()
+        await self._arefresh(options.get("endpoint"))
         request = request_of(messages, options)
         plan = self._chat_plan(options)
 
@@ -187,7 +187,7 @@ class ApiManager:
         """The answer as it comes. Other endpoints are asked until a first token came; a failure after it raises ProviderError with the
         text so far in `partial`. Not hedged.
         """
-        await self._arefresh()
+        await self._arefresh(options.get("endpoint"))
         request = request_of(messages, options)
         plan = replace(self._chat_plan(options), hedge_after=None, keep_open=True, usage_of=no_usage)
         async with aclosing(stream_chat(self._pool, plan, request, self._provider)) as chunks:
@@ -203,7 +203,7 @@ class ApiManager:
 
     def reset_stats(self, name: str | None = None) -> None:
         """Set the counts of one endpoint (or all) to zero and lift its holds; limits go on counting."""
-        self._refresh()
+        self._refresh(name)
         self._membership.reset(name or None)
 
     def close(self) -> None:
@@ -226,13 +226,13 @@ class ApiManager:
 
     # Helpers
 
-    def _refresh(self) -> None:
-        if self._membership.due():
+    def _refresh(self, name: str | None = None) -> None:
+        if self._membership.due(name or ""):
             self._membership.refresh()
 
-    async def _arefresh(self) -> None:
-        if self._membership.due():
-            await asyncio.get_running_loop().run_in_executor(self._pool.executor, self._refresh)
+    async def _arefresh(self, name: str | None = None) -> None:
+        if self._membership.due(name or ""):
+            await asyncio.get_running_loop().run_in_executor(self._pool.executor, self._refresh, name)
 
     def _plan(
         self,

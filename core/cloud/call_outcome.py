@@ -44,6 +44,8 @@ class Outcome:
     """For the reader, in a few words; may quote the server, so redact before showing."""
     retry_after: float | None = None
     """Seconds the endpoint asked to be left alone."""
+    timed_out: bool = False
+    """It was sent and not answered in the time it had."""
     same_again: bool = True
     """Whether the same endpoint may be asked again by the same call when others are there."""
 
@@ -78,7 +80,7 @@ def classify(error: BaseException, now: float) -> Outcome:
     timed_out = bool(names & _TIMEOUT_CLASSES) or getattr(error, "kind", "") == "timeout"
     # A request that was sent and never answered may be at work still; one that found no connection is not.
     sent = timed_out and not names & _CONNECT_TIMEOUT_CLASSES
-    return Outcome(OutcomeClass.TRANSIENT, reason=_text(error), same_again=not sent)
+    return Outcome(OutcomeClass.TRANSIENT, reason=_text(error), timed_out=sent, same_again=not sent)
 
 
 def _by_status(error: BaseException, status: int, headers: Mapping[str, str], now: float) -> Outcome:

@@ -15,6 +15,7 @@ RECENT = 0.1
 
 ENOUGH = 20
 """Successful calls that make a percentile worth something."""
+FAIR_TIME = 1.0
 
 
 class Member:
@@ -63,6 +64,11 @@ class Member:
     def p95(self) -> float | None:
         """Seconds that 95% of this process's successful calls took at most; None before there were enough to say."""
         return percentile(self._buckets, 0.95) if sum(self._buckets.values()) >= ENOUGH else None
+
+    @property
+    def fair_time(self) -> float:
+        """Seconds an endpoint must have been given to be blamed for not answering in time."""
+        return min(self.endpoint.timeout, max(FAIR_TIME, 2.0 * (self.p95 or 0.0)))
 
     def load(self, now: float) -> float:
         """Expected seconds for a further call."""

@@ -58,9 +58,16 @@ class Membership:
                 self._store.reset(member.name)
                 member.reset()
 
-    def due(self) -> bool:
-        """Whether it is time to look at what other processes did."""
-        return self._store.shared and self._pool.clock.monotonic() - self._looked_at > REFRESH_AFTER
+    def due(self, name: str = "") -> bool:
+        """Whether to look at what other processes did: each half second, and before saying that there is no endpoint (`name`)."""
+        if not self._store.shared:
+            return False
+        members = self._pool.members
+        return (
+            not members
+            or (name != "" and name not in members)
+            or self._pool.clock.monotonic() - self._looked_at > REFRESH_AFTER
+        )
 
     def refresh(self) -> None:
         """Take over what other processes added, removed, reset or found out."""

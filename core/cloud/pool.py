@@ -28,6 +28,8 @@ class Flight:
     started: float
     """Monotonic."""
     hedge: bool = False
+    allowed: float = 0.0
+    """Seconds it was given."""
 
 
 @dataclass(frozen=True, slots=True)

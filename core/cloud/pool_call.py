@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from core.cloud.attempts import AttemptRecord, exhausted
-from core.cloud.call_outcome import OK, OutcomeClass, classify, exhausted_for, headers_of
+from core.cloud.call_outcome import OK, Outcome, OutcomeClass, classify, exhausted_for, headers_of
 from core.cloud.health import HoldKind
 from core.cloud.ledger import BUSY_POLL, Refused
 from core.cloud.member import Member
@@ -221,11 +221,11 @@ class Call:
     def _attempt(self, flight: Flight) -> Generator[Command, Event, Success | None]:
         """Ask one endpoint, and with hedging a second one when it is slow; None when nobody answered."""
         member = flight.member
-        event = yield Attempt(flight, self._timeout(member), self._hedge_delay(member))
+        event = yield Attempt(flight, self._timeout(flight), self._hedge_delay(member))
         while True:
             if not isinstance(event, Landed):
                 second = yield from self._hedge()
-                event = yield KeepWaiting() if second is None else Attempt(second, self._timeout(second.member))
+                event = yield KeepWaiting() if second is None else Attempt(second, self._timeout(second))
                 continue
             self._flying.remove(event.flight)
             if event.error is None:
@@ -247,8 +247,9 @@ class Call:
         wanted = self._plan.hedge_after
         return member.p95 if isinstance(wanted, str) else wanted
 
-    def _timeout(self, member: Member) -> float:
-        return max(0.001, min(member.endpoint.timeout, self._ends - self._pool.time()))
+    def _timeout(self, flight: Flight) -> float:
+        flight.allowed = max(0.001, min(flight.member.endpoint.timeout, self._ends - self._pool.time()))
+        return flight.allowed
 
     def _succeeded(self, flight: Flight, result: Any) -> Success:
         usage = self._plan.usage_of(result)
@@ -263,6 +264,8 @@ class Call:
         member, pool = flight.member, self._pool
         epoch = pool.clock.now()
         outcome = classify(error, epoch)
+        if outcome.timed_out and flight.allowed < member.fair_time:
+            outcome = Outcome(OutcomeClass.CANCELLED, reason="the call's deadline came before it could answer")
         reason = pool.redact(outcome.reason)
         usage = Usage(exhausted_for=exhausted_for(headers_of(error), epoch))
         latency = pool.settle(flight, outcome, reason, usage)

@@ -79,7 +79,7 @@ class SqlitePoolStore:
             connection.execute(POOL["bump"])
         account = self.open(endpoint)
         with self._lock:
-            account.endpoint, account.health = endpoint, Health()
+            account.health = Health()
 
     def remove(self, name: str) -> None:
         with self.transaction() as connection:
@@ -106,7 +106,7 @@ class SqlitePoolStore:
             account = self._accounts.get(endpoint.name)
             if account is None:
                 account = self._accounts[endpoint.name] = SqliteAccount(self, endpoint)
-            account.endpoint = endpoint
+            account.configure(endpoint)
             return account
 
     def reset(self, name: str) -> None:
@@ -196,16 +196,23 @@ class _Settled:
 class SqliteAccount:
     """An endpoint's book in the database. `health` is this process's newest knowledge of it."""
 
-    __slots__ = ("_store", "endpoint", "health", "in_flight")
+    __slots__ = ("_full", "_store", "endpoint", "health", "in_flight")
 
     def __init__(self, store: SqlitePoolStore, endpoint: ApiEndpoint) -> None:
         self._store = store
         self.endpoint = endpoint
         self.health = Health()
         self.in_flight = 0
+        self._full: Refused | None = None
+        """The newest refusal by the limit: no slot comes free before it says, so callers that wait need not ask the database."""
+
+    def configure(self, endpoint: ApiEndpoint) -> None:
+        self.endpoint, self._full = endpoint, None
 
     def admit(self, clock: Clock, *, last_resort: bool = False) -> int | Refused:
-        name = self.endpoint.name
+        name, full = self.endpoint.name, self._full
+        if full is not None and full.until > (now := clock.now()) >= full.until - self._store.window:
+            return full
         with self._store.transaction() as connection:
             now = clock.now()
             health = _health(connection, name)
@@ -221,6 +228,7 @@ class SqliteAccount:
                 self._enter(connection, health, token, now)
         self._store._adopt(name, health)  # noqa: SLF001 - the account is the store's own other half
         if refused is not None:
+            self._full = refused if refused.why is Refusal.LIMITED else None
             return refused
         with self._store._lock:  # noqa: SLF001
             self.in_flight += 1

@@ -1,0 +1,144 @@
+"""Real processes on one database: the limit holds over both of them, and what they count is the sum."""
+
+import json
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from core.cloud.api_manager import ApiEndpoint, ApiManager
+from core.cloud.store import open_store
+from core.cloud.store.database import Database
+from core.cloud.store.pool import SqlitePoolStore
+from tests.support.pool_world import most_in_window
+
+ROOT = Path(__file__).resolve().parents[2]
+WINDOW, LIMIT, SECONDS = 1.5, 40, 6.0
+
+CALLERS = textwrap.dedent(
+    """
+    import asyncio, json, sys, time
+    from core.cloud.api_manager import ApiManager
+    from core.cloud.store.database import Database
+    from core.cloud.store.pool import SqlitePoolStore
+    from core.errors import AllEndpointsFailed
+
+    path, window, begin, seconds = sys.argv[1], *map(float, sys.argv[2:])
+    store = SqlitePoolStore(Database(path), window=window)
+    manager = ApiManager(store)
+    arrivals = []
+
+    async def work(endpoint):
+        arrivals.append(time.time())
+        await asyncio.sleep(0.005)
+
+    async def caller():
+        while time.time() < begin + seconds:
+            try:
+                await manager.acall_with_retry(work, deadline=1.0)
+            except AllEndpointsFailed:
+                pass  # no slot came before its deadline
+
+    async def main():
+        await asyncio.sleep(max(0.0, begin - time.time()))
+        await asyncio.gather(*(caller() for _ in range(50)))
+
+    asyncio.run(main())
+    manager.close()
+    store.close()
+    print(json.dumps(arrivals))
+    """
+)
+
+
+def python(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def test_two_processes_with_fifty_callers_each_keep_one_limit_exactly_and_use_all_of_it(tmp_path):
+    path = str(tmp_path / "pool.db")
+    store = SqlitePoolStore(Database(path), window=WINDOW)
+    manager = ApiManager(store)
+    manager.add_endpoint(ApiEndpoint("only", "https://only.example", max_requests_per_minute=LIMIT))
+    arguments = [CALLERS, path, str(WINDOW), str(time.time() + 1.0), str(SECONDS)]
+    processes = [python(*arguments) for _ in range(2)]
+    outputs = [process.communicate(timeout=60) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    arrivals = [json.loads(out) for out, _ in outputs]
+    both = arrivals[0] + arrivals[1]
+    # The slots are WINDOW apart; a loaded machine may delay what follows one by more than it delays another.
+    assert most_in_window(both, WINDOW - 0.5) <= LIMIT
+    assert all(arrivals), "one process starved the other"
+    assert len(both) >= LIMIT * (SECONDS // WINDOW)
+    with store.database.read() as connection:
+        starts = [at for (at,) in connection.execute("SELECT at FROM pool_start")]
+    assert most_in_window(starts, WINDOW) <= LIMIT
+    info = manager.get_stats()["endpoints"]["only"]
+    assert info["outcomes"].keys() <= {"ok", "cancelled"}
+    assert info["calls"] == len(both)
+    store.close()
+
+
+SHORT = textwrap.dedent(
+    """
+    import sys
+    from core.cloud.api_manager import ApiManager
+    from core.cloud.store import open_store
+    manager = ApiManager(open_store(sys.argv[1]).pool)
+    def work(endpoint):
+        if sys.argv[2] == "fail":
+            raise PermissionError("no")
+    try:
+        manager.call_with_retry(work, max_retries=1)
+    except RuntimeError:
+        pass
+    """
+)
+
+
+def test_a_process_that_ends_without_closing_its_manager_loses_no_count(tmp_path):
+    path = str(tmp_path / "pool.db")
+    store = open_store(path)
+    manager = ApiManager(store.pool)
+    manager.add_endpoint(ApiEndpoint("only", "https://only.example"))
+    for kind in ("ok", "fail"):
+        out, err = (process := python(SHORT, path, kind)).communicate(timeout=60)
+        assert process.returncode == 0, (out, err)
+    assert manager.get_stats()["endpoints"]["only"]["outcomes"] == {"ok": 1, "transient": 1}
+    manager.close()
+    store.close()
+
+
+@pytest.mark.parametrize("change", ["add", "remove", "hold"])
+def test_what_one_process_changes_the_other_knows_within_a_second(tmp_path, change):
+    path = str(tmp_path / "pool.db")
+    mine, theirs = open_store(path), open_store(path)
+    here, there = ApiManager(mine.pool), ApiManager(theirs.pool)
+    here.add_endpoint(ApiEndpoint("a", "https://a.example"))
+    here.add_endpoint(ApiEndpoint("b", "https://b.example", priority=2))
+
+    class UnauthorizedError(Exception):
+        status_code = 401
+
+    def refuse(endpoint):
+        if endpoint.name == "a":
+            raise UnauthorizedError
+
+    changes = {
+        "add": lambda: here.add_endpoint(ApiEndpoint("c", "https://c.example", priority=0)),
+        "remove": lambda: here.remove_endpoint("a"),
+        "hold": lambda: here.call_with_retry(refuse),
+    }
+    changes[change]()
+    expected = {"add": "c", "remove": "b", "hold": "b"}[change]
+    bound = time.monotonic() + 10
+    while (used := there.call_with_retry(lambda endpoint: endpoint.name)[0]) != expected:
+        assert time.monotonic() < bound, used
+    for manager, store in ((here, mine), (there, theirs)):
+        manager.close()
+        store.close()
