@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.clock import Clock, SystemClock
-from core.cloud.store.base import NewTask, StatusReport
+from core.cloud.store.base import RestoredTask
 from core.cloud.submission import Submission, ids_of, new_task, tags_of
-from core.cloud.task import Task, TaskPriority, TaskStatus
+from core.cloud.task import FINAL, TaskPriority, TaskStatus
 from core.errors import InvalidArgument
 from core.json_types import dumps
 
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-HELD_BACK = 20 * 365 * 86_400.0
-"""Seconds for which a task that had ended could not start, between being stored and being marked as ended."""
 LARGEST_FILE = 256 * 1024 * 1024
 """Bytes."""
 
@@ -63,26 +61,10 @@ def _nothing(_: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class LegacyTask:
-    """One task of the file, checked."""
-
-    task: NewTask
-    """As a new task, without `run_at`."""
-    status: TaskStatus
-    """PENDING for one that was held by a worker: nobody works on it any more."""
-    created_at: float
-    ended_at: float | None
-    """With a final status."""
-    result: str | None
-    """JSON text, of a completed task."""
-    error: str | None
-
-
-@dataclass(frozen=True, slots=True)
 class Legacy:
     """What a file holds."""
 
-    tasks: list[LegacyTask]
+    tasks: list[RestoredTask]
     """Each after those it depends on."""
     notes: list[str]
     """What was changed or left out, one line each."""
@@ -99,34 +81,28 @@ class Imported:
 
 
 def import_legacy(publisher: "EnhancedCloudTaskPublisher", path: str | Path, *, clock: Clock | None = None) -> Imported:
-    """Add the tasks of one of the original's files, with their ids, times and results; what is there already stays.
+    """Add the tasks of one of the original's files with their ids, times and results: all that can be, in one transaction.
 
-    A task that had ended is never seen ready by a runner on its way in. Raises InvalidArgument for an unusable file.
+    A task whose id is there already stays as it is, so importing a file again adds nothing. What is left out or changed is
+    in `notes` and in the log. Raises InvalidArgument for an unusable file.
     """
     now = (clock or SystemClock()).now()
     tasks = publisher.store.tasks
     legacy = read_legacy(path, known=lambda task_id: tasks.get(task_id) is not None, now=now)
-    added = 0
+    notes, new, present = legacy.notes, list[RestoredTask](), 0
     for each in legacy.tasks:
         stored = tasks.get(each.task.task_id)
         if stored is None:
-            held_back = each.task if each.ended_at is None else replace(each.task, run_at=now + HELD_BACK)
-            tasks.publish([held_back], each.created_at)
-            added += 1
-        elif each.ended_at is None or stored.status is not TaskStatus.PENDING or not _held_back(stored, now):
-            continue
-        if each.ended_at is not None:
-            said = StatusReport(each.task.task_id, each.status, "import", result=each.result, error=each.error)
-            tasks.report(said, each.ended_at)
-    for note in legacy.notes:
-        log.info("import of %s: %s", Path(path).name, note)
+            new.append(each)
+        elif stored.name == each.task.name:
+            present += 1
+        else:
+            notes.append(f"task {each.task.task_id}: left out: another task, {stored.name}, already has this id")
+    added = sum(published.created for published in tasks.restore(new, now))
+    for note in notes:
+        log.warning("import of %s: %s", Path(path).name, note)
     publisher.wakeup.notify(origin=publisher)
-    return Imported(added, len(legacy.tasks) - added, legacy.notes)
-
-
-def _held_back(task: Task, now: float) -> bool:
-    """True for one that an import was cut off before it could say how the task had ended."""
-    return task.run_at is not None and task.run_at.timestamp() > now + HELD_BACK / 2
+    return Imported(added, present, notes)
 
 
 def is_legacy(document: object) -> bool:
@@ -154,7 +130,7 @@ def read_legacy(path: str | Path, *, known: Callable[[str], bool] = _nothing, no
 def convert(document: object, *, known: Callable[[str], bool] = _nothing, now: float) -> Legacy:
     """`read_legacy` for JSON that was read already."""
     notes: list[str] = []
-    ready: dict[str, LegacyTask] = {}
+    ready: dict[str, RestoredTask] = {}
     renamed: dict[str, str] = {}
     for label, raw in _entries(document):
         try:
@@ -201,7 +177,7 @@ def _by_id(document: object) -> dict[str, dict[str, object]] | None:
     return None
 
 
-def _task(raw: object, label: str, now: float, notes: list[str]) -> LegacyTask:
+def _task(raw: object, label: str, now: float, notes: list[str]) -> RestoredTask:
     if not isinstance(raw, Mapping):
         raise InvalidArgument("it is not an object")
     name = _first(raw, "name", "task_name", "task", "type")
@@ -218,28 +194,26 @@ def _task(raw: object, label: str, now: float, notes: list[str]) -> LegacyTask:
     )
     status, created_at = _status(raw, label, notes), _moment(raw, "created_at", "created", "timestamp")
     expires_at = _moment(raw, "expires_at")
-    expired = expires_at is not None and expires_at <= now
-    if status is TaskStatus.PENDING and expired:
+    if status is TaskStatus.PENDING and expires_at is not None and expires_at <= now:
         status = TaskStatus.EXPIRED
         notes.append(f"{label}: expired while it waited in the file")
     if raw.get("schedule"):
         notes.append(f"{label}: its schedule {str(raw['schedule'])[:60]!r} was not taken over; add it with add_task")
-    task = replace(
-        new_task(_plain_references(said), _id(raw, label, notes), now),
-        expires_at=None if expired else expires_at,
-    )
-    done = status is TaskStatus.COMPLETED
-    error = raw.get("error") or raw.get("error_message")
     created_at = now if created_at is None else min(created_at, now)
-    ended = status is not TaskStatus.PENDING
-    ended_at = _moment(raw, "completed_at", "finished_at", "updated_at") if ended else None
-    return LegacyTask(
-        task,
-        status,
-        created_at,
-        max(created_at, min(now if ended_at is None else ended_at, now)) if ended else None,
-        dumps(raw.get("result"), "result") if done else None,
-        None if done or not error else str(error)[:10_000],
+    ended_at = _moment(raw, "completed_at", "finished_at", "updated_at")
+    error = raw.get("error") or raw.get("error_message")
+    return RestoredTask(
+        task=new_task(_plain_references(said), _id(raw, label, notes), now),
+        status=status,
+        created_at=created_at,
+        run_at=None,
+        expires_at=expires_at,
+        started_at=_moment(raw, "started_at"),
+        ended_at=max(created_at, min(now, now if ended_at is None else ended_at)) if status in FINAL else None,
+        attempts=(),
+        interruptions=0,
+        result=dumps(raw.get("result"), "result") if status is TaskStatus.COMPLETED else None,
+        error=str(error)[:10_000] if error and status is not TaskStatus.COMPLETED else None,
     )
 
 
@@ -321,9 +295,9 @@ def _moment(raw: Mapping[str, object], *names: str) -> float | None:
     return seconds / 1000 if seconds is not None and seconds > _MILLISECONDS_FROM else seconds
 
 
-def _in_order(found: dict[str, LegacyTask], known: Callable[[str], bool], notes: list[str]) -> list[LegacyTask]:
+def _in_order(found: dict[str, RestoredTask], known: Callable[[str], bool], notes: list[str]) -> list[RestoredTask]:
     """Those whose dependencies are there, each after them."""
-    ordered: dict[str, LegacyTask] = {}
+    ordered: dict[str, RestoredTask] = {}
     waiting = dict(found)
     while True:
         free = [

@@ -73,7 +73,7 @@ def test_what_cannot_be_carried_over_is_named_with_its_reason_and_stops_nothing_
         {"task_id": "listless", "name": "x", "depends_on": 7},
         {"task_id": "huge-1", "name": "x", "payload": "x" * 2_000_000},
     ]
-    with caplog.at_level(logging.INFO, "core.cloud.legacy_import"):
+    with caplog.at_level(logging.WARNING, "core.cloud.legacy_import"):
         done = brought_in(publisher, tmp_path, document)
     assert (done.added, done.present) == (1, 0)
     assert list(by_id(publisher)) == ["sound-1"]
@@ -217,18 +217,24 @@ def test_work_that_was_under_way_waits_again_and_what_expired_meanwhile_is_expir
     ]
 
 
-def test_a_finished_task_is_never_ready_on_its_way_in(
-    publisher: EnhancedCloudTaskPublisher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_id_that_another_task_has_is_left_to_it_and_said(
+    publisher: EnhancedCloudTaskPublisher, tmp_path: Path
 ) -> None:
-    """Cut off between storing a task and marking it as ended, an import leaves nothing to run, and goes on next time."""
-    document = [{"task_id": "done-1", "name": "echo", "status": "completed", "result": 7}]
-    with monkeypatch.context() as patch:
-        patch.setattr(publisher.store.tasks, "report", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            brought_in(publisher, tmp_path, document)
-    assert publisher.get_task("done-1").status is TaskStatus.PENDING
-    assert publisher.get_ready_tasks() == []
-    brought_in(publisher, tmp_path, document)
+    mine = publisher.publish("mine")
+    done = brought_in(
+        publisher, tmp_path, [{"task_id": mine.task_id, "name": "theirs"}, {"task_id": "other-1", "name": "x"}]
+    )
+    assert (done.added, done.present) == (1, 0)
+    assert done.notes == [f"task {mine.task_id}: left out: another task, mine, already has this id"]
+    assert publisher.get_task(mine.task_id) == mine
+
+
+def test_the_publishers_own_import_takes_the_originals_file(
+    publisher: EnhancedCloudTaskPublisher, tmp_path: Path
+) -> None:
+    file = written(tmp_path, {"tasks": [{"task_id": "done-1", "name": "echo", "status": "completed", "result": 7}]})
+    assert publisher.import_(file) == 1
+    assert publisher.import_(str(file)) == 0
     assert publisher.get_task("done-1").result == 7
 
 
