@@ -15,13 +15,14 @@ WHERE +state = 'blocked' AND seq IN (SELECT child FROM dependency WHERE parent =
 
 -- name: cancel_dependents
 -- Every task below one that will not complete, as far as each asks for it; one statement whatever the depth.
+-- CROSS JOIN makes SQLite walk from parent to child; left to itself it looks through all blocked tasks at each step.
 WITH RECURSIVE doomed (seq) AS (
-    SELECT child.seq FROM dependency JOIN task AS child ON child.seq = dependency.child
+    SELECT child.seq FROM dependency CROSS JOIN task AS child ON child.seq = dependency.child
     WHERE dependency.parent = ?1 AND child.state = 'blocked' AND child.on_dependency_failure = 'cancel'
     UNION
     SELECT child.seq FROM doomed
-    JOIN dependency ON dependency.parent = doomed.seq
-    JOIN task AS child ON child.seq = dependency.child
+    CROSS JOIN dependency ON dependency.parent = doomed.seq
+    CROSS JOIN task AS child ON child.seq = dependency.child
     WHERE child.state = 'blocked' AND child.on_dependency_failure = 'cancel'
 )
 UPDATE task SET state = 'cancelled', ended_at = ?2 WHERE seq IN (SELECT seq FROM doomed)
@@ -29,7 +30,7 @@ RETURNING seq;
 
 -- name: blockers
 -- Counted anew when a task is revived.
-SELECT count(*) FROM dependency JOIN task AS parent ON parent.seq = dependency.parent
+SELECT count(*) FROM dependency CROSS JOIN task AS parent ON parent.seq = dependency.parent
 WHERE dependency.child = ?1 AND parent.state <> 'completed';
 
 -- name: of_tasks
@@ -37,5 +38,5 @@ WHERE dependency.child = ?1 AND parent.state <> 'completed';
 SELECT dependency.child, parent.id, parent.state
 FROM json_each(?1) AS wanted
 CROSS JOIN dependency ON dependency.child = wanted.value
-JOIN task AS parent ON parent.seq = dependency.parent
+CROSS JOIN task AS parent ON parent.seq = dependency.parent
 ORDER BY dependency.child, dependency.position;
