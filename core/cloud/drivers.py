@@ -6,6 +6,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from core.cloud import telemetry
 from core.cloud.endpoint import ApiEndpoint
 from core.cloud.ledger import Refused
 from core.cloud.member import Member
@@ -51,6 +52,14 @@ def drive(
 
 
 def _ask(flight: Flight, func: Callable[[ApiEndpoint], Any]) -> Landed:
+    span = telemetry.begin(flight.member.endpoint)
+    landed = _asked(flight, func)
+    if span is not None:
+        telemetry.end(span, landed.result, landed.error)
+    return landed
+
+
+def _asked(flight: Flight, func: Callable[[ApiEndpoint], Any]) -> Landed:
     try:
         result = func(flight.member.endpoint)
     except Exception as error:  # noqa: BLE001 - whatever the user's function raises is an outcome
@@ -144,8 +153,17 @@ def _give_back(pool: Pool, member: Member, done: asyncio.Future[int | Refused]) 
 
 async def _work(command: Attempt, work: AsyncWork) -> Landed:
     flight = command.flight
+    span = telemetry.begin(flight.member.endpoint)
+    landed = Landed(flight)
     try:
         async with asyncio.timeout(command.timeout):
-            return Landed(flight, await work(flight.member.endpoint, command.timeout))
+            landed.result = await work(flight.member.endpoint, command.timeout)
     except Exception as error:  # noqa: BLE001 - whatever the work raises is an outcome
-        return Landed(flight, error=error)
+        landed.error = error
+    except asyncio.CancelledError as error:
+        if span is not None:
+            telemetry.end(span, None, error)
+        raise
+    if span is not None:
+        telemetry.end(span, landed.result, landed.error)
+    return landed
