@@ -12,6 +12,10 @@ class Closable(Protocol):
 
 Client = TypeVar("Client", bound=Closable)
 
+_OPEN: dict[AsyncGenerator[None, None], asyncio.AbstractEventLoop] = {}
+"""Keeps clients alive until they are closed: the garbage collector must not take one in the moment its loop ends."""
+_LOCK = threading.Lock()
+
 
 class PerLoop(Generic[Client]):
     """Makes a client at its first use in a loop and closes it with `aclose` or, by itself, when that loop ends.
@@ -22,34 +26,39 @@ class PerLoop(Generic[Client]):
 
     def __init__(self, make: Callable[[], Client]) -> None:
         self._make = make
-        self._lock = threading.Lock()
-        self._entries: dict[asyncio.AbstractEventLoop, tuple[Client, AsyncGenerator[None, None]]] = {}
+        self._clients: dict[asyncio.AbstractEventLoop, tuple[Client, AsyncGenerator[None, None]]] = {}
 
     async def get(self) -> Client:
         """The running loop's client."""
         loop = asyncio.get_running_loop()
-        entry = self._entries.get(loop)
-        if entry is None:
-            client = self._make()
-            entry = (client, self._until_closed(loop, client))
-            with self._lock:
-                for ended in [known for known in self._entries if known.is_closed()]:
-                    del self._entries[ended]
-                self._entries[loop] = entry
-            await anext(entry[1])
-        return entry[0]
+        known = self._clients.get(loop)
+        if known is not None:
+            return known[0]
+        client = self._make()
+        closer = self._until_closed(loop, client)
+        with _LOCK:
+            for ended in [other for other in self._clients if other.is_closed()]:
+                del self._clients[ended]
+            for left in [other for other, its_loop in _OPEN.items() if its_loop.is_closed()]:
+                del _OPEN[left]
+            self._clients[loop] = (client, closer)
+            _OPEN[closer] = loop
+        await anext(closer)
+        return client
 
     async def aclose(self) -> None:
         """Close the running loop's client; the next `get` makes a new one."""
-        with self._lock:
-            entry = self._entries.pop(asyncio.get_running_loop(), None)
-        if entry is not None:
-            await entry[1].aclose()
+        with _LOCK:
+            known = self._clients.pop(asyncio.get_running_loop(), None)
+        if known is not None:
+            await known[1].aclose()
+            with _LOCK:
+                _OPEN.pop(known[1], None)
 
     async def _until_closed(self, loop: asyncio.AbstractEventLoop, client: Client) -> AsyncGenerator[None, None]:
         try:
             yield
         finally:
-            with self._lock:
-                self._entries.pop(loop, None)
+            with _LOCK:
+                self._clients.pop(loop, None)
             await client.aclose()

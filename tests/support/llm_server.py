@@ -228,7 +228,7 @@ class LlmServer:
                 self._open += 1
                 self._most_open = max(self._most_open, self._open)
             try:
-                if not await _Answer(step, path, headers, request, writer).send():
+                if not await _Answer(step, path, headers, request, reader, writer).send():
                     return
             finally:
                 with self._lock:
@@ -254,11 +254,18 @@ class _Answer:
     """One response being written."""
 
     def __init__(
-        self, step: Step, path: str, headers: Mapping[str, str], request: Any, writer: asyncio.StreamWriter
+        self,
+        step: Step,
+        path: str,
+        headers: Mapping[str, str],
+        request: Any,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
     ) -> None:
         self._step = step
         self._headers = headers
         self._request = request if isinstance(request, dict) else {}
+        self._reader = reader
         self._writer = writer
         self._anthropic = path.partition("?")[0].endswith("/messages")
 
@@ -270,7 +277,8 @@ class _Answer:
         if step.delay:
             await asyncio.sleep(step.delay)
         if step.fault == "hang":
-            await asyncio.Event().wait()
+            await self._until_the_client_leaves()
+            return False
         if step.fault == "reset":
             raw = self._writer.get_extra_info("socket")
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -284,6 +292,9 @@ class _Answer:
         if self._request.get("stream") and step.status == 200 and step.raw is None and step.fault not in _WHOLE_FAULTS:
             return await self._stream()
         return await self._whole()
+
+    async def _until_the_client_leaves(self) -> None:
+        await self._reader.read(1)
 
     async def _whole(self) -> bool:
         step = self._step
@@ -320,8 +331,8 @@ class _Answer:
             self._writer.write(b"%x\r\n%s\r\n" % (len(data), data))
             await self._writer.drain()
         if step.fault == "stall":
-            await asyncio.Event().wait()
-        if step.fault == "cut":
+            await self._until_the_client_leaves()
+        if step.fault in {"stall", "cut"}:
             return False
         self._writer.write(b"0\r\n\r\n")
         await self._writer.drain()
