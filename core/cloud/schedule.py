@@ -84,6 +84,39 @@ def next_after(when: Timing | ScheduleRecord, moment: float) -> float:
     return next(_cron_runs(when, moment))
 
 
+def new_record(name: str, task: str, when: Timing, now: float) -> ScheduleRecord:
+    """A schedule added at `now`; `task` is JSON of publish() arguments."""
+    return ScheduleRecord(
+        name=name,
+        task=task,
+        every=when.every,
+        cron=when.cron,
+        timezone=when.timezone,
+        missed=when.missed,
+        enabled=True,
+        next_run=next_after(when, now),
+        last_run=None,
+        last_task_id=None,
+        created_at=now,
+        runs=0,
+    )
+
+
+def revised(record: ScheduleRecord, task: str, when: Timing, now: float) -> ScheduleRecord:
+    """A schedule added again: at the same times it keeps its place and its switch, at others it begins anew."""
+    changed = replace(record, task=task, missed=when.missed)
+    if (record.every, record.cron, record.timezone) == (when.every, when.cron, when.timezone):
+        return changed
+    return replace(
+        changed,
+        every=when.every,
+        cron=when.cron,
+        timezone=when.timezone,
+        enabled=True,
+        next_run=next_after(when, now),
+    )
+
+
 def due_runs(record: ScheduleRecord, now: float) -> Due:
     """Which runs to publish at `now`, and the schedule after that.
 

@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from core.clock import Clock, SystemClock, to_iso
-from core.cloud.schedule import MOST_AT_ONCE, describe, due_runs, next_after, timing
+from core.cloud.schedule import MOST_AT_ONCE, describe, due_runs, new_record, next_after, revised, timing
 from core.cloud.store.base import NewTask, ScheduleRecord
 from core.cloud.submission import ARGUMENTS, check_name, from_arguments, new_task
 from core.errors import HeablcoinError, InvalidArgument, NotFound, UnknownSchedule
@@ -90,41 +90,20 @@ class CloudScheduler:
         """
         name = check_name(name)
         when = timing(every, cron, timezone, missed)
-        arguments = {"name": name if task is None else task, "payload": payload, **options}
-        text = self._checked(arguments)
+        text = self._checked({"name": name if task is None else task, "payload": payload, **options})
         now = self._clock.now()
         while True:
             before = self._store.get(name)
             if before is None:
-                fresh = ScheduleRecord(
-                    name,
-                    text,
-                    when.every,
-                    when.cron,
-                    when.timezone,
-                    when.missed,
-                    True,
-                    next_after(when, now),
-                    None,
-                    None,
-                    now,
-                    0,
-                )
+                fresh = new_record(name, text, when, now)
                 if self._store.add(fresh):
                     return self._noted("added", fresh)
                 continue
-            after = replace(before, task=text, missed=when.missed)
-            if (before.every, before.cron, before.timezone) != (when.every, when.cron, when.timezone):
-                after = replace(
-                    after,
-                    every=when.every,
-                    cron=when.cron,
-                    timezone=when.timezone,
-                    enabled=True,
-                    next_run=next_after(when, now),
-                )
-            if after == before or self._store.fire(before, after, (), now) is not None:
-                return self._noted("changed", after) if after != before else after
+            after = revised(before, text, when, now)
+            if after == before:
+                return before
+            if self._store.fire(before, after, (), now) is not None:
+                return self._noted("changed", after)
 
     def get(self, name: str) -> ScheduleRecord:
         """The schedule with this name. Raises UnknownSchedule, which names those there are."""
