@@ -1,6 +1,6 @@
 """What `@monitor_performance` costs a call, beside a bare call and beside the least any monitor must do.
 
-    python benchmarks/bench_monitor.py [--json]
+    python -m benchmarks.bench_monitor [--json]
 
 The floor reads the clock twice, takes a lock and appends: the simplest thing that loses nothing. Read the ratios.
 """
@@ -8,13 +8,9 @@ The floor reads the clock twice, takes a lock and appends: the simplest thing th
 import argparse
 import json
 import statistics
-import sys
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utils.performance_monitor import PerformanceMonitor, monitor_performance
 
