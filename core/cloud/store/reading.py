@@ -1,8 +1,9 @@
 """Tasks as the reader sees them: whole, in pages, counted. Reads only."""
 
 import heapq
+import itertools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,6 +18,7 @@ from core.cloud.task import Attempt, AttemptOutcome, OnDependencyFailure, Task, 
 from core.errors import InvalidArgument
 from core.json_types import loads
 
+NEWER_THAN_ALL = (1 << 63) - 1
 AHEAD_LIMIT = 1000
 WORKER_TTL = 60.0
 """Seconds after its last sign of life during which a worker counts as alive."""
@@ -102,24 +104,14 @@ def _attempt(*row: Any) -> Attempt:
     )
 
 
-def page(connection: apsw.Connection, query: TaskQuery) -> Page:
+def page(connection: apsw.Connection, query: TaskQuery, now: float) -> Page:
     """One page of a list, merged from index ranges: it costs what it shows, whatever the size of the queue."""
-    states = (READY,) if query.ready else STATES_OF[query.status] if query.status else tuple(STATUS_OF)
-    priorities = [int(p) for p in sorted(TaskPriority, reverse=True) if p >= (query.priority_min or 0)]
-    kinds: list[int] | None = None
-    if query.name is not None:
-        kinds = [row[0] for row in rows(connection, TASK["kinds_named"], (query.name,))]
-    ranges = _Ranges(connection, states, kinds, query.tags, query.limit + 1, newest=query.newest_first)
-    walk = _newest_first(ranges, priorities, query) if query.newest_first else _oldest_first(ranges, priorities, query)
-    found = []
-    for entry in walk:
-        found.append(entry)
-        if len(found) > query.limit:
-            break
-    more = len(found) > query.limit
+    ranges = _Ranges(connection, query, now)
+    walk = _newest_first(ranges, query) if query.newest_first else _oldest_first(ranges, query)
+    found = list(itertools.islice(walk, query.limit + 1))
     shown = found[: query.limit]
-    cursor = f"{shown[-1][0]}.{shown[-1][1]}" if more and shown else ""
-    return Page(tasks_at(connection, [seq for _, seq in shown]), cursor)
+    more = len(found) > len(shown) > 0
+    return Page(tasks_at(connection, [seq for _, seq in shown]), f"{shown[-1][0]}.{shown[-1][1]}" if more else "")
 
 
 def dump(connection: apsw.Connection, cursor: str, limit: int) -> Page:
@@ -132,60 +124,49 @@ def dump(connection: apsw.Connection, cursor: str, limit: int) -> Page:
 class _Ranges:
     """The index ranges of a query: for one priority, every matching task in order of age."""
 
-    def __init__(
-        self,
-        connection: apsw.Connection,
-        states: Sequence[str],
-        kinds: Sequence[int] | None,
-        tags: Sequence[str],
-        limit: int,
-        *,
-        newest: bool,
-    ) -> None:
+    def __init__(self, connection: apsw.Connection, query: TaskQuery, now: float) -> None:
         self._connection = connection
-        self._states = states
-        self._kinds = kinds
-        self._tags = tags
-        self._limit = limit
-        self._order = "newest" if newest else "oldest"
+        self._states = (READY,) if query.ready else STATES_OF[query.status] if query.status else tuple(STATUS_OF)
+        self._alive_at = now if query.ready else None
+        self._tags = query.tags
+        self._limit = query.limit + 1
+        self._order = "newest" if query.newest_first else "oldest"
+        self._kinds: list[int] | None = None
+        if query.name is not None:
+            self._kinds = [row[0] for row in rows(connection, TASK["kinds_named"], (query.name,))]
+        self.priorities = [
+            int(each) for each in sorted(TaskPriority, reverse=True) if each >= (query.priority_min or 0)
+        ]
 
     def of(self, priority: int, after: int) -> Iterator[int]:
         """Up to a page of tasks with this priority that come after `after`."""
+        place = (priority, after, self._limit, self._alive_at)
         if self._tags:
-            return self._seqs(
-                f"page_tag_{self._order}",
-                json.dumps(self._states),
-                priority,
-                after,
-                self._limit,
-                self._tags[0],
-                None if self._kinds is None else json.dumps(self._kinds),
-                json.dumps(self._tags[1:], ensure_ascii=False),
-            )
+            kinds = None if self._kinds is None else json.dumps(self._kinds)
+            others = json.dumps(self._tags[1:], ensure_ascii=False)
+            return self._seqs("page_tag", json.dumps(self._states), *place, self._tags[0], kinds, others)
         if self._kinds is None:
-            parts = [self._seqs(f"page_{self._order}", state, priority, after, self._limit) for state in self._states]
+            parts = [self._seqs("page", state, *place) for state in self._states]
         else:
-            parts = [
-                self._seqs(f"page_kind_{self._order}", state, priority, after, self._limit, kind)
-                for state in self._states
-                for kind in self._kinds
-            ]
+            parts = [self._seqs("page_kind", state, *place, kind) for state in self._states for kind in self._kinds]
         return heapq.merge(*parts, reverse=self._order == "newest")
 
     def _seqs(self, name: str, *bindings: Binding) -> Iterator[int]:
-        return iter([row[0] for row in rows(self._connection, TASK[name], bindings)])
+        return (row[0] for row in rows(self._connection, TASK[f"{name}_{self._order}"], bindings))
 
 
-def _oldest_first(ranges: _Ranges, priorities: Iterable[int], query: TaskQuery) -> Iterator[tuple[int, int]]:
+def _oldest_first(ranges: _Ranges, query: TaskQuery) -> Iterator[tuple[int, int]]:
+    """(priority, seq): URGENT first, then the oldest."""
     at_priority, at_seq = _parse_cursor(query.cursor) if query.cursor else (int(max(TaskPriority)), 0)
-    for priority in priorities:
+    for priority in ranges.priorities:
         if priority <= at_priority:
             yield from ((priority, seq) for seq in ranges.of(priority, at_seq if priority == at_priority else 0))
 
 
-def _newest_first(ranges: _Ranges, priorities: Iterable[int], query: TaskQuery) -> Iterator[tuple[int, int]]:
-    before = _parse_cursor(query.cursor)[1] if query.cursor else (1 << 62)
-    return ((0, seq) for seq in heapq.merge(*(ranges.of(p, before) for p in priorities), reverse=True))
+def _newest_first(ranges: _Ranges, query: TaskQuery) -> Iterator[tuple[int, int]]:
+    """(0, seq): by age alone."""
+    before = _parse_cursor(query.cursor)[1] if query.cursor else NEWER_THAN_ALL
+    return ((0, seq) for seq in heapq.merge(*(ranges.of(each, before) for each in ranges.priorities), reverse=True))
 
 
 def _parse_cursor(cursor: str) -> tuple[int, int]:

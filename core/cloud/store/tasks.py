@@ -68,7 +68,7 @@ class SqliteTaskStore:
 
     def list(self, query: TaskQuery, now: float) -> Page:
         with self._database.snapshot() as connection:
-            return reading.page(connection, query)
+            return reading.page(connection, query, now)
 
     def stats(self) -> QueueStats:
         with self._database.read() as connection:

@@ -206,36 +206,51 @@ WHERE task.state = 'completed';
 
 -- name: page_oldest
 -- One state and priority, oldest first. Lists are merged from such ranges, so a page costs what it shows.
-SELECT seq FROM task WHERE state = ?1 AND priority = ?2 AND seq > ?3 ORDER BY seq LIMIT ?4;
+-- ?5 is the time now for a list of what could start, else NULL.
+SELECT seq FROM task
+WHERE state = ?1 AND priority = ?2 AND seq > ?3
+    AND (?5 IS NULL OR expires_at IS NULL OR expires_at > ?5)
+ORDER BY seq LIMIT ?4;
 
 -- name: page_newest
-SELECT seq FROM task WHERE state = ?1 AND priority = ?2 AND seq < ?3 ORDER BY seq DESC LIMIT ?4;
+SELECT seq FROM task
+WHERE state = ?1 AND priority = ?2 AND seq < ?3
+    AND (?5 IS NULL OR expires_at IS NULL OR expires_at > ?5)
+ORDER BY seq DESC LIMIT ?4;
 
 -- name: page_kind_oldest
-SELECT seq FROM task WHERE kind = ?5 AND state = ?1 AND priority = ?2 AND seq > ?3 ORDER BY seq LIMIT ?4;
+SELECT seq FROM task
+WHERE kind = ?6 AND state = ?1 AND priority = ?2 AND seq > ?3
+    AND (?5 IS NULL OR expires_at IS NULL OR expires_at > ?5)
+ORDER BY seq LIMIT ?4;
 
 -- name: page_kind_newest
-SELECT seq FROM task WHERE kind = ?5 AND state = ?1 AND priority = ?2 AND seq < ?3 ORDER BY seq DESC LIMIT ?4;
+SELECT seq FROM task
+WHERE kind = ?6 AND state = ?1 AND priority = ?2 AND seq < ?3
+    AND (?5 IS NULL OR expires_at IS NULL OR expires_at > ?5)
+ORDER BY seq DESC LIMIT ?4;
 
 -- name: page_tag_oldest
 -- Walks the tasks of one tag and keeps those that meet the other conditions.
 SELECT tag.task FROM tag
-WHERE tag.tag = ?5 AND tag.priority = ?2 AND tag.task > ?3
+WHERE tag.tag = ?6 AND tag.priority = ?2 AND tag.task > ?3
     AND (SELECT state FROM task WHERE seq = tag.task) IN (SELECT value FROM json_each(?1))
-    AND (?6 IS NULL OR (SELECT kind FROM task WHERE seq = tag.task) IN (SELECT value FROM json_each(?6)))
+    AND (?5 IS NULL OR coalesce((SELECT expires_at > ?5 FROM task WHERE seq = tag.task), TRUE))
+    AND (?7 IS NULL OR (SELECT kind FROM task WHERE seq = tag.task) IN (SELECT value FROM json_each(?7)))
     AND NOT EXISTS (
-        SELECT 1 FROM json_each(?7) AS other
+        SELECT 1 FROM json_each(?8) AS other
         WHERE NOT EXISTS (SELECT 1 FROM tag AS has WHERE has.tag = other.value AND has.priority = ?2 AND has.task = tag.task)
     )
 ORDER BY tag.task LIMIT ?4;
 
 -- name: page_tag_newest
 SELECT tag.task FROM tag
-WHERE tag.tag = ?5 AND tag.priority = ?2 AND tag.task < ?3
+WHERE tag.tag = ?6 AND tag.priority = ?2 AND tag.task < ?3
     AND (SELECT state FROM task WHERE seq = tag.task) IN (SELECT value FROM json_each(?1))
-    AND (?6 IS NULL OR (SELECT kind FROM task WHERE seq = tag.task) IN (SELECT value FROM json_each(?6)))
+    AND (?5 IS NULL OR coalesce((SELECT expires_at > ?5 FROM task WHERE seq = tag.task), TRUE))
+    AND (?7 IS NULL OR (SELECT kind FROM task WHERE seq = tag.task) IN (SELECT value FROM json_each(?7)))
     AND NOT EXISTS (
-        SELECT 1 FROM json_each(?7) AS other
+        SELECT 1 FROM json_each(?8) AS other
         WHERE NOT EXISTS (SELECT 1 FROM tag AS has WHERE has.tag = other.value AND has.priority = ?2 AND has.task = tag.task)
     )
 ORDER BY tag.task DESC LIMIT ?4;
