@@ -6,8 +6,8 @@ from typing import Any, Protocol
 
 from core.cloud.api_manager import ApiManager
 from core.cloud.endpoint import ApiEndpoint
+from core.cloud.ledger import PoolStore
 from core.cloud.providers import provider_for
-from core.cloud.store.base import PoolStore
 from core.network import UrlPolicy, open_transport
 
 MESSAGES: list[dict[str, Any]] = [{"role": "user", "content": "Say hello in five words."}]

@@ -8,6 +8,7 @@ from benchmarks.queue.floor import async_body, body
 from core.cloud.enhanced_publisher import EnhancedCloudTaskPublisher
 from core.cloud.runner import TaskRunner
 from core.cloud.store import open_store
+from core.cloud.wakeup import WakeUp
 from core.json_types import JsonObject
 
 
@@ -26,10 +27,12 @@ class Ours:
 
     def __init__(self, path: Path, synchronous: str = "FULL") -> None:
         self._store = open_store(str(path), synchronous="NORMAL" if synchronous == "NORMAL" else "FULL")
-        self._publisher = EnhancedCloudTaskPublisher(store=self._store)
+        self._wakeup = WakeUp(self._store.workers)
+        self._publisher = EnhancedCloudTaskPublisher(store=self._store, wakeup=self._wakeup)
 
     def close(self) -> None:
         self._publisher.close()
+        self._wakeup.close()
         self._store.close()
 
     def publish(self, index: int, priority: int = 2) -> None:
@@ -68,7 +71,7 @@ class Ours:
 
     def work(self, concurrency: int, kind: str, stopped: threading.Event) -> None:
         self._publisher.register_handler("noop", run_in_thread if kind == "thread" else run_async)
-        runner = TaskRunner(self._store, self._publisher.handlers, concurrency=concurrency)
+        runner = TaskRunner(self._store, self._publisher.handlers, wakeup=self._wakeup, concurrency=concurrency)
         runner.start()
         stopped.wait()
         runner.stop(5.0)

@@ -24,6 +24,14 @@ def write(index: int, started: int) -> None:
     os.write(file, RECORD.pack(index, started, time.monotonic_ns()))
 
 
+def start_in(folder: Path) -> None:
+    """Have this process, and those it starts, write to `folder` from now on."""
+    os.environ[FOLDER_ENV] = str(folder)
+    for file in _files.values():
+        os.close(file)
+    _files.clear()
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """One execution of one task."""
