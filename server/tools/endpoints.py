@@ -3,6 +3,7 @@
 from typing import Annotated, Any, Literal, Required, TypedDict, cast
 
 from core.cloud.endpoint import ApiEndpoint
+from core.errors import InvalidArgument
 from server.records import filled
 from server.schema import UNTRUSTED
 from server.tools.arguments import DEFAULT_WAIT, MAX_WAIT, choice, number, text, whole
@@ -61,6 +62,7 @@ async def add_api_endpoint(
     cost_per_million_out: Annotated[float, number("Price of a million answer tokens.", 0, 10**6)] = 0.0,
 ) -> EndpointAdded:
     """Add an LLM API to the pool or replace the one of that name. Kept over restarts; used by ai_call tasks and call_api."""
+    refuse_misplaced_key(call, api_key, name=name, base_url=base_url, model=model, api_key_env=api_key_env)
 
     def add() -> EndpointAdded:
         manager = call.app.runtime.manager
@@ -85,6 +87,16 @@ async def add_api_endpoint(
         return added(endpoint, usable=name in manager.usable(), given=bool(api_key))
 
     return await call.app.store(add)
+
+
+def refuse_misplaced_key(call: Call, api_key: str, **texts: str) -> None:
+    """Raise InvalidArgument when a key stands in an argument that is stored and shown."""
+    for argument, value in texts.items():
+        if (api_key and api_key in value) or call.app.redact(value) != value:
+            raise InvalidArgument(
+                f"The {argument} looks like an API key; nothing was added.",
+                "pass the key in api_key, or better the name of its environment variable in api_key_env",
+            )
 
 
 def added(endpoint: ApiEndpoint, *, usable: bool, given: bool) -> EndpointAdded:

@@ -77,6 +77,8 @@ class StdioServer:
             message = json.loads(line)
             if "id" in message and message["id"] in self._answers:
                 self._answers[message["id"]].put(message)
+        for waiting in list(self._answers.values()):
+            waiting.put({"error": "the server has gone"})
 
     def initialize(self) -> Self:
         self.request(
@@ -98,6 +100,8 @@ class StdioServer:
             self._id += 1
             number = self._id
         self._answers[number] = queue.Queue()
+        if not self._listener.is_alive():
+            self._answers[number].put({"error": "the server has gone"})
         self.send({"jsonrpc": "2.0", "id": number, "method": method, "params": params or {}})
         return self._answers[number]
 
@@ -106,7 +110,7 @@ class StdioServer:
             answer = self.ask(method, params).get(timeout=PATIENCE)
         except queue.Empty:
             raise AssertionError(f"no answer to {method}; log:\n{self.errors}") from None
-        assert "result" in answer, answer
+        assert "result" in answer, f"{answer}; log:\n{self.errors}"
         return answer["result"]
 
     def call(self, tool: str, /, **arguments: Any) -> dict[str, Any]:
