@@ -15,7 +15,7 @@ _LOOKS_LIKE_KEY = re.compile(
     | \bAKIA[A-Z0-9]{12,}                                               # AWS
     | \beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*         # JSON web tokens
     | (?P<field>(?:api[-_]?key|x-api-key|authorization|access[-_]?token|secret|password)["']?\s*[=:]\s*["']?)
-      [^\s"',;&}\])]{6,}                                                # name=value, "name": "value"
+      (?:(?:bearer|basic)\s+)?[^\s"',;&}\])]{6,}                                                # name=value, "name": "value"
     """,
     re.IGNORECASE | re.VERBOSE,
 )
@@ -37,8 +37,8 @@ def _mask(found: re.Match[str]) -> str:
 def excerpt(text: str, secrets: Iterable[str] = (), limit: int = 200) -> str:
     """One short redacted line of text that came from outside."""
     # Redacted before it is cut, so that no half of a key survives at the edge.
-    line = " ".join(redact(text[: limit * 20], secrets).split())
-    line = "".join(char if char.isprintable() else " " for char in line)
+    shown = redact(text[: limit * 20], secrets)
+    line = " ".join("".join(char if char.isprintable() else " " for char in shown).split())
     return line if len(line) <= limit else line[: limit - 3].rstrip() + "..."
 
 

@@ -57,6 +57,12 @@ class AiohttpTransport(StreamingTransport):
         await self._clients.aclose()
 
 
+_NOT_CONNECTED = (
+    aiohttp.ClientConnectorError,
+    aiohttp.ClientHttpProxyError,
+    aiohttp.ClientProxyConnectionError,
+    aiohttp.ConnectionTimeoutError,
+)
 _ERRORS = (aiohttp.ClientError, aiohttp.http_exceptions.HttpProcessingError, OSError)
 
 
@@ -64,12 +70,8 @@ def as_failure(error: BaseException, target: Target) -> HttpError | None:
     """An aiohttp exception in our words, None for any other. Its own text is not used: it may hold the request."""
     if not isinstance(error, _ERRORS):
         return None
-    if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return connect_failure(target, error, timed_out=True)
-    if isinstance(
-        error, (aiohttp.ClientConnectorError, aiohttp.ClientHttpProxyError, aiohttp.ClientProxyConnectionError)
-    ):
-        return connect_failure(target, error)
+    if isinstance(error, _NOT_CONNECTED):
+        return connect_failure(target, error, timed_out=isinstance(error, aiohttp.ConnectionTimeoutError))
     if isinstance(error, TimeoutError):
         return timeout_failure(target)
     if isinstance(error, (aiohttp.ClientResponseError, aiohttp.http_exceptions.HttpProcessingError)):

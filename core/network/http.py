@@ -68,7 +68,7 @@ class HttpResponse:
     """A whole response."""
 
     status: int
-    headers: Mapping[str, str]
+    headers: Mapping[str, str] = field(repr=False)
     """Names in lower case; of repeated ones the last."""
     body: bytes = field(repr=False)
 

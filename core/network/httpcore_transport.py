@@ -5,6 +5,7 @@ client above it (redirects, cookies, .netrc, a log line with each URL) are what 
 """
 
 import asyncio
+import logging
 import re
 import ssl
 from collections.abc import AsyncIterator, Iterable
@@ -29,6 +30,11 @@ from core.network.proxies import proxy_for
 from core.network.resolve import Lookup, system_lookup, vet_behind_proxy, vetted_addresses
 from core.network.streaming import BodyStream, StreamingTransport, check_headers
 from core.network.url import Target
+from core.redaction import RedactingFilter
+
+for _name in ("httpcore2.connection", "httpcore2.http11", "httpcore2.proxy"):
+    # At DEBUG they log response headers, in which a server may quote the key back.
+    logging.getLogger(_name).addFilter(RedactingFilter())
 
 KEEP_ALIVE = 20.0
 """Seconds an idle connection is kept; most servers close theirs later than that."""

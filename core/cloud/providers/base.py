@@ -44,7 +44,7 @@ class ProviderError(HeablcoinError):
         self.code = code
         """The provider's own error code or type (`insufficient_quota`, `overloaded_error`), '' when it gave none."""
         self.headers: Mapping[str, str] = {} if headers is None else headers
-        """Response headers, names in lower case (`retry-after`, `x-ratelimit-remaining-requests`)."""
+        """Response headers that tell of limits and request ids, names in lower case (`retry-after`, `x-ratelimit-...`)."""
         self.partial = partial
         """Text of a stream received before it failed."""
 
@@ -83,7 +83,7 @@ class ChatAnswer:
     finish_reason: str
     """Why it stopped, in OpenAI's words: `stop`, `length`, `content_filter`, `tool_calls`."""
     headers: Mapping[str, str] = field(default_factory=dict)
-    """Response headers, names in lower case."""
+    """Response headers that tell of limits and request ids, names in lower case."""
 
 
 @dataclass(frozen=True, slots=True)

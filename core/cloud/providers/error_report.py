@@ -8,10 +8,19 @@ from core.cloud.providers.error_body import read_error
 from core.cloud.providers.wire import WireError
 from core.errors import UrlRefused
 from core.network import HttpError, parse_url
-from core.redaction import excerpt
+from core.redaction import excerpt, redact
 
 Problem = HttpError | WireError | UrlRefused
 
+_TELLING = (
+    "retry-after",
+    "x-should-retry",
+    "x-ratelimit-",
+    "anthropic-ratelimit-",
+    "x-request-id",
+    "request-id",
+    "date",
+)
 _QUOTA_CODES = ("insufficient_quota", "billing", "credit", "balance", "quota_exceeded")
 
 
@@ -26,6 +35,11 @@ def check_head(status: int, headers: Mapping[str, str], body: bytes, wanted: str
     if not (kind == "application/json" or kind.endswith("+json")):
         shown = excerpt(kind, limit=60) or "no content type"
         raise WireError(f"is {shown} instead of {wanted}", code="content_type")
+
+
+def telling_headers(headers: Mapping[str, str], key: str) -> dict[str, str]:
+    """Those response headers that the pool goes by or a support request quotes, without what a server may echo."""
+    return {name: redact(value, (key,)) for name, value in headers.items() if name.startswith(_TELLING)}
 
 
 def _whither(headers: Mapping[str, str]) -> str:
@@ -44,7 +58,6 @@ def provider_error(
     """
     if isinstance(problem, UrlRefused):
         return UrlRefused(problem.message, problem.fix)
-    shown = {name: value for name, value in headers.items() if name != "set-cookie"}
     if isinstance(problem, HttpError):
         return ProviderError(
             f"Endpoint {endpoint.name}: {problem.message}",
@@ -52,7 +65,7 @@ def provider_error(
             kind=problem.kind,
             status=status,
             code=problem.code,
-            headers=shown,
+            headers=headers,
             partial=partial,
         )
     code = f" ({problem.code})" if problem.code and problem.kind == "status" else ""
@@ -64,42 +77,45 @@ def provider_error(
         kind=problem.kind,
         status=problem.status or status,
         code=problem.code,
-        headers=shown,
+        headers=headers,
         partial=partial,
     )
 
 
+_FIXES = {
+    "empty": "ask again, or ask differently.",
+    "length": "raise max_tokens.",
+    "timeout": "raise the endpoint's timeout if the model is slow.",
+    "cut": "ask again.",
+    "redirect": "set base_url to the address it redirects to, if you trust it.",
+    "protocol": "check that base_url is the API's address (many end with /v1) and that the provider is right.",
+}
+_FIXES_BY_STATUS = {
+    400: "change the request; asking again as it is cannot help.",
+    402: "add credit with the provider, or use another endpoint.",
+    403: "check that the key may use this model from here.",
+    404: "check base_url (many end with /v1) and the model's name.",
+    429: "wait, or lower max_requests_per_minute.",
+}
+
+
 def _fix(endpoint: ApiEndpoint, problem: WireError) -> str:
-    if problem.kind == "status":
-        return _fix_for_status(endpoint, problem)
-    if problem.kind == "empty":
-        return "raise max_tokens." if problem.code == "length" else "ask again, or ask differently."
-    if problem.kind == "timeout":
-        return "raise the endpoint's timeout if the model is slow."
-    if problem.kind == "cut":
-        return "ask again."
-    if problem.code == "redirect":
-        return "set base_url to the address it redirects to, if you trust it."
-    return "check that base_url is the API's address (many end with /v1) and that the provider is right."
+    """What the reader can do about it."""
+    if problem.kind != "status":
+        return _FIXES.get(problem.code) or _FIXES[problem.kind]
+    if problem.status == 401:
+        return _fix_key(endpoint)
+    if any(word in problem.code.lower() for word in _QUOTA_CODES):
+        return _FIXES_BY_STATUS[402]
+    status = 400 if problem.status in {413, 422} else problem.status
+    return _FIXES_BY_STATUS.get(status, "try again later.")
 
 
-def _fix_for_status(endpoint: ApiEndpoint, problem: WireError) -> str:
-    status, code = problem.status, problem.code.lower()
-    if status == 402 or any(word in code for word in _QUOTA_CODES):
-        return "add credit with the provider, or use another endpoint."
-    if status == 401:
-        source = f"the variable {endpoint.api_key_env}" if endpoint.api_key_env else "the key"
+def _fix_key(endpoint: ApiEndpoint) -> str:
+    if not endpoint.api_key:
+        return f"no key is set: run `heablcoin-cloud set-key {endpoint.name}`, or name its variable in api_key_env."
+    if endpoint.api_key_env:
         return (
-            f"set {source} right (`heablcoin-cloud set-key {endpoint.name}`)."
-            if endpoint.api_key
-            else (f"no key is set: run `heablcoin-cloud set-key {endpoint.name}`, or set api_key_env.")
+            f"correct the key in the variable {endpoint.api_key_env}, or run `heablcoin-cloud set-key {endpoint.name}`."
         )
-    if status == 403:
-        return "check that the key may use this model from here."
-    if status == 404:
-        return "check base_url (many end with /v1) and the model's name."
-    if status in {400, 413, 422}:
-        return "change the request; asking again as it is cannot help."
-    if status == 429:
-        return "wait, or lower max_requests_per_minute."
-    return "try again later."
+    return f"give the right key with `heablcoin-cloud set-key {endpoint.name}`."

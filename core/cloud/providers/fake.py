@@ -98,7 +98,7 @@ class FakeProvider:
         self._sleep = sleep
         self._lock = threading.Lock()
         self._scripts: dict[str, deque[FakeStep]] = {name: deque(steps) for name, steps in (script or {}).items()}
-        self._inline: dict[str, str] = {}
+        self._inline: dict[str, tuple[str, deque[FakeStep]]] = {}
 
     def script(self, endpoint: str, *steps: FakeStep) -> None:
         """Append steps for the endpoint of this name."""
@@ -158,11 +158,10 @@ class FakeProvider:
 
     def _take(self, endpoint: ApiEndpoint) -> FakeStep:
         """Use up one call of the endpoint's script."""
-        inline = repr((endpoint.base_url, endpoint.extra_body.get("script")))
-        if self._inline.get(endpoint.name) != inline:
-            self._inline[endpoint.name] = inline
-            self._scripts.setdefault(endpoint.name, deque()).extend(inline_steps(endpoint))
-        steps = self._scripts[endpoint.name]
+        written = repr((endpoint.base_url, endpoint.extra_body.get("script")))
+        if self._inline.get(endpoint.name, ("",))[0] != written:
+            self._inline[endpoint.name] = (written, deque(inline_steps(endpoint)))
+        steps = self._scripts.get(endpoint.name) or self._inline[endpoint.name][1]
         if not steps:
             return FakeStep()
         step = steps[0]

@@ -7,7 +7,7 @@ from contextlib import aclosing
 
 from core.cloud.endpoint import ApiEndpoint
 from core.cloud.providers.base import ChatAnswer, ChatChunk, ChatRequest, Usage
-from core.cloud.providers.error_report import Problem, check_head, provider_error
+from core.cloud.providers.error_report import Problem, check_head, provider_error, telling_headers
 from core.cloud.providers.stream_answer import StreamAnswer, empty_answer
 from core.cloud.providers.wire import WireError, WireFormat, parse_json
 from core.errors import UrlRefused
@@ -39,8 +39,8 @@ class HttpProvider:
         status, headers = 0, _NO_HEADERS
         try:
             response = await self._transport.send(self._wire.request(endpoint, request, stream=False), timeout)
-            status, headers = response.status, response.headers
-            check_head(status, headers, response.body, "JSON")
+            status, headers = response.status, telling_headers(response.headers, endpoint.api_key)
+            check_head(status, response.headers, response.body, "JSON")
             return whole_answer(self._wire, response.body, headers, request)
         except (HttpError, WireError, UrlRefused) as error:
             problem = error
@@ -56,7 +56,7 @@ class HttpProvider:
         try:
             sent = self._wire.request(endpoint, request, stream=True)
             async with self._transport.stream(sent, timeout) as response:
-                status, headers = response.status, response.headers
+                status, headers = response.status, telling_headers(response.headers, endpoint.api_key)
                 chunks = self._events if is_event_stream(response) else self._whole
                 async with aclosing(chunks(response, request, deadline)) as found:
                     async for chunk in found:
