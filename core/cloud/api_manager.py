@@ -11,6 +11,7 @@ holds, spending and statistics with every other process on the same database.
 import asyncio
 import random
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -59,7 +60,9 @@ class ApiManager:
         url_policy: UrlPolicy | None = None,
         keys: KeyStore | None = None,
         hedge_after: float | str | None = None,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
+        """`clock`, `rng` and `sleep` (which `call_with_retry` waits with) are there to be replaced by tests; `providers` by a FakeProvider."""
         self._clock = clock or SystemClock()
         self._lock = threading.RLock()
         self._store: PoolStore = store or MemoryPoolStore()
@@ -67,6 +70,7 @@ class ApiManager:
         self._membership = Membership(self._pool, self._store, keys, url_policy)
         self._url_policy = url_policy
         self._providers: dict[str, Provider] = dict(providers or {})
+        self._sleep = sleep
         self._hedge_after = checked_hedge(hedge_after)
         self._portal: Portal | None = None
 
@@ -124,7 +128,7 @@ class ApiManager:
         """
         self._refresh(endpoint)
         plan = self._plan(max_retries, strategy, backoff_factor, deadline=deadline, endpoint=endpoint)
-        success = drive(self._pool, plan, func)
+        success = drive(self._pool, plan, func, self._sleep)
         return success.result, success.flight.member.endpoint
 
     async def acall_with_retry(

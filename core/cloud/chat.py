@@ -75,10 +75,10 @@ def request_of(messages: str | Sequence[Message], options: ChatOptions) -> ChatR
 
 def as_messages(messages: object) -> Sequence[Message]:
     """A list of messages; one text becomes the user's only message."""
-    if isinstance(messages, str):
+    if isinstance(messages, str) and messages.strip():
         messages = [{"role": "user", "content": messages}]
     fix = 'pass a text, or a list such as [{"role": "user", "content": "Hello"}]'
-    if not isinstance(messages, Sequence) or isinstance(messages, bytes) or not messages:
+    if not isinstance(messages, Sequence) or isinstance(messages, str | bytes) or not messages:
         raise InvalidArgument("There are no messages to send.", fix)
     for message in messages:
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str) or "content" not in message:

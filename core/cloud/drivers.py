@@ -2,7 +2,6 @@
 
 import asyncio
 import inspect
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -23,9 +22,7 @@ def admit(pool: Pool, command: Admit) -> int | Refused:
     return command.member.account.admit(pool.clock, last_resort=command.last_resort)
 
 
-def drive(
-    pool: Pool, plan: CallPlan, func: Callable[[ApiEndpoint], Any], sleep: Callable[[float], None] = time.sleep
-) -> Success:
+def drive(pool: Pool, plan: CallPlan, func: Callable[[ApiEndpoint], Any], sleep: Callable[[float], None]) -> Success:
     """Carry out a call in this thread. `func` bounds its own time: a thread cannot be stopped."""
     call = Call(pool, plan)
     steps = call.steps()

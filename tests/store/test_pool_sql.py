@@ -1,0 +1,42 @@
+"""The pool's statements: all used, none scans a table."""
+
+import re
+from pathlib import Path
+
+import apsw
+import pytest
+
+from core.cloud.store import pool
+from core.cloud.store.database import Database
+
+TABLES = {"pool_endpoint"}
+"""Small enough, and wanted whole."""
+
+
+@pytest.fixture(scope="module")
+def database():
+    database = Database(":memory:")
+    yield database
+    database.close()
+
+
+def test_every_statement_is_used_and_every_one_used_is_there():
+    used = set(re.findall(r'(?:POOL\[|_row\(connection, )"(\w+)"', Path(pool.__file__).read_text(encoding="utf-8")))
+    used |= {"clear_total", "clear_outcomes", "clear_latencies", "clean_health"}
+    assert used == set(pool.POOL)
+
+
+@pytest.mark.parametrize("name", sorted(pool.POOL))
+def test_no_statement_scans_a_table(database, name):
+    statement = pool.POOL[name]
+    names = set(re.findall(r":(\w+)", statement))
+    values = dict.fromkeys(names, 1) if names else (1,) * statement.count("?")
+    with database.write() as connection:
+        plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", values)]
+    scans = [
+        step
+        for step in plan
+        if re.match(r"SCAN (?!newest|\(subquery|oldest)", step) and not step.startswith("SCAN CONSTANT")
+    ]
+    assert [step for step in scans if step.split()[1] not in TABLES] == [], plan
+    assert apsw.sqlite_lib_version()
