@@ -10,7 +10,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.conformance import baseline, node, servers, suite
+from tests.conformance import baseline, servers, suite
+from tests.support import node
 
 REVISIONS = ("2025-11-25", "2026-07-28")
 LEAST_NODE = 22
