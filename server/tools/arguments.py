@@ -14,11 +14,11 @@ from pydantic_core import CoreSchema, core_schema
 
 from core.errors import InvalidArgument
 
-MAX_WAIT = 55.0
+MAX_WAIT = 55
 """Seconds a tool may block: some hosts kill a call at 60."""
 DEFAULT_WAIT = 45.0
-WEEK = 7 * 86400.0
-YEAR = 366 * 86400.0
+WEEK = 7 * 86_400
+YEAR = 366 * 86_400
 MAX_NAME = 200
 
 StatusFilter: TypeAlias = Literal[

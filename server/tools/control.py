@@ -5,7 +5,7 @@ from typing import Annotated, Required, TypedDict, cast
 from core.cloud.task import FINAL
 from server.records import TaskRow, task_row
 from server.tools.arguments import choice, number, text
-from server.tools.registry import READS, REMOVES, SETS, Call
+from server.tools.registry import READS, REMOVES, RESTARTS_WORK, Call
 from server.tools.tasks import TASK_ID, TASKS
 
 
@@ -16,7 +16,7 @@ class Changed(TypedDict, total=False):
     next: str
 
 
-@TASKS.tool("Retry a task", SETS)
+@TASKS.tool("Retry a task", RESTARTS_WORK)
 async def retry_failed_task(call: Call, task_id: Annotated[str, text(TASK_ID, least=1)]) -> Changed:
     """Put a failed, cancelled or expired task back in the queue with all its retries; tasks that waited for it go on."""
     task = await call.app.store(call.app.runtime.publisher.retry_task, task_id)

@@ -7,7 +7,7 @@ from core.errors import InvalidArgument
 from server.records import filled
 from server.schema import UNTRUSTED
 from server.tools.arguments import DEFAULT_WAIT, MAX_WAIT, choice, number, text, whole
-from server.tools.registry import CALLS_OUT, READS, REMOVES, SETS, Call, Toolset
+from server.tools.registry import READS, REMOVES, REPLACES, STARTS_WORK, Call, Toolset
 
 ENDPOINTS = Toolset("endpoints", "The pool of LLM APIs.")
 
@@ -37,7 +37,7 @@ class EndpointAdded(TypedDict, total=False):
     next: str
 
 
-@ENDPOINTS.tool("Add an LLM endpoint", SETS)
+@ENDPOINTS.tool("Add an LLM endpoint", REPLACES)
 async def add_api_endpoint(
     call: Call,
     *,
@@ -220,7 +220,7 @@ class ChatAnswer(TypedDict, total=False):
     attempts: Annotated[list[str], UNTRUSTED]
 
 
-@ENDPOINTS.tool("Ask an LLM of the pool", CALLS_OUT)
+@ENDPOINTS.tool("Ask an LLM of the pool", STARTS_WORK)
 async def call_api(
     call: Call,
     *,

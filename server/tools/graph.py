@@ -5,7 +5,7 @@ from typing import Annotated, Any, Required, TypedDict
 from core.errors import InvalidArgument
 from server.records import filled
 from server.tools.arguments import objects
-from server.tools.registry import ADDS, Arguments, Call
+from server.tools.registry import STARTS_WORK, Arguments, Call
 from server.tools.tasks import TASKS, publish_arguments, publish_enhanced_task
 
 MOST = 1_000
@@ -27,7 +27,7 @@ class PublishedGraph(TypedDict, total=False):
     next: Required[str]
 
 
-@TASKS.tool("Publish linked tasks", ADDS)
+@TASKS.tool("Publish linked tasks", STARTS_WORK)
 async def publish_task_graph(
     call: Call,
     tasks: Annotated[

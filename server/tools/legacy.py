@@ -7,7 +7,7 @@ from core.cloud.publisher import CloudTaskPublisher
 from core.cloud.task import TaskStatus
 from server.records import TaskRow, filled, task_row
 from server.tools.arguments import StatusFilter, any_when_empty, choice, json_or_text, json_value, names, text, whole
-from server.tools.registry import ADDS, READS, SETS, Call, Toolset
+from server.tools.registry import READS, STARTS_WORK, Call, Toolset
 from server.tools.schedules import Schedule, schedule_row
 from server.tools.tasks import Published, published
 
@@ -20,7 +20,7 @@ def basic(call: Call) -> CloudTaskPublisher:
     return CloudTaskPublisher(publisher=runtime.publisher, scheduler=runtime.scheduler)
 
 
-@LEGACY.tool("Publish a basic task", ADDS)
+@LEGACY.tool("Publish a basic task", STARTS_WORK)
 async def publish_cloud_task(
     call: Call,
     *,
@@ -74,7 +74,7 @@ def state(call: Call) -> SchedulerState:
     return told
 
 
-@LEGACY.tool("Start the scheduler", SETS)
+@LEGACY.tool("Start the scheduler", READS)
 async def start_cloud_scheduler(call: Call) -> SchedulerState:
     """Make sure that schedules are published. A server does so from its start; this shows that it does."""
     return await call.app.store(state, call)
@@ -92,7 +92,7 @@ class Triggered(TypedDict):
     task_ids: list[str]
 
 
-@LEGACY.tool("Trigger schedules", ADDS)
+@LEGACY.tool("Trigger schedules", STARTS_WORK)
 async def trigger_cloud_queue(
     call: Call,
     name: Annotated[str, text("Publish this schedule's task now; empty: everything that is due.", most=100)] = "",

@@ -48,8 +48,11 @@ class Hints:
 
 READS = Hints(read_only=True, destructive=False, idempotent=True, open_world=False)
 ADDS = Hints(read_only=False, destructive=False, idempotent=False, open_world=False)
-SETS = Hints(read_only=False, destructive=False, idempotent=True, open_world=False)
-CALLS_OUT = Hints(read_only=False, destructive=False, idempotent=False, open_world=True)
+STARTS_WORK = Hints(read_only=False, destructive=False, idempotent=False, open_world=True)
+"""Adds something whose handler may call the outside world."""
+RESTARTS_WORK = Hints(read_only=False, destructive=False, idempotent=True, open_world=True)
+REPLACES = Hints(read_only=False, destructive=True, idempotent=True, open_world=False)
+"""May overwrite what was there under the same name."""
 REMOVES = Hints(read_only=False, destructive=True, idempotent=True, open_world=False)
 
 

@@ -9,7 +9,7 @@ from core.errors import InvalidArgument
 from core.json_types import JsonObject, loads
 from server.records import filled
 from server.tools.arguments import MAX_NAME, WEEK, YEAR, choice, json_value, names, number, text, whole
-from server.tools.registry import READS, REMOVES, SETS, Call, Toolset
+from server.tools.registry import READS, REMOVES, REPLACES, Call, Toolset
 
 SCHEDULES = Toolset("schedules", "Publish tasks at set times.")
 
@@ -54,7 +54,7 @@ class Scheduled(TypedDict, total=False):
     next: str
 
 
-@SCHEDULES.tool("Schedule a task", SETS)
+@SCHEDULES.tool("Schedule a task", REPLACES)
 async def schedule_task(
     call: Call,
     *,

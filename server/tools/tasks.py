@@ -34,7 +34,7 @@ from server.tools.arguments import (
     text,
     whole,
 )
-from server.tools.registry import ADDS, READS, Call, Toolset
+from server.tools.registry import READS, STARTS_WORK, Call, Toolset
 from server.waiting import wait_until_done
 
 TASKS = Toolset("tasks", "Publish, watch and change background tasks.")
@@ -80,7 +80,7 @@ def published(task: Task, why: str) -> Published:
     return answer
 
 
-@TASKS.tool("Publish a task", ADDS)
+@TASKS.tool("Publish a task", STARTS_WORK)
 async def publish_enhanced_task(
     call: Call,
     *,

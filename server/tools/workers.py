@@ -9,7 +9,7 @@ from server.records import TaskRow, filled, iso, task_row
 from server.schema import UNTRUSTED
 from server.tools.arguments import choice, json_or_text, names, number, text, whole
 from server.tools.control import Changed
-from server.tools.registry import ADDS, SETS, Call, Toolset
+from server.tools.registry import ADDS, REPLACES, Call, Toolset
 from server.tools.tasks import TASK_ID
 
 WORKERS = Toolset("workers", "Do tasks yourself: claim them and report.")
@@ -82,7 +82,7 @@ def _next(tasks: list[Assignment], worker: str) -> str:
     )
 
 
-@WORKERS.tool("Report on a task", SETS)
+@WORKERS.tool("Report on a task", REPLACES)
 async def update_task_status(
     call: Call,
     *,

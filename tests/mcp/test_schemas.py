@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -122,9 +123,7 @@ def test_a_schema_changes_only_on_purpose(spec: ToolSpec) -> None:
     now = {
         **shown_to_models(spec),
         "title": spec.title,
-        "hints": vars(spec.hints)
-        if hasattr(spec.hints, "__dict__")
-        else {s: getattr(spec.hints, s) for s in spec.hints.__slots__},
+        "hints": asdict(spec.hints),
         "outputSchema": result_schema(spec.record),
     }
     file = SNAPSHOTS / f"{spec.name}.json"

@@ -1,0 +1,283 @@
+"""The command line: what it prints, what it never does."""
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.cloud.secrets import KeyStore
+from server import cli, doctor, print_config
+from server.clients import ClientFile, client_files, inspect
+from server.docs import pages
+from tests.process.servers import ROOT, environment
+
+KEY = "sk-canary-1f2e3d4c5b6a"
+
+
+def run(*arguments: str, folder: Path, stdin: str = "", **settings: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "server", *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        env=environment(folder, **settings),
+        cwd=folder,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_version_and_help_need_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+    for option in ("--version", "--help"):
+        with pytest.raises(SystemExit) as left:
+            cli.main([option])
+        assert left.value.code == 0
+    assert "heablcoin-cloud" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["serve", "--port", "99999"], ["serve", "--transport", "smoke"], ["fly"]])
+def test_a_bad_command_line_is_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        cli.main(arguments)
+    assert left.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+def test_options_stand_before_or_after_the_command() -> None:
+    parser = cli.parser()
+    assert parser.parse_args(["--database", "a", "worker"]).database == "a"
+    assert parser.parse_args(["worker", "--database", "b"]).database == "b"
+    assert parser.parse_args([]).transport == "stdio"
+
+
+def test_tools_are_listed_for_people_and_for_programs(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cli.main(["tools"]) == 0
+    people = capsys.readouterr().out
+    assert "publish_enhanced_task(name, payload" in people
+    assert "legacy" in people
+    assert "(off)" in people
+    monkeypatch.setenv("HEABLCOIN_CLOUD_READ_ONLY", "true")
+    assert cli.main(["tools", "--json"]) == 0
+    names = [tool["name"] for tool in json.loads(capsys.readouterr().out)]
+    assert "get_task_status" in names
+    assert "cancel_task" not in names
+
+
+@pytest.mark.parametrize("client", ["claude-desktop", "windsurf"])
+def test_a_printed_configuration_is_json_with_an_absolute_command(
+    client: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["print-config", client]) == 0
+    printed = capsys.readouterr()
+    [entry] = json.loads(printed.out)["mcpServers"].values()
+    assert Path(entry["command"]).is_absolute()
+    assert Path(entry["command"]).exists()
+    assert "config.json" in printed.err
+
+
+@pytest.mark.parametrize(
+    ("client", "word"), [("claude-code", "claude mcp add"), ("inspector", "@modelcontextprotocol/inspector")]
+)
+def test_a_printed_command_names_the_server_by_an_absolute_path(client: str, word: str) -> None:
+    text = print_config.config_text(client)
+    assert word in text
+    assert " /" in text or ":\\" in text
+
+
+def test_the_printed_command_starts_the_server_with_a_short_path(tmp_path: Path) -> None:
+    entry = print_config.client_entry()
+    done = subprocess.run(
+        [entry["command"], *entry["args"], "--version"],
+        capture_output=True,
+        text=True,
+        env={**environment(tmp_path), "PATH": "/usr/bin:/bin", "PYTHONPATH": ""},
+        cwd=tmp_path,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout.startswith("heablcoin-cloud ")
+
+
+def test_the_example_configuration_is_what_print_config_prints() -> None:
+    example = json.loads((ROOT / "claude_desktop_config.example.json").read_text(encoding="utf-8"))
+    [(name, entry)] = example["mcpServers"].items()
+    assert name == print_config.SERVER_NAME
+    assert entry.keys() == print_config.client_entry().keys()
+    assert entry["command"].endswith("heablcoin-cloud")
+    cli.parser().parse_args(entry["args"])
+    assert "KEY" not in json.dumps(example)
+
+
+def test_set_key_reads_the_key_from_a_pipe_and_never_shows_it(tmp_path: Path) -> None:
+    arguments = ("set-key", "deepseek", "--base-url", "https://api.deepseek.com/v1")
+    done = run(*arguments, folder=tmp_path, stdin=f"{KEY}\n", keys="file")
+    assert done.returncode == 0, done.stderr
+    assert KEY not in done.stdout + done.stderr
+    assert KeyStore("file").get("deepseek", "https://api.deepseek.com/v1") == KEY
+    assert KeyStore("file").get("deepseek", "https://elsewhere.example/v1") == ""
+    gone = run("set-key", "deepseek", "--remove", folder=tmp_path, keys="file")
+    assert gone.returncode == 0
+    assert KeyStore("file").get("deepseek", "https://api.deepseek.com/v1") == ""
+    assert run("set-key", "deepseek", "--remove", folder=tmp_path, keys="file").returncode == 1
+
+
+def test_set_key_for_an_endpoint_that_is_not_there_says_what_to_do(tmp_path: Path) -> None:
+    done = run("set-key", "nobody", folder=tmp_path, stdin=KEY, keys="file")
+    assert done.returncode == 1
+    assert "--base-url" in done.stderr
+    assert KEY not in done.stderr
+
+
+def test_a_queue_can_be_exported_and_imported_elsewhere(tmp_path: Path) -> None:
+    from core.cloud.enhanced_publisher import EnhancedCloudTaskPublisher
+
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    with EnhancedCloudTaskPublisher(str(here / "queue.db")) as publisher:
+        task = publisher.publish("nobody", {"n": "三"}, tags=["a"])
+    file = tmp_path / "tasks.jsonl"
+    assert run("export", str(file), folder=here).returncode == 0
+    done = run("import", str(file), folder=there)
+    assert done.returncode == 0, done.stderr
+    assert "1 task" in done.stderr
+    with EnhancedCloudTaskPublisher(str(there / "queue.db")) as publisher:
+        assert publisher.get_task(task.task_id).payload == {"n": "三"}
+
+
+def test_the_doctor_finds_a_new_installation_sound(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["doctor", "--database", str(tmp_path / "new.db")]) == 0
+    said = capsys.readouterr().out
+    for word in ("heablcoin-cloud", "python", "apsw", "does not exist yet", "toolsets"):
+        assert word in said
+    assert not (tmp_path / "new.db").exists()
+
+
+def test_the_doctor_names_what_is_wrong(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken.db").write_bytes(b"this is no database" * 100)
+    monkeypatch.setenv("HEABLCOIN_CLOUD_NONSENSE", "1")
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    assert cli.main(["doctor", "--json", "--database", str(tmp_path / "broken.db")]) == 1
+    findings = json.loads(capsys.readouterr().out)
+    bad = " ".join(finding["text"] for finding in findings if finding["level"] == "bad")
+    assert "HEABLCOIN_CLOUD_NONSENSE" in bad
+    assert "not a sound database" in bad
+    assert "OPENAI_API_KEY" in str(findings)
+    assert KEY not in str(findings)
+
+
+def test_the_doctor_sees_the_live_twins(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from core.runtime import Runtime, RuntimeOptions
+
+    database = str(tmp_path / "twins.db")
+    runtimes = [Runtime.open(RuntimeOptions(database=database, keys="process")) for _ in range(2)]
+    for runtime in runtimes:
+        runtime.start()
+    try:
+        assert cli.main(["doctor", "--database", database]) == 0
+    finally:
+        for runtime in runtimes:
+            runtime.stop(0.5)
+    assert capsys.readouterr().out.count("live process: ") == 2
+
+
+def test_a_check_that_breaks_does_not_hide_the_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def explode() -> Any:
+        raise RuntimeError(KEY)
+
+    monkeypatch.setattr(doctor, "_clients", explode)
+    findings = list(doctor.examine(str(tmp_path / "q.db"), None))
+    assert findings[-1].level == "bad"
+    assert KEY not in findings[-1].text
+    assert any(finding.about == "database" for finding in findings)
+
+
+def ours(**entry: Any) -> str:
+    return json.dumps({"mcpServers": {"queue": {"command": "heablcoin-cloud", "args": [], **entry}}})
+
+
+@pytest.mark.parametrize(
+    ("text", "problem", "servers"),
+    [
+        (ours(), "", ("queue",)),
+        ("\ufeff" + ours(), "", ("queue",)),
+        (json.dumps({"mcpServers": {"other": {"command": "npx"}}}), "", ()),
+        (
+            json.dumps({"projects": {"/p": {"mcpServers": {"q": {"command": "uvx", "args": ["heablcoin-cloud"]}}}}}),
+            "",
+            ("q",),
+        ),
+        ("{", "not valid JSON (line 1)", ()),
+        ("[]", "not a JSON object", ()),
+        (json.dumps({"mcpServers": [{"command": "heablcoin-cloud"}]}), "object of objects", ()),
+        (ours(command="/no/such/heablcoin-cloud"), "does not exist", ("queue",)),
+        (ours(env={"HEABLCOIN_CLOUD_LEASE": 30}), "in quotes", ("queue",)),
+    ],
+)
+def test_a_clients_file_is_judged(tmp_path: Path, text: str, problem: str, servers: tuple[str, ...]) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(text, encoding="utf-8")
+    finding = inspect(ClientFile("test", path))
+    assert finding is not None
+    assert problem in finding.problem
+    assert bool(problem) == bool(finding.problem)
+    assert finding.servers == servers
+
+
+def test_a_client_without_a_file_is_no_finding(tmp_path: Path) -> None:
+    assert inspect(ClientFile("test", tmp_path / "none.json")) is None
+
+
+@pytest.mark.parametrize(
+    ("platform", "environ", "path"),
+    [
+        ("darwin", {"HOME": "/Users/a"}, "/Users/a/Library/Application Support/Claude/claude_desktop_config.json"),
+        ("linux", {"HOME": "/home/a"}, "/home/a/.config/Claude/claude_desktop_config.json"),
+        ("linux", {"HOME": "/home/a", "XDG_CONFIG_HOME": "/x"}, "/x/Claude/claude_desktop_config.json"),
+        ("win32", {"USERPROFILE": "C:/a", "APPDATA": "C:/a/r"}, "C:/a/r/Claude/claude_desktop_config.json"),
+    ],
+)
+def test_each_platform_has_its_own_place(platform: str, environ: dict[str, str], path: str) -> None:
+    assert client_files(environ, platform)[0].path == Path(path)
+
+
+@pytest.mark.parametrize("name", pages())
+def test_a_generated_page_is_up_to_date(name: str) -> None:
+    assert (ROOT / "docs" / name).read_text(encoding="utf-8") == pages()[name], "run `make docs`"
+
+
+def test_the_log_shows_no_key_and_no_foreign_text() -> None:
+    import logging
+
+    from core.redaction import KNOWN_SECRETS
+    from server import logs
+
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(logs.JsonLines())
+    handler.addFilter(logs.Quiet())
+    logger = logging.getLogger("server.test_the_log")
+    logger.addHandler(handler)
+    KNOWN_SECRETS.add("plainlookingsecret")
+    try:
+        try:
+            raise ValueError("a caller's data")
+        except ValueError:
+            logger.exception("failed with %s and %s \ud800", KEY, "plainlookingsecret")
+    finally:
+        logger.removeHandler(handler)
+    line = json.loads(stream.getvalue())
+    assert line["level"] == "error"
+    assert KEY not in line["message"]
+    assert "plainlooking" not in line["message"]
+    assert line["trace"][0] == "ValueError"
+    assert "caller's data" not in stream.getvalue()
