@@ -142,6 +142,11 @@ def has_daily_limit(endpoint: ApiEndpoint) -> bool:
     return bool(endpoint.max_requests_per_day or endpoint.max_tokens_per_day or endpoint.max_cost_per_day)
 
 
+def is_unlimited(endpoint: ApiEndpoint) -> bool:
+    """Nothing about it is counted before a call."""
+    return not (endpoint.max_requests_per_minute or endpoint.max_concurrency or has_daily_limit(endpoint))
+
+
 def until_tomorrow(now: float, epoch: float) -> float:
     """Pool time at which the next UTC day begins."""
     return now + DAY - epoch % DAY

@@ -16,7 +16,8 @@ from core.cloud.ledger import Refused
 from core.cloud.pool_call import Admit, Attempt, Call, CallPlan, Landed, Pause
 from core.cloud.rate_limit import MINUTE
 from core.cloud.store.database import Database
-from core.cloud.store.pool import SqlitePoolStore, _health
+from core.cloud.store.pool import SqlitePoolStore
+from core.cloud.store.pool_rows import read_health
 from core.errors import AllEndpointsFailed
 from tests.support.pool_world import HttpError, most_in_window
 
@@ -214,7 +215,7 @@ class PoolMachine(RuleBasedStateMachine):
         name, now = command.member.name, self.clock.now()
         process.store.flush()
         with process.database.read() as connection:
-            before = _health(connection, name)
+            before = read_health(connection, name)
         answer = command.member.account.admit(self.clock, last_resort=command.last_resort)
         if before.hard and not before.clean and not isinstance(answer, Refused):
             assert before.held_until <= now, "a failed endpoint was called during its hold"

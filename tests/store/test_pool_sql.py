@@ -6,7 +6,7 @@ from pathlib import Path
 import apsw
 import pytest
 
-from core.cloud.store import pool
+from core.cloud.store import pool, pool_rows
 from core.cloud.store.database import Database
 
 TABLES = {"pool_endpoint"}
@@ -21,14 +21,15 @@ def database():
 
 
 def test_every_statement_is_used_and_every_one_used_is_there():
-    used = set(re.findall(r'(?:POOL\[|_row\(connection, )"(\w+)"', Path(pool.__file__).read_text(encoding="utf-8")))
+    sources = "".join(Path(module.__file__).read_text(encoding="utf-8") for module in (pool, pool_rows))
+    used = set(re.findall(r'(?:POOL\[|row_of\(connection, )"(\w+)"', sources))
     used |= {"clear_total", "clear_outcomes", "clear_latencies", "clean_health"}
-    assert used == set(pool.POOL)
+    assert used == set(pool_rows.POOL)
 
 
-@pytest.mark.parametrize("name", sorted(pool.POOL))
+@pytest.mark.parametrize("name", sorted(pool_rows.POOL))
 def test_no_statement_scans_a_table(database, name):
-    statement = pool.POOL[name]
+    statement = pool_rows.POOL[name]
     names = set(re.findall(r":(\w+)", statement))
     values = dict.fromkeys(names, 1) if names else (1,) * statement.count("?")
     with database.write() as connection:

@@ -11,7 +11,8 @@ from core.cloud.health import TRIP
 from core.cloud.ledger import Listing, Refusal, Refused
 from core.cloud.memory_ledger import MemoryPoolStore
 from core.cloud.store.database import Database
-from core.cloud.store.pool import SqlitePoolStore, endpoint_of, settings_of
+from core.cloud.store.pool import SqlitePoolStore
+from core.cloud.store.pool_rows import endpoint_of, settings_of
 from core.cloud.tally import Report
 
 FAILED = Outcome(OutcomeClass.TRANSIENT, 500, "HTTP 500")
@@ -46,7 +47,7 @@ def why(answer):
 
 
 def endpoint(name="a", **settings):
-    settings = {"max_requests_per_minute": 0, **settings}
+    settings = {"max_requests_per_minute": 1000, **settings}
     return ApiEndpoint(name, f"https://{name}.example", **settings)
 
 
@@ -316,6 +317,20 @@ class TestSqlite:
         assert account.totals().calls == 1
         assert account.totals().calls == 1
         assert store.open(endpoint()).health.failures == 1
+
+    def test_an_endpoint_without_limits_asks_no_database_and_learns_of_holds_by_refreshing(self, tmp_path, clock):
+        store, _ = self.store(tmp_path)
+        other, _ = self.store(tmp_path)
+        one = endpoint(max_requests_per_minute=0)
+        store.save(Listing(one, needs_key=False))
+        mine, theirs = store.open(one), other.open(one)
+        end(other, theirs, theirs.admit(clock), clock, LIMITED)
+        with store.database.write():
+            token = mine.admit(clock)
+        end(store, mine, token, clock)
+        store.refresh()
+        assert why(mine.admit(clock)) is Refusal.HELD
+        assert mine.spending(clock.now()).requests == mine.totals().calls == 2
 
     def test_the_ring_of_starts_stays_as_small_as_the_limit(self, tmp_path, clock):
         store, database = self.store(tmp_path)

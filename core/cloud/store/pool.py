@@ -7,22 +7,18 @@ cut may cost the last moments' counts, the death of a process less than 100 ms o
 
 import atexit
 import itertools
-import json
 import logging
 import os
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
-from typing import Any
 
 import apsw
 
 from core.clock import Clock
-from core.cloud.call_outcome import OutcomeClass
 from core.cloud.endpoint import ApiEndpoint
-from core.cloud.health import CLOCK_SKEW, Health, HoldKind
+from core.cloud.health import CLOCK_SKEW, Health
 from core.cloud.ledger import (
     BUSY_POLL,
     PROBE_GRACE,
@@ -31,26 +27,34 @@ from core.cloud.ledger import (
     Refused,
     apply,
     has_daily_limit,
+    is_unlimited,
     matters,
     over_daily_limit,
     until_tomorrow,
 )
 from core.cloud.rate_limit import WINDOW
 from core.cloud.store.database import Database
-from core.cloud.store.queries import Queries
+from core.cloud.store.pool_rows import (
+    POOL,
+    Settled,
+    add_total,
+    endpoint_of,
+    read_health,
+    read_spending,
+    read_total,
+    row_of,
+    save_health,
+    settings_of,
+)
 from core.cloud.store.write_behind import WriteBehind
 from core.cloud.tally import Report, Spending, Tally, day_of
 from core.errors import HeablcoinError, InvalidArgument
 
 log = logging.getLogger(__name__)
 
-POOL = Queries("pool")
-
 FLUSH_WITHIN = 0.1
 """Seconds that a count may wait to be written."""
 FOREVER = float("inf")
-
-_SETTINGS = tuple(item.name for item in fields(ApiEndpoint) if item.name != "name")
 
 
 class SqlitePoolStore:
@@ -63,7 +67,7 @@ class SqlitePoolStore:
         self.window = window
         self._lock = threading.RLock()
         self._accounts: dict[str, SqliteAccount] = {}
-        self._pending: list[_Settled] = []
+        self._pending: list[Settled] = []
         # Tokens are unique over processes: a random half, a counted half.
         self._tokens = itertools.count((int.from_bytes(os.urandom(4)) >> 1) << 32)
         self._writer = WriteBehind(self.flush, FLUSH_WITHIN)
@@ -99,7 +103,7 @@ class SqlitePoolStore:
 
     def version(self) -> int:
         with self.database.read() as connection:
-            return int(_row(connection, "version", ())[0])
+            return int(row_of(connection, "version", ())[0])
 
     def open(self, endpoint: ApiEndpoint) -> "SqliteAccount":
         with self._lock:
@@ -121,7 +125,7 @@ class SqlitePoolStore:
         with self._lock:
             names = list(self._accounts)
         with self.database.snapshot() as connection:
-            found = {name: _health(connection, name) for name in names}
+            found = {name: read_health(connection, name) for name in names}
         for name, health in found.items():
             if health is not None:
                 self._adopt(name, health)
@@ -144,7 +148,7 @@ class SqlitePoolStore:
     @contextmanager
     def transaction(self) -> Iterator[apsw.Connection]:
         """A write transaction that begins with writing down what is pending."""
-        taken: list[_Settled] = []
+        taken: list[Settled] = []
         healths: dict[str, Health] = {}
         try:
             with self.database.write(durable=False) as connection:
@@ -169,7 +173,7 @@ class SqlitePoolStore:
             changes_health = matters(account.health, report)
             if changes_health:
                 apply(account.health, token, report)
-            self._pending.append(_Settled(account.endpoint, token, report, changes_health))
+            self._pending.append(Settled(account.endpoint, token, report, changes_health))
         if changes_health or account.endpoint.max_concurrency:
             self._writer.now()
         else:
@@ -184,19 +188,10 @@ class SqlitePoolStore:
             self._accounts[name].health = health
 
 
-class _Settled:
-    """A call that ended and is not written down yet."""
-
-    __slots__ = ("changes_health", "endpoint", "report", "token")
-
-    def __init__(self, endpoint: ApiEndpoint, token: int, report: Report, changes_health: bool) -> None:
-        self.endpoint, self.token, self.report, self.changes_health = endpoint, token, report, changes_health
-
-
 class SqliteAccount:
     """An endpoint's book in the database. `health` is this process's newest knowledge of it."""
 
-    __slots__ = ("_full", "_store", "endpoint", "health", "in_flight")
+    __slots__ = ("_full", "_store", "_unlimited", "endpoint", "health", "in_flight")
 
     def __init__(self, store: SqlitePoolStore, endpoint: ApiEndpoint) -> None:
         self._store = store
@@ -206,20 +201,27 @@ class SqliteAccount:
         self._full: Refused | None = None
         """The newest refusal by the limit: no slot comes free before it says, so callers that wait need not ask the database."""
 
+        self._unlimited = is_unlimited(endpoint)
+
     def configure(self, endpoint: ApiEndpoint) -> None:
-        self.endpoint, self._full = endpoint, None
+        self.endpoint, self._full, self._unlimited = endpoint, None, is_unlimited(endpoint)
 
     def admit(self, clock: Clock, *, last_resort: bool = False) -> int | Refused:
+        if self._unlimited and self.health.clean:
+            # Nothing to take a slot of: what other processes find out about its health arrives with the next refresh.
+            with self._store._lock:  # noqa: SLF001
+                self.in_flight += 1
+            return -self._store.new_token()
         name, full = self.endpoint.name, self._full
         if full is not None and full.until > (now := clock.now()) >= full.until - self._store.window:
             return full
         with self._store.transaction() as connection:
             now = clock.now()
-            health = _health(connection, name)
+            health = read_health(connection, name)
             if health is None:
                 return Refused(Refusal.REMOVED, FOREVER)
             if health.rewind(now):
-                _save_health(connection, name, health)
+                save_health(connection, name, health)
             token = self._store.new_token()
             refused = self._refusal(connection, health, now, last_resort=last_resort)
             if refused is None:
@@ -240,10 +242,10 @@ class SqliteAccount:
         if opens > now:
             return Refused(Refusal.HELD if health.held_until > now else Refusal.PROBING, opens)
         most = endpoint.max_concurrency
-        if most and _row(connection, "flights", (endpoint.name, now))[0] >= most:
+        if most and row_of(connection, "flights", (endpoint.name, now))[0] >= most:
             return Refused(Refusal.BUSY, now + BUSY_POLL)
         if has_daily_limit(endpoint):
-            over = over_daily_limit(endpoint, _spending(connection, endpoint.name, now))
+            over = over_daily_limit(endpoint, read_spending(connection, endpoint.name, now))
             if over:
                 return Refused(Refusal.SPENT, until_tomorrow(now, now), over)
         return None
@@ -253,7 +255,7 @@ class SqliteAccount:
         if not endpoint.max_requests_per_minute:
             return None
         names = {"endpoint": endpoint.name, "limit": endpoint.max_requests_per_minute}
-        newest, at, oldest = _row(connection, "ring", names) or (0, 0.0, None)
+        newest, at, oldest = row_of(connection, "ring", names) or (0, 0.0, None)
         if at > now + CLOCK_SKEW:
             connection.execute(POOL["pull_back_starts"], {"endpoint": endpoint.name, "now": now})
             oldest = None if oldest is None else min(oldest, now)
@@ -270,7 +272,7 @@ class SqliteAccount:
         ends = now + endpoint.timeout + PROBE_GRACE
         connection.execute(POOL["spend"], (endpoint.name, day_of(now), 1, 0, 0.0))
         if health.begin(token, ends):
-            _save_health(connection, endpoint.name, health)
+            save_health(connection, endpoint.name, health)
         if endpoint.max_concurrency:
             connection.execute(POOL["drop_flights"], (endpoint.name, now))
             connection.execute(POOL["add_flight"], (endpoint.name, token, ends))
@@ -281,126 +283,39 @@ class SqliteAccount:
     def spending(self, epoch: float) -> Spending:
         self._store.flush()
         with self._store.database.read() as connection:
-            return _spending(connection, self.endpoint.name, epoch)
+            return read_spending(connection, self.endpoint.name, epoch)
 
     def used(self, now: float) -> int:
         with self._store.database.read() as connection:
-            return int(_row(connection, "starts_since", (self.endpoint.name, now - self._store.window))[0])
+            return int(row_of(connection, "starts_since", (self.endpoint.name, now - self._store.window))[0])
 
     def totals(self) -> Tally:
         self._store.flush()
         name = self.endpoint.name
         with self._store.database.snapshot() as connection:
-            tally = Tally()
-            row = _row(connection, "total", (name,))
-            if row:
-                tally = Tally(
-                    seconds=row[0],
-                    tokens_in=row[1],
-                    tokens_out=row[2],
-                    cost=row[3],
-                    last_error=row[4],
-                    last_error_at=row[5],
-                    last_used_at=row[6],
-                )
-            tally.outcomes.update(dict(connection.execute(POOL["outcomes"], (name,))))
-            tally.successes = tally.outcomes.pop(OutcomeClass.OK.value, 0)
-            tally.buckets.update(dict(connection.execute(POOL["latencies"], (name,))))
-        return tally
+            return read_total(connection, name)
 
 
-def _write(connection: apsw.Connection, settled: Sequence[_Settled]) -> dict[str, Health]:
+def _write(connection: apsw.Connection, settled: Sequence[Settled]) -> dict[str, Health]:
     """Write down calls that ended; the healths that this changed."""
     healths: dict[str, Health] = {}
-    by_name: dict[str, list[_Settled]] = {}
+    by_name: dict[str, list[Settled]] = {}
     for item in settled:
         by_name.setdefault(item.endpoint.name, []).append(item)
     for name, items in by_name.items():
-        if not _add_total(connection, name, items):
+        if not add_total(connection, name, items):
             continue
         for item in items:
             if item.endpoint.max_concurrency:
                 connection.execute(POOL["end_flight"], (name, item.token))
         changes = [item for item in items if item.changes_health]
-        health = _health(connection, name) if changes else None
+        health = read_health(connection, name) if changes else None
         if health is not None:
             for item in changes:
                 apply(health, item.token, item.report)
-            _save_health(connection, name, health)
+            save_health(connection, name, health)
             healths[name] = health
     return healths
-
-
-def _add_total(connection: apsw.Connection, name: str, settled: Sequence[_Settled]) -> bool:
-    """Add to an endpoint's totals and spending; False when it was removed meanwhile."""
-    tally = Tally()
-    days: dict[int, Spending] = {}
-    for item in settled:
-        report = item.report
-        tally.add(report)
-        if report.tokens_in or report.tokens_out:
-            spent = days.setdefault(day_of(report.at), Spending())
-            spent.tokens += report.tokens_in + report.tokens_out
-            spent.cost += report.cost
-    row = {
-        "endpoint": name,
-        "seconds": tally.seconds,
-        "tokens_in": tally.tokens_in,
-        "tokens_out": tally.tokens_out,
-        "cost": tally.cost,
-        "last_error": tally.last_error,
-        "last_error_at": tally.last_error_at,
-        "last_used_at": tally.last_used_at,
-    }
-    if connection.execute(POOL["add_total"], row).fetchone() is None:
-        return False
-    spending = [(name, day, 0, spent.tokens, spent.cost) for day, spent in days.items()]
-    connection.executemany(POOL["spend"], spending)
-    connection.executemany(POOL["add_outcome"], [(name, *item) for item in tally.by_outcome().items()])
-    connection.executemany(POOL["add_latency"], [(name, bucket, count) for bucket, count in tally.buckets.items()])
-    return True
-
-
-def _row(connection: apsw.Connection, statement: str, values: tuple[Any, ...] | dict[str, Any]) -> tuple[Any, ...]:
-    """The only row of a query, () when there is none."""
-    found: tuple[Any, ...] | None = connection.execute(POOL[statement], values).fetchone()
-    return found or ()
-
-
-def _health(connection: apsw.Connection, name: str) -> Health | None:
-    row = _row(connection, "health", (name,))
-    return None if not row else Health(row[0], HoldKind(row[1]), *row[2:])
-
-
-def _save_health(connection: apsw.Connection, name: str, health: Health) -> None:
-    row = (
-        health.failures,
-        health.kind.value,
-        health.hold,
-        health.held_from,
-        health.held_until,
-        health.probe,
-        health.probe_until,
-    )
-    connection.execute(POOL["save_health"], (*row, name))
-
-
-def _spending(connection: apsw.Connection, name: str, epoch: float) -> Spending:
-    day = day_of(epoch)
-    return Spending(day, *_row(connection, "spending", (name, day)))
-
-
-def settings_of(endpoint: ApiEndpoint) -> str:
-    """An endpoint's settings as JSON text; the key is none of them."""
-    settings = {name: getattr(endpoint, name) for name in _SETTINGS}
-    settings |= {"headers": dict(endpoint.headers), "extra_body": dict(endpoint.extra_body)}
-    return json.dumps(settings, ensure_ascii=False)
-
-
-def endpoint_of(name: str, settings: str) -> ApiEndpoint:
-    """The endpoint of stored settings; those that only a newer version knows are left out."""
-    known = {key: value for key, value in json.loads(settings).items() if key in _SETTINGS}
-    return ApiEndpoint(name, **known)
 
 
 def _flush_quietly(reference: "weakref.ref[SqlitePoolStore]") -> None:
