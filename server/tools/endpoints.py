@@ -66,25 +66,24 @@ async def add_api_endpoint(
 
     def add() -> EndpointAdded:
         manager = call.app.runtime.manager
-        manager.add_endpoint(
-            ApiEndpoint(
-                name=name,
-                base_url=base_url,
-                api_key=api_key,
-                model=model,
-                priority=priority,
-                max_requests_per_minute=max_requests_per_minute,
-                timeout=timeout,
-                provider=provider,
-                api_key_env=api_key_env,
-                weight=weight,
-                max_concurrency=max_concurrency,
-                cost_per_million_in=cost_per_million_in,
-                cost_per_million_out=cost_per_million_out,
-            )
+        endpoint = ApiEndpoint(
+            name=name,
+            base_url=base_url,
+            api_key=api_key,
+            model=model,
+            priority=priority,
+            max_requests_per_minute=max_requests_per_minute,
+            timeout=timeout,
+            provider=provider,
+            api_key_env=api_key_env,
+            weight=weight,
+            max_concurrency=max_concurrency,
+            cost_per_million_in=cost_per_million_in,
+            cost_per_million_out=cost_per_million_out,
         )
-        endpoint = manager.get_endpoint(name)
-        return added(endpoint, usable=name in manager.usable(), given=bool(api_key))
+        warnings = manager.add_endpoint(endpoint)
+        kept = call.app.runtime.keys.where() if endpoint.given_key else ""
+        return added(manager.get_endpoint(name), name in manager.usable(), kept, warnings)
 
     return await call.app.store(add)
 
@@ -99,13 +98,13 @@ def refuse_misplaced_key(call: Call, api_key: str, **texts: str) -> None:
             )
 
 
-def added(endpoint: ApiEndpoint, *, usable: bool, given: bool) -> EndpointAdded:
-    """What the caller is told of a new endpoint: everything but the key."""
-    warnings: list[str] = []
-    if given:
-        warnings.append(SEEN.format(name=endpoint.name))
+def added(endpoint: ApiEndpoint, usable: bool, kept: str, warnings: list[str]) -> EndpointAdded:
+    """What the caller is told of a new endpoint: everything but the key. `kept`: where a key that was given is."""
+    told = list(warnings)
+    if kept:
+        told.append(SEEN.format(name=endpoint.name))
     if not usable:
-        warnings.append(
+        told.append(
             f"This process has no key for it, so it is not used. Set {endpoint.api_key_env or 'api_key_env'} where the"
             f" server starts, or run `heablcoin-cloud set-key {endpoint.name}`."
         )
@@ -117,12 +116,16 @@ def added(endpoint: ApiEndpoint, *, usable: bool, given: bool) -> EndpointAdded:
         "priority": endpoint.priority,
         "max_requests_per_minute": endpoint.max_requests_per_minute,
         "timeout": endpoint.timeout,
-        "key": f"from ${endpoint.api_key_env}" if endpoint.api_key_env else "given" if given else "none given",
+        "key": f"given, kept in the {kept}"
+        if kept
+        else f"from ${endpoint.api_key_env}"
+        if endpoint.api_key_env
+        else "none",
         "usable": usable,
         "next": "call_api tries it; get_api_manager_stats shows it",
     }
-    if warnings:
-        answer["warnings"] = warnings
+    if told:
+        answer["warnings"] = told
     return answer
 
 

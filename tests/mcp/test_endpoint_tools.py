@@ -22,7 +22,7 @@ async def test_the_guides_literal_endpoint_call_works_and_warns_that_the_model_s
         max_requests_per_minute=100,
     )
     assert added["usable"] is True
-    assert added["key"] == "given"
+    assert added["key"] == "given, kept in the process"
     assert "seen it" in " ".join(added["warnings"])
     assert KEY not in str(added)
     stats = await call("get_api_manager_stats")
@@ -44,7 +44,7 @@ async def test_a_key_from_the_environment_needs_no_warning(call: Any, monkeypatc
     )
     assert added["usable"] is True
     assert "DEEPSEEK_API_KEY" in added["key"]
-    assert "warnings" not in added
+    assert "seen it" not in " ".join(added.get("warnings", []))
 
 
 async def test_an_endpoint_without_a_key_says_how_to_give_one(call: Any) -> None:
