@@ -170,10 +170,16 @@ class EnhancedCloudTaskPublisher:
         if created:
             log.debug("published %d task(s), first %s", len(created), created[0])
             self.wakeup.notify(created, origin=self)
-        return [
-            as_published(task, now) if each.created and not task.depends_on else self._existing(each.task_id)
-            for task, each in zip(new, published, strict=True)
-        ]
+        # A dependency that was there before, however far up, decides what a task is by now: only the store knows.
+        foreseen: set[str] = set()
+        stored = []
+        for task, each in zip(new, published, strict=True):
+            if each.created and foreseen.issuperset(task.depends_on):
+                foreseen.add(each.task_id)
+                stored.append(as_published(task, now))
+            else:
+                stored.append(self._existing(each.task_id))
+        return stored
 
     def _read(self, task_ids: Sequence[str]) -> list[Task]:
         return [self._existing(task_id) for task_id in task_ids]

@@ -138,7 +138,7 @@ def _check_keys(keys: Iterable[object]) -> None:
 
 
 def as_published(task: NewTask, now: float) -> Task:
-    """The task as it stands right after it was stored; only for one without dependencies, whose state nothing else decides."""
+    """The task as it stands right after it was stored, for one whose dependencies (if any) were stored with it."""
     return Task(
         task_id=task.task_id,
         name=task.name,
@@ -146,8 +146,8 @@ def as_published(task: NewTask, now: float) -> Task:
         priority=task.priority,
         payload=loads(task.payload),
         tags=task.tags,
-        depends_on=(),
-        blocked_by=(),
+        depends_on=task.depends_on,
+        blocked_by=task.depends_on,
         on_dependency_failure=task.on_dependency_failure,
         timeout=task.timeout,
         max_retries=task.max_retries,
