@@ -1,6 +1,7 @@
+# ruff: noqa: INP001, T201 - a script for the terminal
 """Builds dist/heablcoin-cloud.mcpb, the one-click bundle for Claude Desktop and other hosts.
 
-    python packaging/build_mcpb.py [--no-node]
+    python packaging/build_mcpb.py [--no-node] [--output FILE]
 
 The bundle holds the sources, pyproject.toml and the hashed lock; the host's `uv` fetches Python and the dependencies on
 the first start. `mcpb` (from npm, pinned in packaging/mcpb) validates the manifest and packs; with --no-node the bundle,
@@ -32,21 +33,23 @@ def main() -> int:
     """Build the bundle; the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--no-node", action="store_true", help="pack without npm, and without validating")
+    parser.add_argument("--output", type=Path, default=BUNDLE, help="where to write it (default: dist/)")
     options = parser.parse_args()
-    BUNDLE.parent.mkdir(exist_ok=True)
+    bundle: Path = options.output.resolve()
+    bundle.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="mcpb-") as temporary:
         folder = Path(temporary) / "bundle"
         stage(folder)
         try:
             if options.no_node:
-                zip_folder(folder, BUNDLE)
+                zip_folder(folder, bundle)
             else:
-                pack(folder, BUNDLE)
+                pack(folder, bundle)
         except (OSError, subprocess.SubprocessError) as error:
             said = getattr(error, "stderr", None) or getattr(error, "stdout", None) or error
             print(f"The bundle was not built: {said}", file=sys.stderr)
             return 1
-    print(f"{BUNDLE.relative_to(ROOT)}: {BUNDLE.stat().st_size:,} bytes{' (not validated)' if options.no_node else ''}")
+    print(f"{bundle}: {bundle.stat().st_size:,} bytes{' (not validated)' if options.no_node else ''}")
     return 0
 
 
@@ -57,9 +60,7 @@ def stage(folder: Path) -> None:
         shutil.copytree(ROOT / name, folder / name, ignore=LEFT_OUT)
     for name in FILES:
         shutil.copyfile(ROOT / name, folder / name)
-    (folder / "manifest.json").write_text(
-        json.dumps(manifest(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
+    (folder / "manifest.json").write_text(json.dumps(manifest(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def manifest() -> dict[str, Any]:

@@ -42,13 +42,13 @@ def discover(environ: Mapping[str, str]) -> list[ApiEndpoint]:
     found: list[ApiEndpoint] = []
     for vendor in VENDORS:
         variable = f"{vendor.prefix}_API_KEY"
-        if not environ.get(variable, "").strip():
+        if not _value(environ, variable):
             continue
         try:
             endpoint = ApiEndpoint(
                 name=vendor.name,
-                base_url=environ.get(f"{vendor.prefix}_BASE_URL", "").strip() or vendor.base_url,
-                model=environ.get(f"{vendor.prefix}_MODEL", "").strip() or vendor.model,
+                base_url=_value(environ, f"{vendor.prefix}_BASE_URL") or vendor.base_url,
+                model=_value(environ, f"{vendor.prefix}_MODEL") or vendor.model,
                 priority=len(found) + 1,
                 provider=vendor.provider,
                 api_key_env=variable,
@@ -64,3 +64,9 @@ def discover(environ: Mapping[str, str]) -> list[ApiEndpoint]:
             continue
         found.append(endpoint)
     return found
+
+
+def _value(environ: Mapping[str, str], variable: str) -> str:
+    """What a variable says; '' also for a placeholder such as `${user_config.key}` that a host left unfilled."""
+    value = environ.get(variable, "").strip()
+    return "" if value.startswith("${") and value.endswith("}") else value
