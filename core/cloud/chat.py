@@ -86,16 +86,21 @@ def as_messages(messages: object) -> Sequence[Message]:
     return messages
 
 
-def usage_of(result: Any) -> Usage:
-    """Tokens that a result reports in a way that is known: a ChatAnswer, or OpenAI's or Anthropic's `usage`, as JSON or object."""
+def usage_of(result: Any, epoch: float) -> Usage:
+    """What a result says in a way that is known: tokens, and in its headers whether its limits are used up."""
+    tokens_in, tokens_out = tokens_of(result)
+    left = exhausted_for(result.headers, epoch) if isinstance(result, ChatAnswer) and result.headers else None
+    return Usage(tokens_in, tokens_out, left) if tokens_in or tokens_out or left else NO_USAGE
+
+
+def tokens_of(result: Any) -> tuple[int, int]:
+    """Tokens in and out, from a ChatAnswer or from OpenAI's or Anthropic's `usage`, as JSON or as an SDK's object."""
     if isinstance(result, ChatAnswer):
-        usage = result.usage
-        left = exhausted_for(result.headers, 0.0) if result.headers else None
-        return Usage(usage.tokens_in, usage.tokens_out, left)
+        return result.usage.tokens_in, result.usage.tokens_out
     found = result.get("usage") if type(result) is dict else getattr(result, "usage", None)
     if found is None:
-        return NO_USAGE
-    return Usage(_count(found, "prompt_tokens", "input_tokens"), _count(found, "completion_tokens", "output_tokens"))
+        return 0, 0
+    return _count(found, "prompt_tokens", "input_tokens"), _count(found, "completion_tokens", "output_tokens")
 
 
 def _count(usage: object, *names: str) -> int:

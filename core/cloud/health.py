@@ -37,12 +37,16 @@ _HOLDS = {
 
 
 class HoldKind(StrEnum):
-    """Why an endpoint is held."""
+    """Why an endpoint is held, from mild to severe."""
 
     NONE = ""
     TRANSIENT = "transient"
-    ENDPOINT_FAULT = "endpoint_fault"
     RATE_LIMITED = "rate_limited"
+    ENDPOINT_FAULT = "endpoint_fault"
+
+
+_SEVERITY = {kind: rank for rank, kind in enumerate(HoldKind)}
+"""A milder failure does not replace the reason of a hold that is in force."""
 
 
 @dataclass(slots=True)
@@ -108,12 +112,12 @@ class Health:
         """
         first, longest = _HOLDS[outcome.kind]
         kind = HoldKind(outcome.kind.value)
-        if self.clean or began >= self.held_from or kind is not self.kind:
+        milder = self.held_until > now and _SEVERITY[kind] < _SEVERITY[self.kind]
+        if not milder and (began >= self.held_from or kind is not self.kind):
             same = kind is self.kind
             self.hold = min(longest, self.hold * 2 if same and self.hold else first)
             self.failures += 1
-            if not (self.kind is HoldKind.ENDPOINT_FAULT and self.held_until > now):
-                self.kind = kind
+            self.kind = kind
             self.held_from = now
             self.held_until = max(self.held_until, now + self.hold * (1 + JITTER * jitter))
         if outcome.retry_after is not None:

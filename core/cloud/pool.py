@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from core.clock import Clock
-from core.cloud.call_outcome import CANCELLED, Outcome
+from core.cloud.call_outcome import CANCELLED, OK, Outcome
 from core.cloud.hedge import HedgeBudget
 from core.cloud.member import Member
 from core.cloud.selection import Roster
@@ -96,6 +96,7 @@ class Pool:
         """A call is over; returns its latency in seconds."""
         member, now = flight.member, self.time()
         latency = max(0.0, self.clock.monotonic() - flight.started)
+        tokens = usage.tokens_in or usage.tokens_out
         report = Report(
             outcome,
             flight.began,
@@ -104,18 +105,21 @@ class Pool:
             latency,
             usage.tokens_in,
             usage.tokens_out,
-            member.endpoint.cost(usage.tokens_in, usage.tokens_out),
+            member.endpoint.cost(usage.tokens_in, usage.tokens_out) if tokens else 0.0,
             error,
             usage.exhausted_for,
-            0.0 if outcome.kind == "ok" else self.rng.uniform(-1.0, 1.0),
+            0.0 if outcome is OK else self.rng.uniform(-1.0, 1.0),
         )
-        health = member.account.health
-        hard = not health.clean and health.hard
-        member.account.settle(flight.token, report)
+        account = member.account
+        clean = account.health.clean
+        hard = not clean and account.health.hard
+        account.settle(flight.token, report)
         member.observe(report, now)
-        if member.ready_at or not member.account.health.clean:
+        # Another thread may have changed the health meanwhile, so it is read again.
+        clean_now = account.health.clean
+        if not (clean and clean_now):
             member.refresh(now)
-            if hard and member.account.health.clean:
+            if hard and clean_now:
                 member.budget.refill()
                 log.debug("%s works again", member.name)
         return latency

@@ -74,7 +74,7 @@ Command = Admit | Attempt | KeepWaiting | Pause
 Event = int | Refused | Landed | None
 
 
-def no_usage(_result: object) -> Usage:
+def no_usage(_result: object, _epoch: float) -> Usage:
     """For results that tell nothing."""
     return NO_USAGE
 
@@ -93,8 +93,8 @@ class CallPlan:
     hedge_after: float | str | None = None
     keep_open: bool = False
     """A success is the beginning of a stream: the caller settles its flight at the end."""
-    usage_of: Callable[[Any], Usage] = no_usage
-    """What a result says about tokens and limits."""
+    usage_of: Callable[[Any, float], Usage] = no_usage
+    """What a result says about tokens and limits; the number is the time (epoch)."""
 
 
 @dataclass(slots=True)
@@ -252,7 +252,7 @@ class Call:
         return flight.allowed
 
     def _succeeded(self, flight: Flight, result: Any) -> Success:
-        usage = self._plan.usage_of(result)
+        usage = self._plan.usage_of(result, self._pool.clock.now())
         if self._plan.keep_open:
             latency = self._pool.clock.monotonic() - flight.started
         else:

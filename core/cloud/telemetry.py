@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from core.cloud.call_outcome import status_of
-from core.cloud.chat import usage_of
+from core.cloud.chat import tokens_of
 from core.cloud.endpoint import ApiEndpoint
 from core.cloud.providers.base import ChatAnswer
 
@@ -57,10 +57,10 @@ def _request_attributes(endpoint: ApiEndpoint) -> dict[str, Any]:
 
 
 def _answer_attributes(result: object) -> dict[str, Any]:
-    usage = usage_of(result)
+    tokens_in, tokens_out = tokens_of(result)
     attributes: dict[str, Any] = {}
-    if usage.tokens_in or usage.tokens_out:
-        attributes |= {"gen_ai.usage.input_tokens": usage.tokens_in, "gen_ai.usage.output_tokens": usage.tokens_out}
+    if tokens_in or tokens_out:
+        attributes |= {"gen_ai.usage.input_tokens": tokens_in, "gen_ai.usage.output_tokens": tokens_out}
     if isinstance(result, ChatAnswer):
         attributes |= {"gen_ai.response.model": result.model, "gen_ai.response.finish_reasons": [result.finish_reason]}
     return attributes

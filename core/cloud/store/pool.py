@@ -212,6 +212,9 @@ class SqliteAccount:
             with self._store._lock:  # noqa: SLF001
                 self.in_flight += 1
             return -self._store.new_token()
+        most = self.endpoint.max_concurrency
+        if most and self.in_flight >= most:
+            return Refused(Refusal.BUSY, clock.now() + BUSY_POLL)
         name, full = self.endpoint.name, self._full
         if full is not None and full.until > (now := clock.now()) >= full.until - self._store.window:
             return full

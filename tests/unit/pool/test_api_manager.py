@@ -5,6 +5,7 @@ import logging
 import random
 import threading
 import traceback
+from dataclasses import replace
 
 import pytest
 
@@ -381,3 +382,22 @@ def test_endpoints_of_the_environment_are_found_in_order_and_keep_their_keys_the
     assert "ZHIPU_API_KEY" in caplog.text
     assert "canary" not in str(found) + caplog.text
     assert discover({}) == []
+
+
+async def test_an_endpoint_whose_headers_say_that_nothing_is_left_is_spared_until_then(clock):
+    class Telling(FakeProvider):
+        async def chat(self, endpoint, request, seconds):
+            answer = await super().chat(endpoint, request, seconds)
+            headers = {
+                "anthropic-ratelimit-requests-remaining": "0",
+                "anthropic-ratelimit-requests-reset": "2025-06-15T15:07:00Z",
+            }
+            return replace(answer, headers=headers if endpoint.name == "a" else {})
+
+    manager = ApiManager(clock=clock, providers={"fake": Telling()})
+    for priority, name in enumerate("ab"):
+        manager.add_endpoint(ApiEndpoint(name, "fake://", provider="fake", priority=priority))
+    assert [(await manager.achat("x")).endpoint for _ in range(3)] == ["a", "b", "b"]
+    assert manager.get_stats()["endpoints"]["a"]["cooldown_seconds"] == pytest.approx(20.0)
+    clock.advance(20.1)
+    assert (await manager.achat("x")).endpoint == "a"
