@@ -6,7 +6,7 @@ import stat
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic, sleep
@@ -21,14 +21,20 @@ Entries = dict[str, dict[str, str]]
 
 
 class KeyFile:
-    """Entries by name. `entries` is a cheap look when the file has not changed; `change` is one atomic replacement."""
+    """Entries by name, each version of them one whole file."""
 
     def __init__(self, path: Path, *, pause: Callable[[float], None] = sleep) -> None:
         self.path = path
         self._pause = pause
         self._lock = threading.RLock()
-        self._seen: tuple[int, int, int] | None = None
+        self._seen: tuple[int, ...] | None = None
         self._entries: Entries = {}
+
+    def find(self, name: str) -> Mapping[str, str] | None:
+        """The entry of this name as it is now; costs one `stat` while nothing changes. Raises as `entries`."""
+        with self._lock:
+            self._refresh()
+            return self._entries.get(name)
 
     def entries(self) -> Entries:
         """A copy of what the file holds now; empty when there is none. Raises KeyStoreError for an unsafe or broken one."""
@@ -48,6 +54,8 @@ class KeyFile:
 
     def _refresh(self) -> None:
         try:
+            if self._seen is not None and _signature(self.path.stat()) == self._seen:
+                return
             descriptor = os.open(self.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
         except FileNotFoundError:
             self._seen, self._entries = None, {}
@@ -59,11 +67,8 @@ class KeyFile:
         with os.fdopen(descriptor, encoding="utf-8") as file:
             status = os.fstat(file.fileno())
             self._check_owner(status)
-            seen = (status.st_ino, status.st_mtime_ns, status.st_size)
-            if seen == self._seen:
-                return
             self._entries = self._parse(file.read())
-            self._seen = seen
+            self._seen = _signature(status)
 
     def _check_owner(self, status: os.stat_result) -> None:
         if os.name != "posix":
@@ -142,6 +147,11 @@ class KeyFile:
             yield
         finally:
             os.close(descriptor)
+
+
+def _signature(status: os.stat_result) -> tuple[int, ...]:
+    """Changes whenever the file, or who may read it, does: each version is a new file."""
+    return (status.st_ino, status.st_mtime_ns, status.st_size, status.st_mode, status.st_uid)
 
 
 def _try_lock(descriptor: int) -> bool:

@@ -14,6 +14,7 @@ import secrets
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -139,7 +140,7 @@ class KeyStore:
             held = self._held.get(name)
             if self._mode == "process":
                 return held
-            entry = self._file.entries().get(name)
+            entry = self._file.find(name)
             if entry is None:
                 self._held.pop(name, None)
                 return None
@@ -182,6 +183,7 @@ class KeyStore:
             self._keyring.delete(name)
 
 
+@lru_cache(maxsize=256)
 def origin_of(base_url: str) -> str:
     """What a key for `base_url` is bound to, such as `https://api.openai.com`. Raises InvalidArgument."""
     try:

@@ -15,10 +15,12 @@ from core.network.per_loop import PerLoop
 from core.network.policy import UrlPolicy
 from core.network.proxies import proxy_for
 from core.network.resolve import Lookup, system_lookup, vet_behind_proxy, vetted_addresses
-from core.network.streaming import BodyStream, StreamingTransport, check_headers
+from core.network.streaming import BodyStream, StreamingTransport, sendable_headers
 from core.network.url import Target
 
 KEEP_ALIVE = 20.0
+_NOT_OURS = frozenset({"accept", "content-type", "user-agent"})
+"""Headers aiohttp would make up when the request has none."""
 
 
 class AiohttpTransport(StreamingTransport):
@@ -31,7 +33,7 @@ class AiohttpTransport(StreamingTransport):
     @asynccontextmanager
     async def stream(self, request: HttpRequest, timeout: float) -> AsyncIterator[HttpStream]:
         target = self._targets.check(request.url)
-        check_headers(request)
+        headers = sendable_headers(request)
         session, proxy = await (await self._clients.get()).session(target)
         response: aiohttp.ClientResponse | None = None
         try:
@@ -39,13 +41,14 @@ class AiohttpTransport(StreamingTransport):
                 request.method,
                 URL(target.url, encoded=True),
                 data=request.body or None,
-                headers=request.headers,
+                headers=headers,
+                skip_auto_headers=_NOT_OURS,
                 allow_redirects=False,
                 proxy=proxy or None,
                 timeout=aiohttp.ClientTimeout(total=None, connect=connect_patience(timeout), sock_read=timeout),
             )
-            headers = {name.lower(): value for name, value in response.headers.items()}
-            yield BodyStream(response.status, headers, response.content.iter_any(), target, as_failure)
+            received = {name.lower(): value for name, value in response.headers.items()}
+            yield BodyStream(response.status, received, response.content.iter_any(), target, as_failure)
         except _ERRORS as error:
             raise as_failure(error, target) or error from None
         finally:

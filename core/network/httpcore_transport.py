@@ -8,7 +8,7 @@ import asyncio
 import logging
 import re
 import ssl
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from urllib.parse import unquote, urlsplit, urlunsplit
 
@@ -28,7 +28,7 @@ from core.network.per_loop import PerLoop
 from core.network.policy import UrlPolicy
 from core.network.proxies import proxy_for
 from core.network.resolve import Lookup, system_lookup, vet_behind_proxy, vetted_addresses
-from core.network.streaming import BodyStream, StreamingTransport, check_headers
+from core.network.streaming import BodyStream, StreamingTransport, sendable_headers
 from core.network.url import Target
 from core.redaction import RedactingFilter
 
@@ -50,13 +50,13 @@ class HttpcoreTransport(StreamingTransport):
     @asynccontextmanager
     async def stream(self, request: HttpRequest, timeout: float) -> AsyncIterator[HttpStream]:
         target = self._targets.check(request.url)
-        check_headers(request)
+        headers = sendable_headers(request)
         pool = await (await self._clients.get()).pool(target)
         response: httpcore2.Response | None = None
         try:
-            response = await pool.handle_async_request(core_request(request, target, timeout))
-            headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
-            yield BodyStream(response.status, headers, response.aiter_stream(), target, as_failure)
+            response = await pool.handle_async_request(core_request(request, headers, target, timeout))
+            received = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
+            yield BodyStream(response.status, received, response.aiter_stream(), target, as_failure)
         except _ERRORS as error:
             raise as_failure(error, target) or error from None
         finally:
@@ -67,10 +67,9 @@ class HttpcoreTransport(StreamingTransport):
         await self._clients.aclose()
 
 
-def core_request(request: HttpRequest, target: Target, timeout: float) -> httpcore2.Request:
-    headers = [(name.encode(), value.strip().encode()) for name, value in request.headers.items()]
-    if "host" not in request.headers:
-        headers.insert(0, (b"host", target.authority.encode()))
+def core_request(request: HttpRequest, given: Mapping[str, str], target: Target, timeout: float) -> httpcore2.Request:
+    headers = [(b"host", target.authority.encode())]
+    headers += [(name.encode(), value.encode()) for name, value in given.items()]
     if request.body or request.method not in {"GET", "HEAD"}:
         headers.append((b"content-length", b"%d" % len(request.body)))
     return httpcore2.Request(
@@ -130,7 +129,7 @@ class _Client:
         return found
 
     def _make(self, scheme: str, proxy: str) -> httpcore2.AsyncConnectionPool:
-        if self._tls is None:
+        if scheme == "https" and self._tls is None:
             self._tls = httpcore2.default_ssl_context()
         backend = httpcore2.AnyIOBackend() if proxy else _VettedBackend(scheme, self._policy, self._lookup)
         return httpcore2.AsyncConnectionPool(

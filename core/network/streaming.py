@@ -75,8 +75,18 @@ class StreamingTransport:
         raise failure
 
 
-def check_headers(request: HttpRequest) -> None:
-    """Raise HttpError naming the header, and not its value, when HTTP cannot carry it."""
+OURS = frozenset({"host", "content-length", "transfer-encoding", "connection", "upgrade", "te", "trailer", "expect"})
+"""Headers that frame or route the exchange: a transport sets them, and whoever writes a request may not."""
+
+
+def sendable_headers(request: HttpRequest) -> dict[str, str]:
+    """The headers to send, empty ones left out. Raises HttpError naming the one that cannot be sent, never its value."""
+    headers = {"accept-encoding": "identity"}
     for name, value in request.headers.items():
+        if name in OURS or name.startswith("proxy-"):
+            raise HttpError(f"The header {name!r} may not be set.", "leave it out.", kind="protocol", code="unsendable")
         if not (name.isascii() and value.isascii() and value.isprintable()):
             raise unsendable(f"header {name[:40]!r}")
+        if text := value.strip():
+            headers[name] = text
+    return headers

@@ -238,6 +238,21 @@ async def test_a_netrc_file_is_never_read(
     assert "authorization" not in llm_server.arrivals()[0].headers
 
 
+@pytest.mark.parametrize("name", ["Host", "Content-Length", "Transfer-Encoding", "Connection", "Proxy-Authorization"])
+async def test_a_header_that_routes_or_frames_the_request_may_not_be_set(
+    make: MakeTransport, llm_server: LlmServer, name: str
+) -> None:
+    with pytest.raises(HttpError, match="may not be set"):
+        await sent(make(), post(llm_server.base_url("alpha"), **{name: "1"}))
+    assert llm_server.arrivals() == []
+
+
+async def test_nothing_is_sent_that_the_request_does_not_say(make: MakeTransport, llm_server: LlmServer) -> None:
+    await make().send(HttpRequest("POST", llm_server.base_url("alpha"), body=b"{}"), 5)
+    assert set(llm_server.arrivals()[0].headers) == {"host", "content-length", "accept-encoding"}
+    assert llm_server.arrivals()[0].headers["accept-encoding"] == "identity"
+
+
 @pytest.mark.parametrize("value", ["line\r\nbreak: x", "ключ", "nul\0"])
 async def test_a_header_http_cannot_carry_is_named_and_not_shown(
     make: MakeTransport, llm_server: LlmServer, value: str
@@ -250,9 +265,11 @@ async def test_a_header_http_cannot_carry_is_named_and_not_shown(
 
 async def test_a_slow_answer_ends_at_its_timeout(make: MakeTransport, llm_server: LlmServer) -> None:
     gate: Gate = llm_server.gate()
-    llm_server.script("alpha", Step(gate=gate))
+    llm_server.script("alpha", Step(), Step(gate=gate))
+    transport = make()
+    await sent(transport, post(llm_server.base_url("alpha")))
     with pytest.raises(HttpError) as caught:
-        await sent(make(), post(llm_server.base_url("alpha")), timeout=0.05)
+        await sent(transport, post(llm_server.base_url("alpha")), timeout=0.05)
     assert caught.value.kind == "timeout"
     gate.open()
 

@@ -114,7 +114,9 @@ def test_a_key_file_of_another_user_is_refused(tmp_path: Path, monkeypatch: pyte
         KeyStore("file", directory=tmp_path).get("main", URL)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"keys": {}}', '{"version": 1, "keys": {"a": "b"}}', '{"version": 2, "keys": {}}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"keys": {}}', '{"version": 1, "keys": {"a": "b"}}', '{"version": 2, "keys": {}}']
+)
 def test_a_damaged_key_file_is_an_error_and_is_never_overwritten(tmp_path: Path, text: str) -> None:
     path = key_file(tmp_path)
     path.write_text(text, encoding="utf-8")
@@ -123,6 +125,16 @@ def test_a_damaged_key_file_is_an_error_and_is_never_overwritten(tmp_path: Path,
     with pytest.raises(KeyStoreError):
         store.set("main", URL, KEY)
     assert path.read_text(encoding="utf-8") == text
+
+
+@posix_only
+def test_permissions_widened_while_a_process_runs_are_noticed_at_the_next_key(tmp_path: Path) -> None:
+    store = KeyStore("file", directory=tmp_path)
+    store.set("main", URL, KEY)
+    assert store.get("main", URL) == KEY
+    key_file(tmp_path).chmod(0o644)
+    with pytest.raises(KeyStoreError, match="chmod 600"):
+        store.get("main", URL)
 
 
 def test_a_failed_write_leaves_the_old_keys_and_no_litter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,8 +62,7 @@ class Anthropic:
             "anthropic-version": VERSION,
             "user-agent": "heablcoin-cloud",
         }
-        if endpoint.api_key:
-            headers["x-api-key"] = endpoint.api_key
+        headers["x-api-key"] = endpoint.api_key
         return HttpRequest(
             "POST", _url(endpoint.base_url), RequestHeaders(headers, endpoint.headers), dumps(body, "request").encode()
         )

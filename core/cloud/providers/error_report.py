@@ -8,7 +8,7 @@ from core.cloud.providers.error_body import read_error
 from core.cloud.providers.wire import WireError
 from core.errors import UrlRefused
 from core.network import HttpError, parse_url
-from core.redaction import excerpt, redact
+from core.redaction import KNOWN_SECRETS, excerpt, redact
 
 Problem = HttpError | WireError | UrlRefused
 
@@ -37,9 +37,10 @@ def check_head(status: int, headers: Mapping[str, str], body: bytes, wanted: str
         raise WireError(f"is {shown} instead of {wanted}", code="content_type")
 
 
-def telling_headers(headers: Mapping[str, str], key: str) -> dict[str, str]:
-    """Those response headers that the pool goes by or a support request quotes, without what a server may echo."""
-    return {name: redact(value, (key,)) for name, value in headers.items() if name.startswith(_TELLING)}
+def telling_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """Those response headers that the pool goes by or a support request quotes, without any key a server may echo."""
+    secrets = KNOWN_SECRETS.values()
+    return {name: redact(value, secrets) for name, value in headers.items() if name.startswith(_TELLING)}
 
 
 def _whither(headers: Mapping[str, str]) -> str:
@@ -69,7 +70,7 @@ def provider_error(
             partial=partial,
         )
     code = f" ({problem.code})" if problem.code and problem.kind == "status" else ""
-    detail = excerpt(problem.detail, (endpoint.api_key,))
+    detail = excerpt(problem.detail, KNOWN_SECRETS.values())
     return ProviderError(
         f"Endpoint {endpoint.name}: the answer {problem.message}{code}{': ' + detail if detail else ''}".rstrip(".")
         + ".",

@@ -39,7 +39,7 @@ class HttpProvider:
         status, headers = 0, _NO_HEADERS
         try:
             response = await self._transport.send(self._wire.request(endpoint, request, stream=False), timeout)
-            status, headers = response.status, telling_headers(response.headers, endpoint.api_key)
+            status, headers = response.status, telling_headers(response.headers)
             check_head(status, response.headers, response.body, "JSON")
             return whole_answer(self._wire, response.body, headers, request)
         except (HttpError, WireError, UrlRefused) as error:
@@ -56,7 +56,7 @@ class HttpProvider:
         try:
             sent = self._wire.request(endpoint, request, stream=True)
             async with self._transport.stream(sent, timeout) as response:
-                status, headers = response.status, telling_headers(response.headers, endpoint.api_key)
+                status, headers = response.status, telling_headers(response.headers)
                 chunks = self._events if is_event_stream(response) else self._whole
                 async with aclosing(chunks(response, request, deadline)) as found:
                     async for chunk in found:

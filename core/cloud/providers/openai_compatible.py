@@ -45,8 +45,9 @@ class OpenAiCompatible:
             "accept-encoding": "identity",
             "user-agent": "heablcoin-cloud",
         }
-        if endpoint.api_key:
-            headers["authorization"] = f"Bearer {endpoint.api_key}"
+        authorization = f"Bearer {endpoint.api_key}"
+        if authorization != "Bearer ":
+            headers["authorization"] = authorization
         base = endpoint.base_url
         url = base if urlsplit(base).path.endswith(f"/{PATH}") else join_path(base, PATH)
         return HttpRequest("POST", url, RequestHeaders(headers, endpoint.headers), dumps(body, "request").encode())

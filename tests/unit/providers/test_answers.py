@@ -50,7 +50,9 @@ async def failure(provider: Provider, endpoint: ApiEndpoint, timeout: float = 5)
 async def test_every_wrong_answer_is_an_error_of_its_own_kind(
     llm_server: LlmServer, provider: Provider, alpha: ApiEndpoint, step: Step, kind: str, status: int, code: str
 ) -> None:
-    llm_server.script("alpha", step)
+    # The first call opens the connection, so that a short timeout is a timeout of the answer.
+    llm_server.script("alpha", Step(), step)
+    await provider.chat(alpha, REQUEST, 5)
     error = await failure(provider, alpha, 0.15 if step.fault == "hang" else 5)
     assert (error.kind, error.status, error.code) == (kind, status, code)
     assert "Endpoint alpha" in error.message

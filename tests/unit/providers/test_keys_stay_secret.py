@@ -76,9 +76,9 @@ STEPS = [
 async def test_no_failure_shows_the_key(
     llm_server: LlmServer, provider: Provider, everything_logged: io.StringIO, step: Step, streamed: bool
 ) -> None:
-    llm_server.script("alpha", step)
+    llm_server.script("alpha", Step(), step)
     endpoint = ApiEndpoint("alpha", llm_server.base_url("alpha"), CANARY, "m")
-    shown = repr(endpoint)
+    shown = repr(endpoint) + repr(await provider.chat(endpoint, REQUEST, 5))
     try:
         if streamed:
             async for chunk in provider.stream(endpoint, REQUEST, 0.1 if step.fault == "hang" else 5):

@@ -73,8 +73,9 @@ async def test_a_stream_gives_its_text_in_pieces_then_reason_and_usage(
 async def test_a_first_token_that_does_not_come_in_time_is_a_timeout_even_after_the_head(
     llm_server: LlmServer, provider: Provider, alpha: ApiEndpoint
 ) -> None:
-    llm_server.script("alpha", Step(first_token_delay=30))
-    chunks, error = await collect(provider, alpha, 0.15)
+    llm_server.script("alpha", Step(), Step(first_token_delay=30))
+    await provider.chat(alpha, REQUEST, 5)
+    chunks, error = await collect(provider, alpha, 0.3)
     assert chunks == []
     assert error is not None
     assert (error.kind, error.code, error.status) == ("timeout", "first_token", 200)
