@@ -10,6 +10,7 @@ from core.cloud.endpoint import ApiEndpoint
 from core.cloud.health import TRIP
 from core.cloud.ledger import Listing, Refusal, Refused
 from core.cloud.memory_ledger import MemoryPoolStore
+from core.cloud.store import open_store
 from core.cloud.store.database import Database
 from core.cloud.store.pool import SqlitePoolStore
 from core.cloud.store.pool_rows import endpoint_of, settings_of
@@ -305,6 +306,16 @@ class TestSqlite:
         clock.advance(31)
         refused = account.admit(clock)
         assert why(refused) is Refusal.LIMITED
+
+    def test_closing_the_whole_store_writes_what_the_pool_has_left(self, tmp_path, clock):
+        whole = open_store(str(tmp_path / "pool.db"))
+        whole.pool.save(Listing(endpoint(), needs_key=False))
+        account = whole.pool.open(endpoint())
+        whole.pool._writer.close()
+        account.settle(account.admit(clock), Report(OK, clock.now(), clock.now(), clock.now(), 0.1))
+        whole.close()
+        store, _ = self.store(tmp_path)
+        assert store.open(endpoint()).totals().calls == 1
 
     def test_an_end_that_could_not_be_written_is_written_later_and_once(self, tmp_path, clock, monkeypatch):
         store, _ = self.store(tmp_path)

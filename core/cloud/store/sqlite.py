@@ -64,4 +64,6 @@ class SqliteStore:
         )
 
     def close(self) -> None:
+        if "pool" in self.__dict__:
+            self.pool.close()  # it writes behind, so something may be left to write
         self.database.close()
