@@ -166,8 +166,9 @@ def exhausted_for(headers: Mapping[str, str], now: float) -> float | None:
     epoch times or ISO dates.
     """
     waits = []
-    for left, reset in _LIMIT_HEADERS:
-        remaining = _number(header(headers, left))
+    for left, titled, reset in _LIMIT_HEADERS:
+        value = headers.get(left) or headers.get(titled)
+        remaining = _number(value) if value else None
         if remaining is not None and remaining < 1:
             wait = _reset_in(header(headers, reset), now)
             if wait is not None:
@@ -175,12 +176,15 @@ def exhausted_for(headers: Mapping[str, str], now: float) -> float | None:
     return max(waits, default=None)
 
 
-_LIMIT_HEADERS = (
-    ("x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"),
-    ("x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"),
-    ("anthropic-ratelimit-requests-remaining", "anthropic-ratelimit-requests-reset"),
-    ("anthropic-ratelimit-tokens-remaining", "anthropic-ratelimit-tokens-reset"),
-    ("x-ratelimit-remaining", "x-ratelimit-reset"),
+_LIMIT_HEADERS = tuple(
+    (left, left.title(), reset)
+    for left, reset in (
+        ("x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"),
+        ("x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"),
+        ("anthropic-ratelimit-requests-remaining", "anthropic-ratelimit-requests-reset"),
+        ("anthropic-ratelimit-tokens-remaining", "anthropic-ratelimit-tokens-reset"),
+        ("x-ratelimit-remaining", "x-ratelimit-reset"),
+    )
 )
 
 _DURATION = re.compile(r"^(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?$")
