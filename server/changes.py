@@ -55,6 +55,10 @@ class ChangeFeed:
             with self._lock:
                 self._watches.discard(watch)
 
+    def announce(self) -> None:
+        """Say that something changed that no publisher tells of, such as an endpoint."""
+        self._changed("")
+
     def close(self) -> None:
         """Stop listening to the publisher."""
         self._unsubscribe()

@@ -7,6 +7,7 @@ number, the log gets the details.
 
 import difflib
 import logging
+import re
 import secrets
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -20,6 +21,15 @@ from server.results import encodable
 log = logging.getLogger(__name__)
 
 NAMES_SHOWN = 3
+TOOLS_OF_METHODS = {
+    "add_endpoint": "add_api_endpoint",
+    "get_stats()": "get_api_manager_stats",
+    "retry_task": "retry_failed_task",
+    "update_status": "update_task_status",
+    "get_task": "get_task_status",
+}
+"""The core advises in the names of its Python methods; a chat has tools."""
+_METHODS = re.compile("|".join(rf"(?<![\w.]){re.escape(name)}(?!\w)" for name in TOOLS_OF_METHODS))
 NAME_LENGTH = 40
 
 
@@ -42,8 +52,9 @@ def explain(error: Exception, doing: str) -> str:
 
 
 def sentence(message: str, fix: str) -> str:
-    """`message` and `fix` as one line of text that any client can encode."""
-    return encodable(f"{message} Fix: {fix.rstrip('.')}." if fix else message)
+    """`message` and `fix` as one text that any client can encode, naming tools where the core names its own methods."""
+    advice = _METHODS.sub(lambda found: TOOLS_OF_METHODS[found[0]], fix.rstrip("."))
+    return encodable(f"{message} Fix: {advice}." if fix else message)
 
 
 def _told_by_others(error: HeablcoinError) -> str:

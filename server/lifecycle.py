@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from functools import partial
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -39,6 +40,8 @@ class Life:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._leaving = threading.Lock()
+        self._asked = False
+        self._wake: Callable[[], object] = _nothing
 
     def run(
         self, serve: Serve, *background: Callable[[], Coroutine[Any, Any, None]], linger: float, watch_parent: bool
@@ -47,6 +50,7 @@ class Life:
 
         `linger`: seconds that `serve` gets to return by itself once the end was asked for.
         """
+        self._listen_to_signals()
         try:
             self._runtime.start()
             anyio.run(self._serve, serve, background, linger, watch_parent)
@@ -77,7 +81,9 @@ class Life:
         watch_parent: bool,
     ) -> None:
         ended = anyio.Event()
-        _on_signals(ended)
+        self._wake = partial(asyncio.get_running_loop().call_soon_threadsafe, ended.set)
+        if self._asked:
+            ended.set()
 
         async def overdue() -> None:
             await ended.wait()
@@ -98,10 +104,28 @@ class Life:
                 self.leave(1)
             self.leave(0)
 
+    def _listen_to_signals(self) -> None:
+        """SIGTERM, SIGINT, SIGHUP (unless ignored) and Windows' SIGBREAK ask for the end; asked twice, it comes at once."""
+
+        def ask(_number: int, _frame: FrameType | None) -> None:
+            if self._asked:
+                os._exit(1)
+            self._asked = True
+            self._wake()
+
+        for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGBREAK"):
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, ask)
+
 
 async def until_ended(ended: anyio.Event) -> None:
     """Serve nothing: a worker's whole conversation."""
     await ended.wait()
+
+
+def _nothing() -> None:
+    """Stands in until there is a loop to wake."""
 
 
 def _die_later(code: int) -> None:
@@ -114,21 +138,3 @@ async def _end_with_parent(ended: anyio.Event) -> None:
     await parent_died()
     log.info("the process that started this server is gone; leaving")
     ended.set()
-
-
-def _on_signals(ended: anyio.Event) -> None:
-    """SIGTERM, SIGINT, SIGHUP (unless ignored) and Windows' SIGBREAK ask for the end; asked twice, it comes at once."""
-    loop = asyncio.get_running_loop()
-    asked = False
-
-    def ask(_number: int, _frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
-            os._exit(1)
-        asked = True
-        loop.call_soon_threadsafe(ended.set)
-
-    for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGBREAK"):
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, ask)

@@ -82,6 +82,7 @@ async def add_api_endpoint(
             cost_per_million_out=cost_per_million_out,
         )
         warnings = manager.add_endpoint(endpoint)
+        call.app.changes.announce()
         kept = call.app.runtime.keys.where() if endpoint.given_key else ""
         return added(manager.get_endpoint(name), name in manager.usable(), kept, warnings)
 
@@ -143,6 +144,7 @@ async def remove_api_endpoint(call: Call, name: Annotated[str, text(NAME, least=
     def remove() -> EndpointRemoved:
         manager = call.app.runtime.manager
         manager.remove_endpoint(name)
+        call.app.changes.announce()
         return {"removed": name, "remaining": sorted(endpoint.name for endpoint in manager.endpoints)}
 
     return await call.app.store(remove)
@@ -198,6 +200,7 @@ async def reset_api_stats(
     def reset() -> StatsReset:
         manager = call.app.runtime.manager
         manager.reset_stats(name or None)
+        call.app.changes.announce()
         return {"reset": [name] if name else sorted(endpoint.name for endpoint in manager.endpoints)}
 
     return await call.app.store(reset)
@@ -253,6 +256,7 @@ async def call_api(
         json=json,
         deadline=timeout,
     )
+    call.app.changes.announce()
     told: ChatAnswer = {
         "text": answer.text,
         "endpoint": answer.endpoint,

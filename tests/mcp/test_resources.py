@@ -69,6 +69,17 @@ async def test_a_listener_of_this_year_is_told_of_each_change(
                     break
 
 
+async def test_a_listener_is_told_when_an_endpoint_changes(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notifications, "COALESCE_SECONDS", 0.01)
+    endpoint = {"name": "a", "base_url": "https://api.example.com/v1", "model": "m", "api_key": KEY}
+    async with connect("2026-07-28") as client, client.listen(resource_subscriptions=["endpoints://stats"]) as events:
+        await client.call_tool("add_api_endpoint", endpoint)
+        with anyio.fail_after(10):
+            async for event in events:
+                assert event.uri == "endpoints://stats"
+                break
+
+
 @as_last_year
 async def test_a_subscriber_of_last_year_is_told_until_it_unsubscribes(
     connect: Connect, runtime: Runtime, monkeypatch: pytest.MonkeyPatch

@@ -42,8 +42,15 @@ def test_an_idle_server_leaves_with_0(tmp_path: Path, end: object) -> None:
         assert server.gone() == 0
 
 
-@pytest.mark.parametrize("end", ENDS)
-@pytest.mark.parametrize("handler", ["stuck", "blocks_the_loop"])
+@pytest.mark.parametrize(
+    ("handler", "end"),
+    [
+        ("stuck", end_by_eof),
+        ("blocks_the_loop", end_by_eof),
+        pytest.param("stuck", end_by_sigterm, marks=posix),
+        pytest.param("blocks_the_loop", end_by_sigint, marks=posix),
+    ],
+)
 def test_a_server_with_a_stuck_handler_leaves_and_gives_its_task_back(
     tmp_path: Path, end: object, handler: str
 ) -> None:
@@ -206,3 +213,33 @@ def test_a_server_that_cannot_start_says_why_and_what_to_do(
 def _marks(folder: Path) -> str:
     file = folder / "marks"
     return file.read_text("utf-8") if file.exists() else ""
+
+
+@posix
+def test_on_a_terminal_it_says_what_it_is(tmp_path: Path) -> None:
+    import pty
+
+    ours, theirs = pty.openpty()
+    try:
+        process = subprocess.Popen(
+            command(),
+            stdin=theirs,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=environment(tmp_path),
+            cwd=tmp_path,
+        )
+        assert process.stderr is not None
+        with process.stderr:
+            said = b""
+            while b"started" not in said:
+                line = process.stderr.readline()
+                assert line, f"it ended: {said!r}"
+                said += line
+            assert b"MCP server" in said
+            assert b"heablcoin-cloud demo" in said
+            process.send_signal(signal.SIGINT)
+            assert process.wait(5) == 0
+    finally:
+        os.close(ours)
+        os.close(theirs)
