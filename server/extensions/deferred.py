@@ -9,14 +9,17 @@ from mcp.server.context import HandlerResult, ServerRequestContext
 from mcp.shared.exceptions import MCPError
 from mcp.types import CallToolRequestParams, CallToolResult
 
+from core.cloud.store.base import TaskQuery
 from core.cloud.task import Task, TaskStatus
 from core.errors import InvalidTransition, NotFound
 from server.context import App
-from server.extensions.outlook import Outlook, outlook
+from server.extensions.outlook import ASK_USER, Outlook, outlook
 from server.extensions.questions import input_request, key_of
 from server.extensions.wire import Handle, State, Status
 
 SECONDS_PER_DAY = 86_400.0
+LONGEST_PROGRESS = 200
+"""Characters of a handler's progress message that go into a status message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +87,7 @@ class QueuedTool:
 
     async def questions(self, handle: Handle) -> tuple[Task, ...]:
         """The open questions it waits for. Raises NotFound."""
-
-        def read() -> tuple[Task, ...]:
-            return outlook(self.app.runtime.store.tasks.get, self.read(handle)).questions
-
-        return await self.app.store(read)
+        return (await self.app.store(lambda: self._look(self.read(handle)))).questions
 
     async def cancel(self, handle: Handle) -> None:
         """Cancel its tasks that have not ended. Raises NotFound."""
@@ -112,7 +111,7 @@ class QueuedTool:
 
     def _state(self, handle: Handle, can_ask: bool) -> State:
         tasks = self.read(handle)
-        seen = outlook(self.app.runtime.store.tasks.get, tasks)
+        seen = self._look(tasks)
         state = State(
             status=Status.WORKING,
             created_at=min(task.created_at for task in tasks),
@@ -129,6 +128,12 @@ class QueuedTool:
             requests = {key_of(question): input_request(question) for question in seen.questions}
             return replace(state, status=Status.INPUT_REQUIRED, message=message, input_requests=requests)
         return replace(state, message=message)
+
+    def _look(self, tasks: tuple[Task, ...]) -> Outlook:
+        store, now = self.app.runtime.store.tasks, self.app.runtime.clock.now()
+        # Most queues hold no question, and then one look at what moves is enough.
+        asked = store.list(TaskQuery(name=ASK_USER, status=TaskStatus.PENDING, limit=1), now).tasks
+        return outlook(store.get, tasks, questions=bool(asked))
 
     def _finished(self, state: State, tasks: tuple[Task, ...], seen: Outlook) -> State:
         try:
@@ -149,7 +154,8 @@ class QueuedTool:
         if task.status is not TaskStatus.RUNNING:
             return self.app.redact(self.app.runtime.publisher.why(task.task_id))
         share = "" if task.progress is None else f" {task.progress:.0%}"
-        return self.app.redact(f"{task.name} is running{share}. {task.progress_message}".strip())
+        said = " ".join(task.progress_message.split())[:LONGEST_PROGRESS]
+        return self.app.redact(f"{task.name} is running{share}. {said}".strip())
 
 
 def can_elicit(context: ServerRequestContext[Any, Any]) -> bool:
