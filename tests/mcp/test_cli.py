@@ -267,6 +267,7 @@ def test_the_log_shows_no_key_and_no_foreign_text() -> None:
     handler.addFilter(logs.Quiet())
     logger = logging.getLogger("server.test_the_log")
     logger.addHandler(handler)
+    logger.propagate = False
     KNOWN_SECRETS.add("plainlookingsecret")
     try:
         try:
@@ -275,6 +276,7 @@ def test_the_log_shows_no_key_and_no_foreign_text() -> None:
             logger.exception("failed with %s and %s \ud800", KEY, "plainlookingsecret")
     finally:
         logger.removeHandler(handler)
+        logger.propagate = True
     line = json.loads(stream.getvalue())
     assert line["level"] == "error"
     assert KEY not in line["message"]
