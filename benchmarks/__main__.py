@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Callable
 
-from benchmarks.measure import RESULTS, Table
+from benchmarks.measure import RESULTS, Table, put_into_docs
 
 
 def queue(options: argparse.Namespace) -> list[Table]:
@@ -36,13 +36,15 @@ def main() -> None:
     parser.add_argument(
         "--only", nargs="*", default=[], metavar="WORD", help="parts of a suite, such as latency or faults"
     )
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/benchmarks.md")
     options = parser.parse_args()
     if unknown := set(options.suites) - set(SUITES):
         parser.error(f"there is no suite {', '.join(sorted(unknown))}; there are: {', '.join(SUITES)}")
-    tables: list[Table] = []
     for name in options.suites or SUITES:
-        tables += SUITES[name](options)
-    print(*tables, sep="\n")
+        tables = SUITES[name](options)
+        print(*tables, sep="\n")
+        if options.write:
+            put_into_docs(name, tables)
     print(f"\nKept in {RESULTS.name}/, one file a suite.")
 
 

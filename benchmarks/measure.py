@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
-"""One JSON file a suite, not committed; docs/benchmarks.md keeps the figures that are quoted."""
+"""One JSON file a suite, not committed."""
+PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+"""The figures that are quoted; written by `--write`."""
 
 
 def percentile(values: Iterable[float], share: float) -> float:
@@ -121,6 +123,18 @@ def save(suite: str, tables: Sequence[Table]) -> Path:
     }
     file.write_text(json.dumps(payload, indent=1), encoding="utf-8")
     return file
+
+
+def put_into_docs(suite: str, tables: Sequence[Table], page: Path = PAGE) -> None:
+    """Replace what stands between the suite's two marks in docs/benchmarks.md by these tables and when they were taken."""
+    begin, end = f"<!-- {suite} -->", f"<!-- /{suite} -->"
+    before, _, rest = page.read_text(encoding="utf-8").partition(begin)
+    _, found, after = rest.partition(end)
+    if not found:
+        raise ValueError(f"{page} has no marks {begin} and {end}")
+    taken = f"\nTaken {time.strftime('%Y-%m-%d')} with Python {sys.version.split()[0]} on {os.cpu_count()} cores ({platform.system()}).\n"
+    body = "\n".join(str(table) for table in tables)
+    page.write_text(f"{before}{begin}\n{taken}{body}\n\n{end}{after}", encoding="utf-8")
 
 
 def rate(value: float) -> str:
