@@ -159,6 +159,9 @@ class TaskRunner:
         Async handlers are cancelled and child processes killed at once; sync handlers see `context.cancelled` and have
         the grace to end. What has not ended by then is given back as interrupted, which is free. Idempotent, from any
         thread; a second caller waits for the first.
+
+        A program whose handlers may be stuck should then leave by `os._exit`, as the server does: all threads here are
+        daemons, but CPython can hang while it finalizes beside threads that still spin.
         """
         with self._lock:
             state, self._state = self._state, "stopped"

@@ -27,8 +27,8 @@ WORKER_FAILPOINTS = {
     "before_upkeep": 0.5,
 }
 """Where workers are cut down, and how likely each pass is to be the last; enough to be hit within a second."""
-LONGEST_LIFE = 3.0
-"""Seconds after which a worker that has not met its failpoint is killed like any other."""
+PRODUCER_DEATHS = 0.02
+"""Share of the rounds in which the producer is killed."""
 SLACK = 3.0
 """Seconds after a lease and the leader's time within which its task must be back, on a machine busy with restarts."""
 PRODUCER_FAILPOINTS = {"after_publish_commit": 0.3, "in_transaction_before_commit": 0.3}
@@ -47,6 +47,9 @@ class Plan:
     kill_every: float = 0.25
     """Seconds, on average, between two random kills."""
     longest_task: float = 0.3
+    """Seconds."""
+    longest_life: float = 3.0
+    """Seconds after which a worker that has not met its failpoint is killed like any other."""
     patience: float = 120.0
     """Seconds without any progress after which what is unfinished counts as lost."""
 
@@ -99,20 +102,26 @@ class Child:
             cwd=ROOT,
             text=True,
         )
-        threading.Thread(target=self._listen, daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
 
     def _listen(self) -> None:
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.words.append(line.strip())
+        with self.process.stdout as lines:
+            for line in lines:
+                self.words.append(line.strip())
 
     @property
     def alive(self) -> bool:
         return self.process.poll() is None
 
     def kill(self) -> None:
+        """Kill it, if it still lives, and clear up after it."""
+        assert self.process.stdin is not None
         self.process.kill()
         self.process.wait()
+        self.process.stdin.close()
+        self._listener.join()
 
     def end(self) -> int:
         """Close its stdin and wait for a clean exit."""
@@ -144,7 +153,7 @@ class Chaos:
         self._migrate_under_fire()
         self.books = Books(self.database)
         workers = [self._worker() for _ in range(self.plan.workers)]
-        producer = self._producer()
+        producer = self._producer("in_transaction_before_commit", 0.3)
         try:
             while sum(self.kills.values()) < self.plan.kills or "published" not in producer.words:
                 time.sleep(self.plan.kill_every * self.rng.random() / self.plan.workers)
@@ -177,6 +186,7 @@ class Chaos:
         for _ in range(2):
             child = self._producer("during_migration", 1.0)
             child.process.wait(30)
+            child.kill()
             self.kills["during_migration"] += child.process.returncode == -9
 
     def _open_gate(self) -> None:
@@ -221,9 +231,10 @@ class Chaos:
         if not worker.alive:
             if worker.process.returncode != -9:
                 raise AssertionError(f"a worker ended by itself with exit code {worker.process.returncode}")
+            worker.kill()
             self.kills[worker.failpoint or "random"] += 1
             return self._worker()
-        tired = time.monotonic() - worker.started_at > LONGEST_LIFE
+        tired = time.monotonic() - worker.started_at > self.plan.longest_life
         if "ready" in worker.words and (tired or (not worker.failpoint and self.rng.random() < 0.1)):
             worker.kill()
             self.kills["random"] += 1
@@ -231,11 +242,18 @@ class Chaos:
         return worker
 
     def _strike_producer(self, producer: Child) -> Child:
-        if producer.alive or "published" in producer.words:
+        if "published" in producer.words:
             return producer
+        if producer.alive:
+            if "ready" not in producer.words or self.rng.random() > PRODUCER_DEATHS:
+                return producer
+            producer.kill()
+            producer.failpoint = ""
+        else:
+            producer.kill()
         if producer.process.returncode != -9:
             raise AssertionError(f"the producer ended by itself with exit code {producer.process.returncode}")
-        self.kills[f"producer {producer.failpoint}"] += 1
+        self.kills[f"producer: {producer.failpoint or 'random'}"] += 1
         failpoint = self.rng.choice([*PRODUCER_FAILPOINTS, ""])
         return self._producer(failpoint, PRODUCER_FAILPOINTS.get(failpoint, 0.0))
 

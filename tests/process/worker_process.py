@@ -1,7 +1,7 @@
 """A worker as a process of its own: `python -m tests.process.worker_process OPTIONS-AS-JSON`, and its handle for tests.
 
-It says `ready WORKER-ID`, runs tasks until stdin ends or SIGTERM or SIGINT comes, and ends as a program does that
-returns from main: whatever keeps the interpreter alive keeps this process alive.
+It says `ready WORKER-ID`, runs tasks until stdin ends or SIGTERM or SIGINT comes, stops its runner and leaves by
+`os._exit` as the server does: CPython itself may hang when it finalizes beside threads that spin.
 """
 
 import json
@@ -57,6 +57,7 @@ def main(options: dict[str, Any]) -> None:
     stop.wait()
     runner.stop(options.get("grace", 1.0))
     publisher.close()
+    os._exit(0)
 
 
 class WorkerProcess:
