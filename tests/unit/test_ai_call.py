@@ -1,0 +1,115 @@
+"""ai_call: what a payload may say, and what a result holds."""
+
+import pytest
+
+from core.cloud.ai_call import AnswerNotJsonError, json_of, parse, register_ai_call
+from core.cloud.attempts import AttemptRecord
+from core.cloud.call_outcome import OutcomeClass
+from core.cloud.chat import ChatResult
+from core.cloud.handlers import HandlerRegistry
+from core.cloud.pool import Usage
+from core.errors import AllEndpointsFailed, Permanent
+
+
+class Pool:
+    """Answers with a text, or fails."""
+
+    def __init__(self, text="4", error=None, usable=("a", "b")):
+        self.text, self.error, self.names = text, error, set(usable)
+        self.asked = []
+
+    def usable(self):
+        return self.names
+
+    async def achat(self, messages, **options):
+        self.asked.append((messages, options))
+        if self.error:
+            raise self.error
+        attempts = (
+            AttemptRecord("a", OutcomeClass.TRANSIENT, "503", 0.1),
+            AttemptRecord("b", OutcomeClass.OK, "", 0.25),
+        )
+        return ChatResult(self.text, "b", "model-1", Usage(3, 5), 0.01, 0.25, attempts, "stop")
+
+
+async def call(pool, payload):
+    registry = HandlerRegistry()
+    register_ai_call(registry, pool)
+    return await registry.require("ai_call").func(payload)
+
+
+async def test_the_result_says_who_answered_and_what_was_tried():
+    assert await call(Pool(), {"prompt": "2 + 2"}) == {
+        "text": "4",
+        "endpoint": "b",
+        "model": "model-1",
+        "usage": {"tokens_in": 3, "tokens_out": 5},
+        "cost": 0.01,
+        "latency": 0.25,
+        "finish_reason": "stop",
+        "attempts": [
+            {"endpoint": "a", "outcome": "transient", "reason": "503", "latency": 0.1},
+            {"endpoint": "b", "outcome": "ok", "reason": "", "latency": 0.25},
+        ],
+    }
+
+
+async def test_options_reach_the_pool_and_unset_ones_do_not():
+    pool = Pool()
+    await call(pool, {"messages": [{"role": "user", "content": "hi"}], "model": "m", "max_tokens": 9, "system": None})
+
+    assert pool.asked == [([{"role": "user", "content": "hi"}], {"model": "m", "max_tokens": 9})]
+
+
+@pytest.mark.parametrize(
+    ("payload", "said"),
+    [
+        (7, "not an object"),
+        ({}, "either a prompt or messages"),
+        ({"prompt": "a", "messages": []}, "either a prompt or messages"),
+        ({"prompt": "a", "promt": "b"}, "does not know 'promt'"),
+        ({"prompt": "a", "model": 3}, "model that is not text"),
+        ({"prompt": "a", "max_tokens": "many"}, "max_tokens that is not a number"),
+        ({"prompt": "a", "temperature": True}, "temperature that is not a number"),
+        ({"prompt": "a", "json": "yes"}, "json that is not true or false"),
+        ({"messages": "hello"}, "messages that are not a list"),
+    ],
+)
+def test_a_payload_that_cannot_work_is_refused_for_good(payload, said):
+    with pytest.raises(Permanent, match=said):
+        parse(payload)
+
+
+def test_a_text_is_a_prompt_and_an_object_from_another_task_becomes_its_json():
+    assert parse("hello") == ("hello", {})
+    assert parse({"prompt": {"closes": [1, 2]}}) == ('{"closes":[1,2]}', {})
+
+
+async def test_json_is_parsed_into_data():
+    answer = await call(Pool('```json\n{"sum": 4}\n```'), {"prompt": "2 + 2", "json": True})
+
+    assert answer["data"] == {"sum": 4}
+
+
+@pytest.mark.parametrize("text", ["four", "", "{", '{"a": NaN}', "[" * 100_000])
+def test_what_is_not_json_can_be_asked_again(text):
+    with pytest.raises(AnswerNotJsonError):
+        json_of(text)
+
+
+async def test_a_failed_pool_passes_its_error_on():
+    error = AllEndpointsFailed("all limited", retry_after=12.0)
+
+    with pytest.raises(AllEndpointsFailed) as caught:
+        await call(Pool(error=error), {"prompt": "hi"})
+    assert caught.value.retry_after == 12.0
+
+
+def test_a_process_claims_ai_calls_only_for_endpoints_it_has_the_key_of():
+    pool = Pool(usable=())
+    registry = HandlerRegistry()
+    register_ai_call(registry, pool)
+
+    assert registry.capabilities() == set()
+    pool.names = {"a"}
+    assert registry.capabilities() == {"ai_call", "ai_call@a"}
