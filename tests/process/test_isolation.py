@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from core.cloud.handler_files import load_handlers
 from core.cloud.handlers import HandlerRegistry
 from core.errors import InvalidArgument, Permanent, RetryLater
 from tests.process.queue_setup import Queue, queue
@@ -137,3 +138,17 @@ def test_what_a_child_could_not_find_is_refused_when_registered() -> None:
     for function in (inner, lambda payload: payload):
         with pytest.raises(InvalidArgument, match="top level"):
             HandlerRegistry().register("name", function, isolation="process")
+
+
+def test_the_example_handlers_file_runs_as_it_stands(queue: Queue) -> None:
+    file = Path(__file__).resolve().parents[2] / "examples" / "handlers.py"
+    assert load_handlers(str(file), queue.publisher) == ["backtest", "market_analysis", "watch_price"]
+    queue.run()
+
+    analysis = queue.publisher.publish("market_analysis", {"symbol": "BTC/USDT", "closes": [1, 2, 6]})
+    computed = queue.publisher.publish("backtest", {"rounds": 10})
+    watched = queue.publisher.publish("watch_price", {}, depends_on=[analysis])
+
+    assert queue.finished(analysis).result == {"symbol": "BTC/USDT", "mean": 3.0, "spread": 5.0}
+    assert queue.finished(computed).result == {"total": 19}
+    assert queue.finished(watched).result == {"looked": 10, "built_on": [analysis.task_id]}
