@@ -70,10 +70,11 @@ def completed_once(seen: Observed) -> bool:
 
 
 def urgent_first(seen: Observed) -> bool:
-    """It was published last and started before every other, but for the one that was running."""
+    """It was published last, and ended before any other started but the one that was running."""
     if list(seen.ids)[-1:] != [URGENT]:
         return False
-    return all(started(seen, URGENT) < started(seen, label) for label in seen.ids if label not in {URGENT, BUSY})
+    ended = when(seen.tasks.get(URGENT, {}).get("completed_at"))
+    return all(ended <= started(seen, label) < float("inf") for label in seen.ids if label not in {URGENT, BUSY})
 
 
 def chain_in_order(seen: Observed) -> bool:

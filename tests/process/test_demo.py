@@ -259,7 +259,7 @@ def change(path, value):
     [
         (change(("tasks", "translation", "attempts", 0, "outcome"), "failed"), "every task completed"),
         (twice, "every task completed"),
-        (change(("tasks", "price_alert", "attempts", 0, "started_at"), moment(2.5)), "the urgent task"),
+        (change(("tasks", "price_alert", "completed_at"), moment(2.001)), "the urgent task"),
         (lambda seen: seen.ids.update(later=seen.ids.pop("price_alert")), "the urgent task"),
         (
             change(("tasks", "fetch_data", "completed_at"), moment(3.001)),
