@@ -45,12 +45,9 @@ class SqliteStore:
     def health(self, now: float) -> StoreHealth:
         """Check the whole file: seconds for a large one."""
         with self.database.read() as connection:
-            verdict = [str(row[0]) for row in connection.execute("PRAGMA quick_check(5)")]
-            verdict += [
-                f"a row of {row[0]} refers to nothing" for row in connection.execute("PRAGMA foreign_key_check")
-            ]
-            size = int(one(connection, "PRAGMA page_count")) * int(one(connection, "PRAGMA page_size"))
             version = schema_version(connection)
+            size = int(one(connection, "PRAGMA page_count")) * int(one(connection, "PRAGMA page_size"))
+            verdict = check(connection)
         sound = verdict == ["ok"]
         return StoreHealth(
             kind="sqlite",
@@ -67,3 +64,14 @@ class SqliteStore:
         if "pool" in self.__dict__:
             self.pool.close()  # it writes behind, so something may be left to write
         self.database.close()
+
+
+def check(connection: apsw.Connection) -> list[str]:
+    """["ok"], or up to five things that are wrong with the file."""
+    try:
+        found = [str(row[0]) for row in connection.execute("PRAGMA quick_check(5)")]
+        return found + [
+            f"a row of {row[0]} refers to nothing" for row in connection.execute("PRAGMA foreign_key_check")
+        ]
+    except apsw.CorruptError as error:
+        return [str(error)]
