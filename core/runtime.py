@@ -38,7 +38,7 @@ class RuntimeOptions:
     handlers: str | None = None
     """A `.py` file or module whose `register(publisher)` adds the user's own handlers."""
     concurrency: int = 10
-    """Tasks run at once; 0 runs none in this process."""
+    """Tasks run at once; 0 runs none in this process, which still hears of changes and offers to do the upkeep."""
     lease: float = 30.0
     """Seconds after which the tasks of a process that died are given back."""
     synchronous: Literal["FULL", "NORMAL"] = "FULL"
@@ -108,25 +108,21 @@ class Runtime:
             wakeup=self.wakeup,
             clock=self.clock,
         )
-        self.runner: TaskRunner | None = None
-        if options.concurrency:
-            self.runner = TaskRunner(
-                self.store,
-                self.handlers,
-                wakeup=self.wakeup,
-                concurrency=options.concurrency,
-                lease=options.lease,
-                maintenance=self._maintenance,
-                clock=self.clock,
-                rng=rng,
-                worker_id=self.worker_id,
-            )
+        self.runner = TaskRunner(
+            self.store,
+            self.handlers,
+            wakeup=self.wakeup,
+            concurrency=options.concurrency,
+            lease=options.lease,
+            maintenance=self._maintenance,
+            clock=self.clock,
+            rng=rng,
+            worker_id=self.worker_id,
+        )
 
     def start(self) -> None:
         """Listen for wake-ups, offer to do the upkeep, and run tasks."""
-        self.wakeup.listen()
-        if self.runner is not None:
-            self.runner.start()
+        self.runner.start()
         self._maintenance.start()
 
     def stop(self, grace: float = 2.5) -> None:
@@ -136,8 +132,7 @@ class Runtime:
                 return
             self._stopped = True
         self._maintenance.stop()
-        if self.runner is not None:
-            self.runner.stop(grace)
+        self.runner.stop(grace)
         self.manager.close()
         self.wakeup.close()
         self.store.close()

@@ -63,10 +63,10 @@ class TaskRunner:
         rng: random.Random | None = None,
         worker_id: str | None = None,
     ) -> None:
-        if concurrency < 1 or lease <= 0 or poll_interval <= 0:
+        if concurrency < 0 or lease <= 0 or poll_interval <= 0:
             raise InvalidArgument(
                 f"A runner cannot have concurrency={concurrency}, lease={lease}, poll_interval={poll_interval}.",
-                "use a concurrency of 1 or more, and seconds above 0.",
+                "use a concurrency of 0 (run nothing, hear of everything) or more, and seconds above 0.",
             )
         clock = clock or SystemClock()
         rng = rng or random.Random()
@@ -80,6 +80,7 @@ class TaskRunner:
         self._state = "new"
         self._stopped = threading.Event()
         self._started_at = clock.now()
+        self._runs = concurrency > 0
         self._unsubscribe = _nothing
         self._flights = Flights()
         self._watchdog = Watchdog(clock)
@@ -151,7 +152,7 @@ class TaskRunner:
             self._keeper.start()
             self._exchanger.start()
             self._maintenance.start()
-        log.info("runner %s started: %s", self.worker_id, ", ".join(sorted(self._handlers.capabilities())))
+        log.info("runner %s started: %s", self.worker_id, ", ".join(self._offers()) or "runs nothing")
 
     def stop(self, grace_seconds: float = 3.0) -> None:
         """Stop claiming, cancel what runs, give the rest back; returns within `grace_seconds` and half a second.
@@ -210,11 +211,14 @@ class TaskRunner:
                 pid=os.getpid(),
                 host=socket.gethostname(),
                 wake_port=self._wakeup.port,
-                capabilities=tuple(sorted(self._handlers.capabilities())),
+                capabilities=self._offers(),
                 started_at=self._started_at,
                 seen_at=self._clock.now(),
             )
         )
+
+    def _offers(self) -> tuple[str, ...]:
+        return tuple(sorted(self._handlers.capabilities())) if self._runs else ()
 
     def _beat(self) -> None:
         self._register()
