@@ -27,6 +27,7 @@ Fault = Literal[
     "close",  # the connection is closed before a byte of the answer
     "cut",  # half of the answer, then the connection is closed
     "stall",  # half of a streamed answer, then nothing more
+    "comments",  # a stream that only says that it is alive, again and again
     "no_finish",  # a streamed answer that ends properly but never says why
     "bad_chunk",  # one event in the middle of a stream is not JSON
     "empty",  # a proper answer without any text
@@ -326,6 +327,10 @@ class _Answer:
         await self._head(200, {"content-type": kind, **step.headers}, None)
         if step.first_token_delay:
             await asyncio.sleep(step.first_token_delay)
+        while step.fault == "comments":
+            self._writer.write(b"d\r\n: processing\n\r\n")
+            await self._writer.drain()
+            await asyncio.sleep(0.02)
         async for event in self._events():
             data = event.encode()
             self._writer.write(b"%x\r\n%s\r\n" % (len(data), data))

@@ -50,6 +50,8 @@ def everything_shown(error: BaseException) -> str:
 
 STEPS = [
     Step(),
+    Step(headers={"x-request-id": f"for {CANARY}"}),
+    Step(status=500, headers={"x-request-id": f"for {CANARY}"}),
     Step(status=401, code="invalid_api_key", echo_key=True, message="Incorrect API key provided"),
     Step(status=400, echo_key=True),
     Step(status=500, raw=f"<html>Bearer {CANARY}</html>".encode(), content_type="text/html"),

@@ -81,6 +81,15 @@ async def test_a_first_token_that_does_not_come_in_time_is_a_timeout_even_after_
     assert (error.kind, error.code, error.status) == ("timeout", "first_token", 200)
 
 
+async def test_signs_of_life_are_no_tokens(llm_server: LlmServer, provider: Provider, alpha: ApiEndpoint) -> None:
+    llm_server.script("alpha", Step(), Step(fault="comments"))
+    await provider.chat(alpha, REQUEST, 5)
+    chunks, error = await collect(provider, alpha, 0.3)
+    assert chunks == []
+    assert error is not None
+    assert (error.kind, error.code) == ("timeout", "first_token")
+
+
 async def test_an_error_status_of_a_streamed_call_is_read_like_any_other(
     llm_server: LlmServer, provider: Provider, alpha: ApiEndpoint
 ) -> None:
