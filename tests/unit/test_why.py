@@ -1,0 +1,71 @@
+"""Why a task is not running, in words."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from core.cloud.store.base import Situation
+from core.cloud.task import TaskStatus
+from core.cloud.why import explain
+from tests.unit.test_task import MOMENT, a_task
+
+NOW = MOMENT.timestamp()
+
+
+def why(unfinished=(), workers=1, ahead=0, capability="work", can_run_here=None, **task):
+    situation = Situation(a_task(**task), list(unfinished), workers, ahead, capability)
+    return explain(situation, NOW, can_run_here=can_run_here)
+
+
+def at(seconds):
+    return datetime.fromtimestamp(NOW + seconds, UTC)
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (why(), "It is ready and next in turn."),
+        (why(ahead=3), "It is ready and waits for its turn behind 3 other task(s)."),
+        (why(ahead=1000), "It is ready and waits for its turn behind 1,000 or more other task(s)."),
+        (why(workers=0), "No live worker has a handler named 'work': start `heablcoin-cloud worker` with one, or claim it"),
+        (why(workers=0, can_run_here=True), "This process has a handler for it, but no runner is started"),
+        (
+            why(workers=0, name="ai_call", capability="ai_call@x"),
+            "No live process has what it needs (ai_call@x): add that endpoint with its key",
+        ),
+        (why([("p1", TaskStatus.RUNNING)]), "It waits for p1 (running)."),
+        (why([("p1", TaskStatus.FAILED)]), "A dependency that failed, expired or was cancelled must be retried"),
+        (why([(f"p{n}", TaskStatus.PENDING) for n in range(9)]), "p4 (pending) and 4 more."),
+        (why(run_at=at(60)), "It starts at 2026-11-23T20:01:00.250Z at the earliest."),
+        (
+            why(run_at=at(60), attempts=1, error="boom"),
+            "It is tried again at 2026-11-23T20:01:00.250Z at the earliest. The last attempt failed: boom",
+        ),
+        (why(expires_at=at(60)), "It expires at 2026-11-23T20:01:00.250Z."),
+        (why(expires_at=at(0)), "It expired at 2026-11-23T20:00:00.250Z and will not start."),
+        (
+            why(status=TaskStatus.RUNNING, worker="w1", attempts=2, started_at=at(-5), lease_until=at(25)),
+            "It is running since 2026-11-23T19:59:55.250Z, held by w1 (attempt 2). Its lease runs until",
+        ),
+        (
+            why(status=TaskStatus.ACKNOWLEDGED, worker="w1", attempts=1, started_at=at(-5), lease_until=at(0)),
+            "Its lease ended at 2026-11-23T20:00:00.250Z: it will be given to another worker.",
+        ),
+        (why(status=TaskStatus.COMPLETED, completed_at=at(0)), "Completed at 2026-11-23T20:00:00.250Z."),
+        (why(status=TaskStatus.FAILED, completed_at=at(0), attempts=1, error="boom"), "after 1 attempt: boom."),
+        (why(status=TaskStatus.FAILED, completed_at=at(0), attempts=4), "after 4 attempts: no reason given."),
+        (why(status=TaskStatus.CANCELLED, completed_at=at(0), error="by hand"), "Cancelled at 2026-11-23T20:00:00.250Z: by hand."),
+        (why(status=TaskStatus.EXPIRED, completed_at=at(0)), "before it could start. retry_task runs it again."),
+    ],
+)
+def test_the_words_name_the_reason(said, words):
+    assert words in said
+
+
+def test_several_reasons_are_all_told():
+    said = why([("p1", TaskStatus.PENDING)], workers=0, run_at=at(60), expires_at=at(600))
+    assert "waits for p1" in said and "It starts at" in said and "No live worker" in said and "It expires at" in said
+
+
+def test_a_ready_task_with_a_worker_never_blames_the_worker():
+    assert "No live" not in why(created_at=MOMENT - timedelta(days=1))
