@@ -77,7 +77,9 @@ def test_every_query_is_used_and_every_use_has_its_query():
     code = "\n".join(path.read_text(encoding="utf-8") for path in STORE.glob("*.py"))
     used = {(noun.lower(), name) for noun, name in re.findall(r"\b([A-Z]+)\[\"([a-z_]+)\"\]", code)}
     used = {pair for pair in used if pair[0] in NOUNS}
-    pages = {("task", f"{name}_{order}") for name in ("page", "page_kind", "page_tag") for order in ("oldest", "newest")}
+    pages = {
+        ("task", f"{name}_{order}") for name in ("page", "page_kind", "page_tag") for order in ("oldest", "newest")
+    }
     assert used | pages | {("task", name) for name in ("next_later", "next_expiring", "next_lost")} == set(NAMED)
 
 

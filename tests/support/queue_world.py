@@ -229,7 +229,9 @@ class QueueWorld:
             ends = [(*choose(self.claims), choose(ENDS)) for _ in range(choose([1, 2]))]
             self.exchange(ends, ends[0][0], choose(ABILITIES), 1)
 
-    def exchange(self, ends: Sequence[tuple[str, str, int, str]], worker: str, names: Sequence[str], limit: int) -> None:
+    def exchange(
+        self, ends: Sequence[tuple[str, str, int, str]], worker: str, names: Sequence[str], limit: int
+    ) -> None:
         now = self.clock.now()
         settlements, refused = [], []
         for holder, task_id, attempt, end in ends:

@@ -27,7 +27,10 @@ def at(seconds):
         (why(), "It is ready and next in turn."),
         (why(ahead=3), "It is ready and waits for its turn behind 3 other task(s)."),
         (why(ahead=1000), "It is ready and waits for its turn behind 1,000 or more other task(s)."),
-        (why(workers=0), "No live worker has a handler named 'work': start `heablcoin-cloud worker` with one, or claim it"),
+        (
+            why(workers=0),
+            "No live worker has a handler named 'work': start `heablcoin-cloud worker` with one, or claim it",
+        ),
         (why(workers=0, can_run_here=True), "This process has a handler for it, but no runner is started"),
         (
             why(workers=0, name="ai_call", capability="ai_call@x"),
@@ -54,7 +57,10 @@ def at(seconds):
         (why(status=TaskStatus.COMPLETED, completed_at=at(0)), "Completed at 2026-11-23T20:00:00.250Z."),
         (why(status=TaskStatus.FAILED, completed_at=at(0), attempts=1, error="boom"), "after 1 attempt: boom."),
         (why(status=TaskStatus.FAILED, completed_at=at(0), attempts=4), "after 4 attempts: no reason given."),
-        (why(status=TaskStatus.CANCELLED, completed_at=at(0), error="by hand"), "Cancelled at 2026-11-23T20:00:00.250Z: by hand."),
+        (
+            why(status=TaskStatus.CANCELLED, completed_at=at(0), error="by hand"),
+            "Cancelled at 2026-11-23T20:00:00.250Z: by hand.",
+        ),
         (why(status=TaskStatus.EXPIRED, completed_at=at(0)), "before it could start. retry_task runs it again."),
     ],
 )
