@@ -16,6 +16,9 @@ from server.tools.arguments import DEFAULT_WAIT, MAX_WAIT
 from server.tools.tasks import wait_for_task
 from tests.mcp.conftest import Connect
 
+LONG = 40.0
+"""A wait whose own end would be noticed."""
+
 
 @pytest.fixture
 def gate(runtime: Runtime) -> threading.Event:
@@ -44,7 +47,7 @@ async def test_a_wait_ends_as_soon_as_the_task_does(
         answers: list[Any] = []
 
         async def wait() -> None:
-            answers.append(await call("wait_for_task", task_id=task["task_id"], timeout=30))
+            answers.append(await call("wait_for_task", task_id=task["task_id"], timeout=LONG))
 
         group.start_soon(wait)
         with anyio.fail_after(10):
@@ -53,6 +56,7 @@ async def test_a_wait_ends_as_soon_as_the_task_does(
         gate.set()
     assert answers[0]["done"] is True
     assert answers[0]["tasks"][0]["result"] == 7
+    assert answers[0]["waited_seconds"] < LONG - 5, "it was not woken: it waited until its own time ran out"
 
 
 async def test_a_change_in_another_process_ends_a_wait(call: Any, runtime: Runtime, no_net: None) -> None:
@@ -64,8 +68,9 @@ async def test_a_change_in_another_process_ends_a_wait(call: Any, runtime: Runti
     other.publisher.register_handler("elsewhere", lambda payload: "done there")
     try:
         await anyio.to_thread.run_sync(other.start)
-        waited = await call("wait_for_task", task_id=task["task_id"], timeout=30)
+        waited = await call("wait_for_task", task_id=task["task_id"], timeout=LONG)
         assert waited["tasks"][0]["result"] == "done there"
+        assert waited["waited_seconds"] < LONG - 5, "it was not woken"
     finally:
         await anyio.to_thread.run_sync(other.stop, 0.5)
 
