@@ -35,7 +35,7 @@ class Waited:
         return 1.0 if any(task.status in HELD for task in self.tasks) else 5.0
 
 
-async def wait_until_done(app: App, task_ids: Sequence[str], timeout: float, progress: Progress) -> Waited:  # noqa: ASYNC109
+async def wait_until_done(app: App, task_ids: Sequence[str], timeout: float, progress: Progress) -> Waited:
     """Wait until all tasks are done, or `timeout` seconds passed, or nobody alive could ever run those that are left.
 
     Raises UnknownTask. Nothing depends on the waiter: being cancelled loses nothing.

@@ -51,7 +51,7 @@ async def add_api_endpoint(
     max_requests_per_minute: Annotated[
         int, whole("Exact limit for any 60 s, over all processes; 0: none.", 0, 10**6)
     ] = 60,
-    timeout: Annotated[float, number("Seconds one attempt may take.", 0.1, 3600)] = 30.0,  # noqa: ASYNC109
+    timeout: Annotated[float, number("Seconds one attempt may take.", 0.1, 3600)] = 30.0,
     provider: Annotated[
         Literal["openai", "anthropic", "fake"], choice("Wire format: openai fits all compatible APIs.")
     ] = "openai",
@@ -238,7 +238,7 @@ async def call_api(
     max_tokens: Annotated[int, whole("Most tokens to answer; 0: the provider's default.", 0, 10**6)] = 0,
     temperature: Annotated[float, number("0 to 2; -1: the model's default.", -1, 2)] = -1.0,
     json: Annotated[bool, choice("Ask for one JSON object.")] = False,
-    timeout: Annotated[float, number("Seconds in all, fail-over included.", 1, MAX_WAIT)] = DEFAULT_WAIT,  # noqa: ASYNC109
+    timeout: Annotated[float, number("Seconds in all, fail-over included.", 1, MAX_WAIT)] = DEFAULT_WAIT,
 ) -> ChatAnswer:
     """Ask an LLM of the pool now and return its answer, failing over between endpoints.
 

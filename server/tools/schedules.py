@@ -72,7 +72,7 @@ async def schedule_task(
     enabled: Annotated[bool, choice("false pauses it.")] = True,
     priority: Annotated[int, whole("1 LOW, 2 NORMAL, 3 HIGH, 4 URGENT.", 1, 4)] = 2,
     tags: Annotated[Sequence[str], names("Comma-separated tags.")] = "",
-    timeout: Annotated[float, number("Seconds one attempt may run; 0: no limit.", 0, WEEK)] = 0.0,  # noqa: ASYNC109
+    timeout: Annotated[float, number("Seconds one attempt may run; 0: no limit.", 0, WEEK)] = 0.0,
 ) -> Scheduled:
     """Publish a task every so many seconds or by a cron expression. It survives restarts and fires once, however many servers run."""
     if bool(every) == bool(cron):

@@ -101,7 +101,7 @@ async def publish_enhanced_task(
     ] = "",
     priority: Annotated[int, whole("1 LOW, 2 NORMAL, 3 HIGH, 4 URGENT.", 1, 4)] = 2,
     tags: Annotated[Sequence[str], names("Comma-separated tags.")] = "",
-    timeout: Annotated[float, number("Seconds one attempt may run; 0: no limit.", 0, WEEK)] = 0.0,  # noqa: ASYNC109
+    timeout: Annotated[float, number("Seconds one attempt may run; 0: no limit.", 0, WEEK)] = 0.0,
     expires_in: Annotated[
         float, number("Seconds after which it is no longer started; 0: never expires.", 0, YEAR)
     ] = 0.0,
@@ -261,7 +261,7 @@ async def wait_for_task(
     call: Call,
     *,
     task_id: Annotated[Sequence[str], names("One task id, or several separated by commas.", most=50)],
-    timeout: Annotated[float, number("Seconds to wait at most.", 0, MAX_WAIT)] = DEFAULT_WAIT,  # noqa: ASYNC109 - a tool's argument
+    timeout: Annotated[float, number("Seconds to wait at most.", 0, MAX_WAIT)] = DEFAULT_WAIT,
 ) -> Waited:
     """Wait until tasks have ended and return their results. Not yet done is no error: call it again.
 
