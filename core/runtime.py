@@ -9,19 +9,19 @@ from dataclasses import dataclass
 from typing import Literal, Self
 
 from core.clock import Clock, SystemClock
-from core.cloud.ai_call import register_ai_call
 from core.cloud.api_manager import ApiManager
-from core.cloud.discovery import discover
 from core.cloud.enhanced_publisher import EnhancedCloudTaskPublisher
-from core.cloud.handler_files import load_handlers
-from core.cloud.handlers import HandlerRegistry
-from core.cloud.maintenance import Maintenance, Schedules, standard_duties
-from core.cloud.runner import TaskRunner, new_worker_id
+from core.cloud.handlers.ai_call import register_ai_call
+from core.cloud.handlers.files import load_handlers
+from core.cloud.handlers.registry import HandlerRegistry
+from core.cloud.keys.secrets import KeyStore
+from core.cloud.pool.discovery import discover
+from core.cloud.running.maintenance import Maintenance, Schedules, standard_duties
+from core.cloud.running.runner import TaskRunner, new_worker_id
+from core.cloud.running.wakeup import WakeUp
 from core.cloud.scheduler import CloudScheduler
-from core.cloud.secrets import KeyStore
 from core.cloud.store import open_store
 from core.cloud.store.sqlite import SqliteStore
-from core.cloud.wakeup import WakeUp
 from core.network import UrlPolicy
 
 log = logging.getLogger(__name__)

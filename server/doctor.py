@@ -111,7 +111,7 @@ def _settings(settings: Settings) -> Iterator[Finding]:
     )
     if settings.handlers:
         from core.cloud.enhanced_publisher import EnhancedCloudTaskPublisher
-        from core.cloud.handler_files import load_handlers
+        from core.cloud.handlers.files import load_handlers
 
         with EnhancedCloudTaskPublisher(MEMORY) as publisher:
             names = load_handlers(settings.handlers, publisher)
@@ -151,7 +151,7 @@ def _database(settings: Settings) -> Iterator[Finding]:
 
 
 def _keys(settings: Settings) -> Iterator[Finding]:
-    from core.cloud.discovery import discover
+    from core.cloud.pool.discovery import discover
 
     found = sorted({endpoint.api_key_env for endpoint in discover(os.environ)})
     used = "used" if settings.endpoints_from_env else f"not used; {PREFIX}ENDPOINTS_FROM_ENV=true would"

@@ -33,7 +33,7 @@ _METHODS = re.compile("|".join(rf"(?<![\w.]){re.escape(name)}(?!\w)" for name in
 NAME_LENGTH = 40
 
 
-class BadArguments(HeablcoinError):  # noqa: N818 - as the errors of the core are named
+class BadArguments(HeablcoinError):
     """The arguments of a tool call do not fit its schema; the tool was not run."""
 
 

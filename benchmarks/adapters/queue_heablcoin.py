@@ -13,9 +13,9 @@ import core  # the harness's module
 core.__path__ = [str(Path(os.environ["HEABLCOIN_ROOT"]) / "core")]
 
 from core.cloud.enhanced_publisher import EnhancedCloudTaskPublisher  # noqa: E402
-from core.cloud.runner import TaskRunner  # noqa: E402
+from core.cloud.running.runner import TaskRunner  # noqa: E402
+from core.cloud.running.wakeup import WakeUp  # noqa: E402
 from core.cloud.store import open_store  # noqa: E402
-from core.cloud.wakeup import WakeUp  # noqa: E402
 
 
 async def run_async(payload: dict[str, Any]) -> dict[str, Any]:
@@ -103,6 +103,6 @@ class Heablcoin(core.Contender):
         store.close()
 
     def _upkeep(self, store: Any, worker: str, wakeup: WakeUp) -> Any:
-        from core.cloud.maintenance import Maintenance, standard_duties
+        from core.cloud.running.maintenance import Maintenance, standard_duties
 
         return Maintenance(store, standard_duties(store.tasks), worker=worker, wakeup=wakeup)

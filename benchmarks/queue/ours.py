@@ -6,9 +6,9 @@ from pathlib import Path
 
 from benchmarks.queue.floor import async_body, body
 from core.cloud.enhanced_publisher import EnhancedCloudTaskPublisher
-from core.cloud.runner import TaskRunner
+from core.cloud.running.runner import TaskRunner
+from core.cloud.running.wakeup import WakeUp
 from core.cloud.store import open_store
-from core.cloud.wakeup import WakeUp
 from core.json_types import JsonObject
 
 

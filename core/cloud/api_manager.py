@@ -18,22 +18,22 @@ from dataclasses import replace
 from typing import Any, TypeVar, Unpack
 
 from core.clock import Clock, SystemClock
-from core.cloud.attempts import AttemptRecord
-from core.cloud.chat import ChatOptions, ChatResult, request_of, usage_of
-from core.cloud.chat_stream import stream_chat
-from core.cloud.drivers import adrive, as_work, drive
-from core.cloud.endpoint import ApiEndpoint, ApiStatus, is_whole
-from core.cloud.hedge import checked_hedge
-from core.cloud.ledger import PoolStore
-from core.cloud.membership import Membership
-from core.cloud.memory_ledger import MemoryPoolStore
-from core.cloud.pool import Pool
-from core.cloud.pool_call import CallPlan, no_usage
-from core.cloud.portal import Portal
+from core.cloud.keys.secrets import KeyStore
+from core.cloud.pool.attempts import AttemptRecord
+from core.cloud.pool.call import CallPlan, no_usage
+from core.cloud.pool.chat import ChatOptions, ChatResult, request_of, usage_of
+from core.cloud.pool.chat_stream import stream_chat
+from core.cloud.pool.drivers import adrive, as_work, drive
+from core.cloud.pool.endpoint import ApiEndpoint, ApiStatus, is_whole
+from core.cloud.pool.hedge import checked_hedge
+from core.cloud.pool.ledger import PoolStore
+from core.cloud.pool.membership import Membership
+from core.cloud.pool.memory_ledger import MemoryPoolStore
+from core.cloud.pool.pool import Pool
+from core.cloud.pool.portal import Portal
+from core.cloud.pool.selection import check_strategy
+from core.cloud.pool.statistics import pool_stats
 from core.cloud.providers.base import ChatAnswer, ChatChunk, Message, Provider
-from core.cloud.secrets import KeyStore
-from core.cloud.selection import check_strategy
-from core.cloud.statistics import pool_stats
 from core.errors import InvalidArgument
 from core.network import UrlPolicy
 from core.redaction import redact

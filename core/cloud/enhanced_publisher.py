@@ -19,12 +19,23 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from core.clock import Clock, SystemClock
-from core.cloud.handlers import HandlerRegistry, Isolation
-from core.cloud.maintenance import POISON_LIMIT
-from core.cloud.manual_run import ManualRun, manual_worker_id
+from core.cloud.handlers.registry import HandlerRegistry, Isolation
+from core.cloud.queue.submission import (
+    Submission,
+    as_published,
+    check_name,
+    from_arguments,
+    new_graph,
+    new_task,
+    tags_of,
+)
+from core.cloud.queue.transfer import LONGEST_LINE, is_export, read_tasks, reading, restored, write_tasks
+from core.cloud.queue.why import explain
+from core.cloud.running.maintenance import POISON_LIMIT
+from core.cloud.running.manual_run import ManualRun, manual_worker_id
+from core.cloud.running.wakeup import Signal, WakeUp
 from core.cloud.store import open_store
 from core.cloud.store.base import ClaimRequest, NewTask, Page, Purged, StatusReport, Store, TaskQuery
-from core.cloud.submission import Submission, as_published, check_name, from_arguments, new_graph, new_task, tags_of
 from core.cloud.task import (
     FINAL,
     HELD,
@@ -36,9 +47,6 @@ from core.cloud.task import (
     parse_status,
     unknown_task,
 )
-from core.cloud.transfer import LONGEST_LINE, is_export, read_tasks, reading, restored, write_tasks
-from core.cloud.wakeup import Signal, WakeUp
-from core.cloud.why import explain
 from core.errors import InvalidArgument
 from core.json_types import dumps
 
@@ -376,7 +384,7 @@ class EnhancedCloudTaskPublisher:
                 added = read_tasks(self.store.tasks, itertools.chain([first], stream), self._clock.now())
                 self.wakeup.notify(origin=self)
                 return added
-        from core.cloud.legacy_import import import_legacy
+        from core.cloud.queue.legacy_import import import_legacy
 
         if not isinstance(file, (str, Path)):
             raise InvalidArgument(

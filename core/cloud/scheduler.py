@@ -17,9 +17,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from core.clock import Clock, SystemClock, to_iso
-from core.cloud.schedule import MOST_AT_ONCE, describe, due_runs, new_record, next_after, revised, timing
+from core.cloud.queue.schedule import MOST_AT_ONCE, describe, due_runs, new_record, next_after, revised, timing
+from core.cloud.queue.submission import ARGUMENTS, check_name, from_arguments, new_task
 from core.cloud.store.base import NewTask, ScheduleRecord
-from core.cloud.submission import ARGUMENTS, check_name, from_arguments, new_task
 from core.errors import HeablcoinError, InvalidArgument, NotFound, UnknownSchedule
 from core.json_types import JsonObject, dumps
 
@@ -78,7 +78,7 @@ class CloudScheduler:
             payload: As publish().
             every: Seconds between two runs, 1 or more; the first comes after that time. Or:
             cron: Five fields (minute hour day month weekday), or @hourly, @daily, @weekly, @monthly, @yearly.
-            timezone: IANA name in which `cron` is read. Daylight saving: see core.cloud.schedule.
+            timezone: IANA name in which `cron` is read. Daylight saving: see core.cloud.queue.schedule.
             missed: What to do about runs that were due while no process was there: "once" publishes one for all of them,
                 "skip" none, "all" each (the newest 1,000).
             task: The name of the task to publish.

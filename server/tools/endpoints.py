@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, Required, TypedDict, cast
 
-from core.cloud.endpoint import ApiEndpoint
+from core.cloud.pool.endpoint import ApiEndpoint
 from core.errors import InvalidArgument
 from server.records import filled
 from server.schema import UNTRUSTED

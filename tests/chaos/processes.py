@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from core.cloud.enhanced_publisher import EnhancedCloudTaskPublisher
-from core.cloud.handlers import HandlerRegistry
-from core.cloud.maintenance import Maintenance, TaskUpkeep
-from core.cloud.runner import TaskRunner, new_worker_id
+from core.cloud.handlers.registry import HandlerRegistry
+from core.cloud.running.maintenance import Maintenance, TaskUpkeep
+from core.cloud.running.runner import TaskRunner, new_worker_id
+from core.cloud.running.wakeup import WakeUp
 from core.cloud.store import open_store
-from core.cloud.wakeup import WakeUp
 from tests.chaos.event_log import DONE, START, EventLog
 
 NEVER_POISON = 1_000_000

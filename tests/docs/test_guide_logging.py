@@ -12,8 +12,8 @@ SCRIPT = """
 from tests.docs.guide import Reader
 from core.cloud.api_manager import ApiEndpoint, ApiManager
 from core.cloud.enhanced_publisher import EnhancedCloudTaskPublisher
-from core.cloud.handlers import HandlerRegistry
-from core.cloud.runner import TaskRunner
+from core.cloud.handlers.registry import HandlerRegistry
+from core.cloud.running.runner import TaskRunner
 from core.cloud.scheduler import CloudScheduler
 
 KEY = "sk-canary-3f9a2b7c5d1e4f60"
@@ -69,9 +69,9 @@ def test_debug_logging_shows_what_the_pool_and_the_queue_decide_and_no_key() -> 
     def said(logger: str, *words: str) -> bool:
         return any(f":{logger}:" in line and all(word in line for word in words) for line in shown)
 
-    assert said("core.cloud.pool_call", "attempt 1", "first"), done.stderr
-    assert said("core.cloud.pool_call", "attempt 2", "second"), done.stderr
+    assert said("core.cloud.pool.call", "attempt 1", "first"), done.stderr
+    assert said("core.cloud.pool.call", "attempt 2", "second"), done.stderr
     assert said("core.cloud.enhanced_publisher", "published", task_id), done.stderr
     assert said("core.cloud.scheduler", "plan", planned), done.stderr
-    assert any(task_id in line and ":core.cloud.outcome:" in line for line in shown), done.stderr
+    assert any(task_id in line and ":core.cloud.running.outcome:" in line for line in shown), done.stderr
     assert CANARY not in done.stderr + done.stdout

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from core.cloud.api_manager import ApiEndpoint, ApiManager
 from core.cloud.enhanced_publisher import EnhancedCloudTaskPublisher
-from core.cloud.handler_files import load_handlers
+from core.cloud.handlers.files import load_handlers
 from core.cloud.store import open_store
 from core.cloud.store.database import Database
 from core.cloud.store.place import refuse_network_file_system

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from core.cloud.secrets import KeyStore
+from core.cloud.keys.secrets import KeyStore
 from server import cli, doctor, print_config
 from server.clients import ClientFile, client_files, inspect
 from server.docs import pages

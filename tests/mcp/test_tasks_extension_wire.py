@@ -233,6 +233,6 @@ def test_a_diamond_is_visited_once_and_a_huge_graph_is_taken_to_be_moving() -> N
 
 @given(st.text("${}ax.", max_size=20))
 def test_a_prompt_is_passed_on_to_the_letter(prompt: str) -> None:
-    from core.cloud.graph import resolve
+    from core.cloud.queue.graph import resolve
 
     assert resolve(_literally(prompt), {"a": "RESULT", "x": "RESULT"}) == prompt

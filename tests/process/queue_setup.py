@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from core.cloud.enhanced_publisher import EnhancedCloudTaskPublisher
-from core.cloud.handlers import HandlerRegistry
-from core.cloud.retry import RetryPolicy
-from core.cloud.runner import TaskRunner
+from core.cloud.handlers.registry import HandlerRegistry
+from core.cloud.running.retry import RetryPolicy
+from core.cloud.running.runner import TaskRunner
 from core.cloud.store import open_store
 from core.cloud.task import Task
 from tests.support.waiting import wait_until

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from core.cloud.handler_files import load_handlers
-from core.cloud.handlers import HandlerRegistry
+from core.cloud.handlers.files import load_handlers
+from core.cloud.handlers.registry import HandlerRegistry
 from core.errors import InvalidArgument, Permanent, RetryLater
 from tests.process.queue_setup import Queue, queue
 from tests.process.worker_process import alive

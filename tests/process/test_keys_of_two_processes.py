@@ -5,12 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from core.cloud.secrets import KeyStore
+from core.cloud.keys.secrets import KeyStore
 
 PROGRAM = """
 import sys
 from pathlib import Path
-from core.cloud.secrets import KeyStore
+from core.cloud.keys.secrets import KeyStore
 
 name, directory = sys.argv[1], Path(sys.argv[2])
 store = KeyStore("file", directory=directory)

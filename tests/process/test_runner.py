@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from core.cloud.handlers import HandlerRegistry
-from core.cloud.runner import TaskRunner
+from core.cloud.handlers.registry import HandlerRegistry
+from core.cloud.running.runner import TaskRunner
 from core.errors import InvalidArgument, Permanent, RetryLater, StoreBusy
 from tests.process.queue_setup import Queue, queue
 from tests.support.waiting import wait_until

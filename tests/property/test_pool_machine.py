@@ -12,9 +12,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from core.clock import ManualClock
 from core.cloud.api_manager import ApiEndpoint, ApiManager
-from core.cloud.ledger import Refused
-from core.cloud.pool_call import Admit, Attempt, Call, CallPlan, Landed, Pause
-from core.cloud.rate_limit import MINUTE
+from core.cloud.pool.call import Admit, Attempt, Call, CallPlan, Landed, Pause
+from core.cloud.pool.ledger import Refused
+from core.cloud.pool.rate_limit import MINUTE
 from core.cloud.store.database import Database
 from core.cloud.store.pool import SqlitePoolStore
 from core.cloud.store.pool_rows import read_health

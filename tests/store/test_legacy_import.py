@@ -10,7 +10,7 @@ import pytest
 
 from core.clock import ManualClock
 from core.cloud.enhanced_publisher import EnhancedCloudTaskPublisher
-from core.cloud.legacy_import import Imported, convert, import_legacy, is_legacy, read_legacy
+from core.cloud.queue.legacy_import import Imported, convert, import_legacy, is_legacy, read_legacy
 from core.cloud.task import Task, TaskStatus
 from core.errors import InvalidArgument
 
@@ -73,7 +73,7 @@ def test_what_cannot_be_carried_over_is_named_with_its_reason_and_stops_nothing_
         {"task_id": "listless", "name": "x", "depends_on": 7},
         {"task_id": "huge-1", "name": "x", "payload": "x" * 2_000_000},
     ]
-    with caplog.at_level(logging.WARNING, "core.cloud.legacy_import"):
+    with caplog.at_level(logging.WARNING, "core.cloud.queue.legacy_import"):
         done = brought_in(publisher, tmp_path, document)
     assert (done.added, done.present) == (1, 0)
     assert list(by_id(publisher)) == ["sound-1"]

@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from core.cloud.api_manager import ApiEndpoint, ApiManager
-from core.cloud.secrets import KeyStore
+from core.cloud.keys.secrets import KeyStore
 from core.cloud.store import open_store
 from core.errors import AllEndpointsFailed, UrlRefused
 from core.network import UrlPolicy

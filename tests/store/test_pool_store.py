@@ -5,16 +5,16 @@ import threading
 import pytest
 
 from core.clock import ManualClock
-from core.cloud.call_outcome import CANCELLED, OK, Outcome, OutcomeClass
-from core.cloud.endpoint import ApiEndpoint
-from core.cloud.health import TRIP
-from core.cloud.ledger import Listing, Refusal, Refused
-from core.cloud.memory_ledger import MemoryPoolStore
+from core.cloud.pool.endpoint import ApiEndpoint
+from core.cloud.pool.health import TRIP
+from core.cloud.pool.ledger import Listing, Refusal, Refused
+from core.cloud.pool.memory_ledger import MemoryPoolStore
+from core.cloud.pool.outcome import CANCELLED, OK, Outcome, OutcomeClass
+from core.cloud.pool.tally import Report
 from core.cloud.store import open_store
 from core.cloud.store.database import Database
 from core.cloud.store.pool import SqlitePoolStore
 from core.cloud.store.pool_rows import endpoint_of, settings_of
-from core.cloud.tally import Report
 
 FAILED = Outcome(OutcomeClass.TRANSIENT, 500, "HTTP 500")
 LIMITED = Outcome(OutcomeClass.RATE_LIMITED, 429, "HTTP 429", retry_after=30.0)

@@ -13,7 +13,7 @@ import pytest
 
 from core.clock import ManualClock
 from core.cloud.enhanced_publisher import EnhancedCloudTaskPublisher
-from core.cloud.schedule import MOST_AT_ONCE
+from core.cloud.queue.schedule import MOST_AT_ONCE
 from core.cloud.scheduler import CloudScheduler
 from core.cloud.store import open_store
 from core.cloud.store.base import NewTask, ScheduleRecord, Store

@@ -11,10 +11,25 @@ from core.cloud.enhanced_publisher import EnhancedCloudTaskPublisher
 from core.cloud.task import TaskStatus
 from core.errors import InvalidArgument, UnknownTask
 
-KEPT = (
-    "task_id name priority payload tags depends_on blocked_by on_dependency_failure timeout max_retries created_at"
-    " run_at expires_at completed_at result error idempotency_key"
-).split()
+KEPT = [
+    "task_id",
+    "name",
+    "priority",
+    "payload",
+    "tags",
+    "depends_on",
+    "blocked_by",
+    "on_dependency_failure",
+    "timeout",
+    "max_retries",
+    "created_at",
+    "run_at",
+    "expires_at",
+    "completed_at",
+    "result",
+    "error",
+    "idempotency_key",
+]
 
 
 @pytest.fixture
@@ -44,7 +59,7 @@ def full(clock):
                 error="why" if status is TaskStatus.FAILED else None,
             )
     done = publisher.list_tasks(status="completed")[0]
-    child = publisher.publish("child", "${%s.n}" % done.task_id, depends_on=[done], delay=60, priority=4)
+    child = publisher.publish("child", f"${{{done.task_id}.n}}", depends_on=[done], delay=60, priority=4)
     publisher.publish("grandchild", depends_on=[child], expires_in=600, timeout=5, on_dependency_failure="cancel")
     yield publisher
     publisher.close()

@@ -2,12 +2,12 @@
 
 import pytest
 
-from core.cloud.ai_call import AnswerNotJsonError, json_of, parse, register_ai_call
-from core.cloud.attempts import AttemptRecord
-from core.cloud.call_outcome import OutcomeClass
-from core.cloud.chat import ChatResult
-from core.cloud.handlers import HandlerRegistry
-from core.cloud.pool import Usage
+from core.cloud.handlers.ai_call import AnswerNotJsonError, json_of, parse, register_ai_call
+from core.cloud.handlers.registry import HandlerRegistry
+from core.cloud.pool.attempts import AttemptRecord
+from core.cloud.pool.chat import ChatResult
+from core.cloud.pool.outcome import OutcomeClass
+from core.cloud.pool.pool import Usage
 from core.errors import AllEndpointsFailed, Permanent
 
 

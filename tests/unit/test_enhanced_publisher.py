@@ -60,7 +60,7 @@ def test_a_bad_value_in_a_batch_or_a_graph_stores_nothing_and_names_its_place(pu
         publisher.publish_graph({"a": {"name": "a"}, "b": {"name": "b", "priority": 9}})
     with pytest.raises(UnknownTask):
         publisher.publish_graph({"a": {"name": "a"}, "b": {"name": "b", "depends_on": ["nowhere"]}})
-    with pytest.raises(DependencyCycle, match="a -> b -> a|b -> a -> b"):
+    with pytest.raises(DependencyCycle, match=r"a -> b -> a|b -> a -> b"):
         publisher.publish_graph({"a": {"name": "a", "depends_on": ["b"]}, "b": {"name": "b", "depends_on": ["a"]}})
     assert publisher.get_stats()["total"] == 0
 
@@ -290,7 +290,7 @@ class TestExecuteTask:
 
     def test_a_path_that_the_result_lacks_fails_the_task_for_good(self, publisher):
         first = publisher.publish("echo", {"a": 1})
-        second = publisher.publish("echo", "${%s.b}" % first.task_id, depends_on=[first])
+        second = publisher.publish("echo", f"${{{first.task_id}.b}}", depends_on=[first])
         publisher.execute_task(first)
         with pytest.raises(Permanent, match="has no 'b'"):
             publisher.execute_task(second)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from core.cloud.graph import check_graph, check_references, heads, rename_references, resolve
+from core.cloud.queue.graph import check_graph, check_references, heads, rename_references, resolve
 from core.errors import DependencyCycle, InvalidArgument, Permanent
 
 ID = "0123456789abcdef"

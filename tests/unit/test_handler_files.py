@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from core.cloud.handler_files import load_handlers
-from core.cloud.handlers import HandlerRegistry
+from core.cloud.handlers.files import load_handlers
+from core.cloud.handlers.registry import HandlerRegistry
 from core.errors import InvalidArgument
 
 GOOD = """

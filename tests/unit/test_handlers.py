@@ -4,8 +4,8 @@ import functools
 
 import pytest
 
-from core.cloud.handlers import HandlerRegistry
-from core.cloud.task_context import TaskContext
+from core.cloud.handlers.registry import HandlerRegistry
+from core.cloud.running.task_context import TaskContext
 from core.errors import InvalidArgument, NoHandler, StoreBusy
 
 

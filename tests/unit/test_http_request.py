@@ -5,7 +5,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from core.cloud.http_request import HttpRequests, HttpStatusError, as_result, parse
+from core.cloud.handlers.http_request import HttpRequests, HttpStatusError, as_result, parse
 from core.errors import Permanent, UrlRefused
 from core.network import HttpResponse, UrlPolicy
 

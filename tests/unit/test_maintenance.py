@@ -3,9 +3,9 @@
 import pytest
 
 from core.clock import ManualClock
-from core.cloud.maintenance import LEADER_TTL, OVERDUE, Maintenance, Retention, Schedules, TaskUpkeep
+from core.cloud.running.maintenance import LEADER_TTL, OVERDUE, Maintenance, Retention, Schedules, TaskUpkeep
+from core.cloud.running.wakeup import WakeUp
 from core.cloud.store.base import Maintained, Purged
-from core.cloud.wakeup import WakeUp
 
 
 class Leaders:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.cloud.schedule import MOST_AT_ONCE, Timing, describe, due_runs, next_after, timing
+from core.cloud.queue.schedule import MOST_AT_ONCE, Timing, describe, due_runs, next_after, timing
 from core.cloud.store.base import ScheduleRecord
 from core.errors import InvalidArgument
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from keyring.backend import KeyringBackend
 
-from core.cloud.os_keyring import KeyStoreError, OsKeyring
-from core.cloud.secrets import KeyStore
+from core.cloud.keys.os_keyring import KeyStoreError, OsKeyring
+from core.cloud.keys.secrets import KeyStore
 from core.errors import InvalidArgument
 
 KEY = "sk-canary-0123456789abcdef"

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from core.cloud.submission import Submission, from_arguments, new_graph, new_task
+from core.cloud.queue.submission import Submission, from_arguments, new_graph, new_task
 from core.cloud.task import TaskPriority
 from core.errors import DependencyCycle, InvalidArgument
 
@@ -114,7 +114,7 @@ def test_what_cannot_be_used_is_refused_with_a_fix(given, message):
 
 
 def test_an_unknown_argument_is_refused_by_name_with_the_known_ones():
-    with pytest.raises(InvalidArgument, match="'colour'.*does not know") as refused:
+    with pytest.raises(InvalidArgument, match=r"'colour'.*does not know") as refused:
         from_arguments({"name": "x", "colour": "red"}, "Task 3")
     assert "payload" in refused.value.fix
     with pytest.raises(InvalidArgument, match="Task 3 has no name"):

@@ -6,8 +6,8 @@ import threading
 import pytest
 
 from core.clock import ManualClock
+from core.cloud.running.wakeup import MAX_DATAGRAM, Signal, WakeUp, decode, encode
 from core.cloud.store.base import WorkerInfo
-from core.cloud.wakeup import MAX_DATAGRAM, Signal, WakeUp, decode, encode
 from core.errors import StoreBusy
 
 

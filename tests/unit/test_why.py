@@ -4,9 +4,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from core.cloud.queue.why import explain
 from core.cloud.store.base import Situation
 from core.cloud.task import TaskStatus
-from core.cloud.why import explain
 from tests.unit.test_task import MOMENT, a_task
 
 NOW = MOMENT.timestamp()

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from core.cloud.endpoint import ApiEndpoint
+from core.cloud.pool.endpoint import ApiEndpoint
 from core.errors import HeablcoinError
 from core.json_types import Json
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from core.cloud.endpoint import ApiEndpoint
+from core.cloud.pool.endpoint import ApiEndpoint
 from core.cloud.providers.base import ProviderError
 from core.cloud.providers.error_body import read_error
 from core.cloud.providers.wire import WireError

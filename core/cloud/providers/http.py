@@ -5,7 +5,7 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 
-from core.cloud.endpoint import ApiEndpoint
+from core.cloud.pool.endpoint import ApiEndpoint
 from core.cloud.providers.base import ChatAnswer, ChatChunk, ChatRequest, Usage
 from core.cloud.providers.error_report import Problem, check_head, provider_error, telling_headers
 from core.cloud.providers.stream_answer import StreamAnswer, empty_answer

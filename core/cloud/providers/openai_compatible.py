@@ -2,7 +2,7 @@
 
 from urllib.parse import urlsplit
 
-from core.cloud.endpoint import ApiEndpoint
+from core.cloud.pool.endpoint import ApiEndpoint
 from core.cloud.providers.base import ChatRequest
 from core.cloud.providers.error_body import error_in_answer
 from core.cloud.providers.sse import Event

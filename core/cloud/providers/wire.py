@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast
 
-from core.cloud.endpoint import ApiEndpoint
+from core.cloud.pool.endpoint import ApiEndpoint
 from core.cloud.providers.base import ChatRequest, ErrorKind, Message
 from core.cloud.providers.sse import Event
 from core.errors import InvalidArgument

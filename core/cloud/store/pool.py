@@ -1,4 +1,4 @@
-"""The pool's endpoints and books in SQLite, shared by processes. See core.cloud.ledger for the contract.
+"""The pool's endpoints and books in SQLite, shared by processes. See core.cloud.pool.ledger for the contract.
 
 Slots and probes are taken in one write transaction, so they are exact over processes. What calls came to is kept in memory and written
 behind: with the next admission, within 100 ms, or at once when it changes an endpoint's health. Nothing here is worth an fsync: a power
@@ -17,9 +17,9 @@ from contextlib import contextmanager
 import apsw
 
 from core.clock import Clock
-from core.cloud.endpoint import ApiEndpoint
-from core.cloud.health import CLOCK_SKEW, Health
-from core.cloud.ledger import (
+from core.cloud.pool.endpoint import ApiEndpoint
+from core.cloud.pool.health import CLOCK_SKEW, Health
+from core.cloud.pool.ledger import (
     BUSY_POLL,
     PROBE_GRACE,
     Listing,
@@ -32,7 +32,8 @@ from core.cloud.ledger import (
     over_daily_limit,
     until_tomorrow,
 )
-from core.cloud.rate_limit import WINDOW
+from core.cloud.pool.rate_limit import WINDOW
+from core.cloud.pool.tally import Report, Spending, Tally, day_of
 from core.cloud.store.database import Database
 from core.cloud.store.pool_rows import (
     POOL,
@@ -47,7 +48,6 @@ from core.cloud.store.pool_rows import (
     settings_of,
 )
 from core.cloud.store.write_behind import WriteBehind
-from core.cloud.tally import Report, Spending, Tally, day_of
 from core.errors import HeablcoinError, InvalidArgument
 
 log = logging.getLogger(__name__)

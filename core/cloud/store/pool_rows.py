@@ -7,11 +7,11 @@ from typing import Any
 
 import apsw
 
-from core.cloud.call_outcome import OutcomeClass
-from core.cloud.endpoint import ApiEndpoint
-from core.cloud.health import Health, HoldKind
+from core.cloud.pool.endpoint import ApiEndpoint
+from core.cloud.pool.health import Health, HoldKind
+from core.cloud.pool.outcome import OutcomeClass
+from core.cloud.pool.tally import Report, Spending, Tally, day_of
 from core.cloud.store.queries import Queries
-from core.cloud.tally import Report, Spending, Tally, day_of
 
 POOL = Queries("pool")
 

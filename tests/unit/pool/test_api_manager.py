@@ -11,7 +11,7 @@ import pytest
 
 from core.clock import ManualClock
 from core.cloud.api_manager import ApiEndpoint, ApiManager, ApiStatus
-from core.cloud.discovery import discover
+from core.cloud.pool.discovery import discover
 from core.cloud.providers.fake import FakeProvider, FakeStep
 from core.errors import AllEndpointsFailed, InvalidArgument, UnknownEndpoint
 from tests.support.pool_world import HttpError

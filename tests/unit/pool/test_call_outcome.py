@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import requests
 
-from core.cloud.call_outcome import OutcomeClass, classify, exhausted_for
+from core.cloud.pool.outcome import OutcomeClass, classify, exhausted_for
 from core.cloud.providers.base import ProviderError
 from core.errors import InvalidArgument, UrlRefused
 
@@ -21,7 +21,7 @@ class SdkError(Exception):
         self.response = SimpleNamespace(status_code=status, headers=headers or {})
 
 
-class TimeoutException(Exception):  # noqa: N818 - httpx's own name
+class TimeoutException(Exception):
     pass
 
 

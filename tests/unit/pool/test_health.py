@@ -2,8 +2,8 @@
 
 import pytest
 
-from core.cloud.call_outcome import Outcome, OutcomeClass
-from core.cloud.health import Health, HoldKind
+from core.cloud.pool.health import Health, HoldKind
+from core.cloud.pool.outcome import Outcome, OutcomeClass
 
 FAILED = Outcome(OutcomeClass.TRANSIENT, 503)
 FAULT = Outcome(OutcomeClass.ENDPOINT_FAULT, 401)

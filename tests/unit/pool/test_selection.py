@@ -7,7 +7,7 @@ import pytest
 
 from core.clock import ManualClock
 from core.cloud.api_manager import ApiEndpoint, ApiManager
-from core.cloud.selection import STRATEGIES
+from core.cloud.pool.selection import STRATEGIES
 from core.errors import InvalidArgument
 
 

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from core.cloud.endpoint import ApiEndpoint
+from core.cloud.pool.endpoint import ApiEndpoint
 from core.cloud.providers import provider_for
 from core.cloud.providers.base import ChatRequest, Provider
 from core.network import open_transport

@@ -2,7 +2,7 @@
 
 import pytest
 
-from core.cloud.endpoint import ApiEndpoint
+from core.cloud.pool.endpoint import ApiEndpoint
 from core.cloud.providers import provider_for
 from core.cloud.providers.base import ChatRequest, Provider, ProviderError, Usage
 from core.errors import InvalidArgument, UrlRefused

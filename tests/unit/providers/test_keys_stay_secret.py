@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from core.cloud.endpoint import ApiEndpoint
+from core.cloud.pool.endpoint import ApiEndpoint
 from core.cloud.providers.base import Provider, ProviderError
 from core.errors import HeablcoinError
 from core.network import UrlPolicy, open_transport

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from core.cloud.endpoint import ApiEndpoint
+from core.cloud.pool.endpoint import ApiEndpoint
 from core.cloud.providers import provider_for
 from core.cloud.providers.base import ChatChunk, Provider, ProviderError, Usage
 from core.network import open_transport

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from core.cloud.endpoint import ApiEndpoint
+from core.cloud.pool.endpoint import ApiEndpoint
 from core.cloud.providers.anthropic import Anthropic
 from core.cloud.providers.base import ChatRequest
 from core.cloud.providers.error_body import read_error

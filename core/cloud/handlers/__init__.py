@@ -1,0 +1,1 @@
+"""What tasks do: the registry, the built-in handlers, the user's own files."""

@@ -1,0 +1,126 @@
+"""The `ai_call` handler: a task that asks a language model through the API pool."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Protocol, Unpack, cast
+
+from core.cloud.handlers.registry import HandlerRegistry
+from core.cloud.pool.chat import ChatOptions, ChatResult
+from core.cloud.providers.base import Message
+from core.errors import HeablcoinError, Permanent
+from core.json_types import Json, JsonObject, dumps
+
+NAME = "ai_call"
+TEXTS = ("system", "model", "endpoint", "strategy")
+NUMBERS = ("max_tokens", "temperature", "deadline", "max_retries")
+FIELDS = ("prompt", "messages", *TEXTS, *NUMBERS, "json")
+EXAMPLE = '{"prompt": "Summarise: ${task_id.text}", "max_tokens": 500}'
+
+
+class AnswerNotJsonError(HeablcoinError):
+    """A model that was asked for JSON answered something else; another try may do better."""
+
+
+class ChatPool(Protocol):
+    """The part of ApiManager that ai_call needs."""
+
+    async def achat(self, messages: str | Sequence[Message], **options: Unpack[ChatOptions]) -> ChatResult: ...
+
+    def usable(self) -> set[str]: ...
+
+
+def register_ai_call(registry: HandlerRegistry, manager: ChatPool) -> None:
+    """Have `ai_call` tasks run on `manager`: those bound to an endpoint only when this process has that one's key."""
+
+    async def ai_call(payload: Json) -> Json:
+        """Ask a language model; see parse() for the payload and as_result() for the result."""
+        messages, options = parse(payload)
+        answer = await manager.achat(messages, **options)
+        return as_result(answer, wants_json=options.get("json", False))
+
+    def capabilities() -> list[str]:
+        usable = manager.usable()
+        return [NAME, *(f"{NAME}@{endpoint}" for endpoint in usable)] if usable else []
+
+    registry.register(NAME, ai_call, capabilities=capabilities)
+
+
+def parse(payload: Json) -> tuple[str | Sequence[Message], ChatOptions]:
+    """The messages and options of `{prompt | messages, system, model, endpoint, strategy, max_tokens, temperature, json,
+    deadline, max_retries}`. Raises Permanent that says what is wrong; values are checked by the pool.
+    """
+    if isinstance(payload, str):
+        payload = {"prompt": payload}
+    if not isinstance(payload, dict):
+        raise Permanent("The payload of ai_call is not an object.", f"publish it with a payload such as {EXAMPLE}")
+    unknown = sorted(payload.keys() - set(FIELDS))
+    if unknown:
+        raise Permanent(
+            f"ai_call does not know {', '.join(repr(name[:40]) for name in unknown[:5])}.",
+            f"use only: {', '.join(FIELDS)}.",
+        )
+    given = {name: value for name, value in payload.items() if value is not None}
+    prompt, messages = given.pop("prompt", None), given.pop("messages", None)
+    if (prompt is None) == (messages is None):
+        raise Permanent("ai_call needs either a prompt or messages.", f"publish it with a payload such as {EXAMPLE}")
+    _check_types(given)
+    options = cast(ChatOptions, given)
+    if prompt is not None:
+        # A reference that is the whole prompt brings the other task's result as it is, perhaps an object.
+        return prompt if isinstance(prompt, str) else dumps(prompt), options
+    if not isinstance(messages, list):
+        raise Permanent("ai_call has messages that are not a list.", 'write [{"role": "user", "content": "Hello"}].')
+    return cast("Sequence[Message]", messages), options
+
+
+def _check_types(given: Mapping[str, Json]) -> None:
+    for name in TEXTS:
+        if not isinstance(given.get(name, ""), str):
+            raise Permanent(f"ai_call has a {name} that is not text.")
+    for name in NUMBERS:
+        if isinstance(given.get(name, 0), bool) or not isinstance(given.get(name, 0), (int, float)):
+            raise Permanent(f"ai_call has a {name} that is not a number.")
+    if not isinstance(given.get("json", False), bool):
+        raise Permanent("ai_call has a json that is not true or false.")
+
+
+def as_result(answer: ChatResult, *, wants_json: bool) -> JsonObject:
+    """`{text, endpoint, model, usage, cost, latency, finish_reason, attempts}`, and `data` when JSON was asked for."""
+    result: JsonObject = {
+        "text": answer.text,
+        "endpoint": answer.endpoint,
+        "model": answer.model,
+        "usage": {"tokens_in": answer.usage.tokens_in, "tokens_out": answer.usage.tokens_out},
+        "cost": answer.cost,
+        "latency": round(answer.latency, 3),
+        "finish_reason": answer.finish_reason,
+        "attempts": [
+            {
+                "endpoint": attempt.endpoint,
+                "outcome": str(attempt.outcome),
+                "reason": attempt.reason,
+                "latency": round(attempt.latency, 3),
+            }
+            for attempt in answer.attempts
+        ],
+    }
+    if wants_json:
+        result["data"] = json_of(answer.text)
+    return result
+
+
+def json_of(text: str) -> Json:
+    """The JSON in a model's answer, also inside a Markdown fence. Raises AnswerNotJsonError."""
+    body = text.strip()
+    if body.startswith("```"):
+        body = body.removeprefix("```").removeprefix("json").strip().removesuffix("```").strip()
+    try:
+        return cast(Json, json.loads(body, parse_constant=_refuse))
+    except (ValueError, RecursionError) as error:
+        raise AnswerNotJsonError(
+            "The model was asked for JSON and answered something else.", "say in the prompt which JSON you want."
+        ) from error
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(f"{constant} is not JSON")

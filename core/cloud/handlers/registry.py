@@ -1,0 +1,184 @@
+"""Handlers: the functions that run tasks, found by the task's name."""
+
+import asyncio
+import inspect
+import logging
+import threading
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
+
+from core.cloud.queue.submission import check_name
+from core.cloud.running.task_context import TaskContext
+from core.errors import HeablcoinError, InvalidArgument, NoHandler
+from core.json_types import Json
+
+if TYPE_CHECKING:
+    from core.network import UrlPolicy
+
+log = logging.getLogger(__name__)
+
+Isolation = Literal["thread", "process"]
+HandlerFunction = Callable[..., Any]
+CapabilitySource = Callable[[], Iterable[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """A registered function and how it is to be run."""
+
+    name: str
+    func: HandlerFunction
+    isolation: Isolation
+    """`thread`: in this process (`async def` on the runner's event loop). `process`: in a child that can be killed."""
+    timeout: float | None
+    """Seconds an attempt may take when the task itself sets no timeout; None is without limit."""
+    is_async: bool
+    takes_context: bool
+    capabilities: CapabilitySource | None
+    """What this process can run with it, asked again and again; None is the name alone."""
+
+    def call(self, payload: Json, context: TaskContext) -> object:
+        """The function's value, or its awaitable when it is async."""
+        return self.func(payload, context) if self.takes_context else self.func(payload)
+
+    def run_here(self, payload: Json, context: TaskContext) -> object:
+        """Run it in this thread to its end, async or not. Raises what it raises."""
+        if self.is_async:
+            return asyncio.run(_await(cast(Awaitable[object], self.call(payload, context))))
+        return self.call(payload, context)
+
+
+async def _await(awaitable: Awaitable[object]) -> object:
+    return await awaitable
+
+
+class HandlerRegistry:
+    """Handlers by name. Thread-safe; a later registration of a name replaces the earlier one."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._handlers: dict[str, Handler] = {}
+
+    @classmethod
+    def with_builtins(cls, policy: "UrlPolicy | None" = None) -> Self:
+        """A registry with the handlers that need no key: echo, sleep, and http_request under `policy` (None: the
+        environment's).
+        """
+        from core.cloud.handlers.builtin import register_builtins
+
+        registry = cls()
+        register_builtins(registry, policy)
+        return registry
+
+    def register(
+        self,
+        name: str,
+        func: HandlerFunction,
+        *,
+        isolation: Isolation = "thread",
+        timeout: float | None = None,
+        capabilities: CapabilitySource | None = None,
+    ) -> Handler:
+        """Have tasks named `name` run by `func(payload)` or `func(payload, context)`, `def` or `async def`.
+
+        What it returns is the task's result and must be JSON. `timeout` is in seconds, for tasks that set none.
+        `isolation="process"` runs each attempt in a fresh child process that is killed at the timeout; the function must
+        then be importable by name. Raises InvalidArgument when the function cannot be used so.
+        """
+        check_name(name)
+        if isolation not in ("thread", "process"):
+            raise InvalidArgument(f"There is no isolation {isolation!r}.", 'use "thread" or "process".')
+        if timeout is not None and not 0 < timeout < float("inf"):
+            raise InvalidArgument(f"The handler {name} has a timeout of {timeout!r}.", "give seconds above 0, or None.")
+        handler = Handler(
+            name=name,
+            func=func,
+            isolation=isolation,
+            timeout=timeout,
+            is_async=is_async_function(func),
+            takes_context=takes_context(name, func),
+            capabilities=capabilities,
+        )
+        if isolation == "process":
+            from core.cloud.running.isolation import address_of
+
+            address_of(name, func)
+        with self._lock:
+            replaced = name in self._handlers
+            self._handlers = {**self._handlers, name: handler}
+        log.debug("handler %s %s", name, "replaced" if replaced else "registered")
+        return handler
+
+    def register_handler(
+        self, name: str, func: HandlerFunction, *, isolation: Isolation = "thread", timeout: float | None = None
+    ) -> None:
+        """The publisher's method of the same name, so that a handlers file works on either."""
+        self.register(name, func, isolation=isolation, timeout=timeout)
+
+    def get(self, name: str) -> Handler | None:
+        """The handler for tasks named `name`, or None."""
+        return self._handlers.get(name)
+
+    def require(self, name: str) -> Handler:
+        """The handler for tasks named `name`; NoHandler lists those there are."""
+        handler = self._handlers.get(name)
+        if handler is None:
+            raise NoHandler(
+                f"No handler for tasks named {name!r} is registered in this process.",
+                f"register one with publisher.register_handler({name!r}, function); there are: "
+                f"{', '.join(self.names()) or 'none'}.",
+            )
+        return handler
+
+    def names(self) -> list[str]:
+        """The names that have a handler, sorted."""
+        return sorted(self._handlers)
+
+    def snapshot(self) -> Mapping[str, Handler]:
+        """The handlers by name, as they stand now."""
+        return self._handlers
+
+    def capabilities(self) -> frozenset[str]:
+        """What this process can run at this moment: names, and `ai_call@ENDPOINT` for endpoints it has the key of."""
+        found: set[str] = set()
+        for handler in self._handlers.values():
+            if handler.capabilities is None:
+                found.add(handler.name)
+                continue
+            try:
+                found.update(handler.capabilities())
+            except HeablcoinError as error:
+                log.warning("what %s can run is unknown for now: %s", handler.name, error.message)
+        return frozenset(found)
+
+
+def is_async_function(func: HandlerFunction) -> bool:
+    """True for `async def`, also behind functools.partial and on a callable object."""
+    while hasattr(func, "func") and hasattr(func, "keywords"):
+        func = func.func
+    return inspect.iscoroutinefunction(func) or inspect.iscoroutinefunction(getattr(func, "__call__", None))  # noqa: B004
+
+
+def takes_context(name: str, func: HandlerFunction) -> bool:
+    """True when `func` wants `(payload, context)`, False for `(payload)`; InvalidArgument for anything else.
+
+    The context is passed to a second positional parameter that has no default or is named context or ctx.
+    """
+    if not callable(func):
+        raise InvalidArgument(f"The handler for {name} is not callable.", "pass a function.")
+    try:
+        parameters = list(inspect.signature(func).parameters.values())
+    except (TypeError, ValueError):
+        return False
+    positional = [each for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
+    anything = any(each.kind is each.VAR_POSITIONAL for each in parameters)
+    needed = [each for each in positional if each.default is each.empty]
+    keyword_needed = [each.name for each in parameters if each.kind is each.KEYWORD_ONLY and each.default is each.empty]
+    if (not positional and not anything) or len(needed) > 2 or keyword_needed:
+        raise InvalidArgument(
+            f"The handler for {name} cannot be called with a payload.",
+            "give it the parameters (payload) or (payload, context).",
+        )
+    second = positional[1] if len(positional) > 1 else None
+    return second is not None and (second.default is second.empty or second.name in ("context", "ctx"))

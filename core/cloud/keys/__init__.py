@@ -1,0 +1,1 @@
+"""Where API keys given to this installation are kept."""

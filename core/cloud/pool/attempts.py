@@ -1,0 +1,59 @@
+"""The attempts of one pool call, and the error that tells about them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from core.cloud.pool.outcome import OutcomeClass
+from core.errors import AllEndpointsFailed
+
+MOST_SKIPPED = 20
+"""Skipped endpoints that are listed; of more, the rest is counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRecord:
+    """One attempt of a call, for the reader."""
+
+    endpoint: str
+    outcome: OutcomeClass
+    reason: str
+    """'' for a success; never holds a key."""
+    latency: float
+    """Seconds."""
+    status: int = 0
+    """HTTP status, 0 when there was none."""
+    hedged: bool = False
+    """It was a second call beside one that was slow."""
+
+    def __str__(self) -> str:
+        return f"{self.endpoint}: {self.outcome} after {self.latency:.2f}s{': ' if self.reason else ''}{self.reason}"
+
+
+def exhausted(
+    attempts: tuple[AttemptRecord, ...], skipped: Mapping[str, str], retry_after: float | None
+) -> AllEndpointsFailed:
+    """The error for a call that nobody answered: one line per attempt and per endpoint that was not asked."""
+    lines = [f"  {number}. {record}" for number, record in enumerate(attempts, 1)]
+    names = list(skipped)
+    lines += [f"  - {name}: {skipped[name]}" for name in names[:MOST_SKIPPED]]
+    if len(names) > MOST_SKIPPED:
+        lines.append(f"  - and {len(names) - MOST_SKIPPED} more")
+    if not lines:
+        return AllEndpointsFailed("The pool has no endpoint to ask.", "add one with add_endpoint.")
+    count = len(attempts)
+    head = (
+        f"No endpoint answered after {count} attempt{'' if count == 1 else 's'}:"
+        if count
+        else "No endpoint can take the call now:"
+    )
+    return AllEndpointsFailed(
+        "\n".join([head, *lines]) + "\n", _fix(attempts, retry_after), attempts=attempts, retry_after=retry_after
+    )
+
+
+def _fix(attempts: tuple[AttemptRecord, ...], retry_after: float | None) -> str:
+    if retry_after is not None:
+        return f"try again in {retry_after:.1f} seconds, allow a longer deadline, or add another endpoint."
+    if any(record.outcome is OutcomeClass.ENDPOINT_FAULT for record in attempts):
+        return "check the key, model, base_url and account of the endpoints above; adding one again clears its hold."
+    return "look at get_stats(), try again later, or add another endpoint."

@@ -1,0 +1,298 @@
+"""One call of the pool, without I/O: a generator that makes every decision and leaves every effect to its driver.
+
+It yields commands and is sent what came of them:
+
+    Admit(member)      -> a token, or Refused     take a slot (the driver may have to ask a database)
+    Attempt(flight)    -> Landed, or None         call the endpoint; None when `hedge_after` went by first
+    KeepWaiting()      -> Landed                  wait for a call that is under way
+    Pause(seconds)     -> None                    do nothing for a while
+
+It returns Success or raises. The drivers in `drivers.py`, one sync and one async, hold no policy at all.
+"""
+
+import logging
+import traceback
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Any
+
+from core.cloud.pool.attempts import AttemptRecord, exhausted
+from core.cloud.pool.health import HoldKind
+from core.cloud.pool.ledger import BUSY_POLL, Refused
+from core.cloud.pool.member import Member
+from core.cloud.pool.outcome import OK, Outcome, OutcomeClass, classify, exhausted_for, headers_of
+from core.cloud.pool.pool import NO_USAGE, Flight, Pool, Usage
+from core.cloud.pool.selection import Roster
+from core.cloud.running.retry import RetryPolicy
+from core.errors import AllEndpointsFailed
+
+log = logging.getLogger(__name__)
+
+# Commands and events are not frozen: a frozen dataclass takes three times as long to make, and these are made for every call.
+
+FIRST_BACKOFF = 0.5
+LONGEST_BACKOFF = 8.0
+"""Seconds: ceilings of the full jitter before the same endpoint is asked again."""
+SPREAD = 0.005
+"""Seconds: calls that wait for one slot wake up within this time of each other."""
+
+
+@dataclass(slots=True)
+class Admit:
+    member: Member
+    last_resort: bool = False
+
+
+@dataclass(slots=True)
+class Attempt:
+    flight: Flight
+    timeout: float
+    hedge_after: float | None = None
+    """Seconds after which the driver reports back although the call goes on."""
+
+
+@dataclass(slots=True)
+class KeepWaiting:
+    pass
+
+
+@dataclass(slots=True)
+class Pause:
+    seconds: float
+
+
+@dataclass(slots=True)
+class Landed:
+    """A call that was under way is over."""
+
+    flight: Flight
+    result: Any = None
+    error: Exception | None = None
+
+
+Command = Admit | Attempt | KeepWaiting | Pause
+Event = int | Refused | Landed | None
+
+
+def no_usage(_result: object, _epoch: float) -> Usage:
+    """For results that tell nothing."""
+    return NO_USAGE
+
+
+@dataclass(slots=True)
+class CallPlan:
+    """What the caller asked for."""
+
+    strategy: str = "priority"
+    max_attempts: int = 3
+    backoff_factor: float = 1.5
+    deadline: float = 120.0
+    """Seconds for everything: waits, attempts, hedges."""
+    endpoint: str = ""
+    """Only this one; '' for any."""
+    hedge_after: float | str | None = None
+    keep_open: bool = False
+    """A success is the beginning of a stream: the caller settles its flight at the end."""
+    usage_of: Callable[[Any, float], Usage] = no_usage
+    """What a result says about tokens and limits; the number is the time (epoch)."""
+
+
+@dataclass(slots=True)
+class Success:
+    result: Any
+    flight: Flight
+    usage: Usage
+    latency: float
+    attempts: tuple[AttemptRecord, ...]
+
+
+class Call:
+    """The state of one call; `steps` is the generator."""
+
+    __slots__ = ("_again_at", "_asked", "_ends", "_flying", "_notes", "_plan", "_pool", "_records", "_started", "error")
+
+    def __init__(self, pool: Pool, plan: CallPlan) -> None:
+        self._pool, self._plan = pool, plan
+        self._ends = pool.time() + plan.deadline
+        self._started = 0
+        self._records: list[AttemptRecord] = []
+        self._flying: list[Flight] = []
+        self._asked: set[Member] = set()
+        self._again_at: dict[Member, float] = {}
+        """Members that were asked and may be asked again, and from when."""
+        self._notes: dict[str, str] = {}
+        self.error: Exception | None = None
+
+    def steps(self) -> Generator[Command, Event, Success]:
+        """Make the call. Closing the generator early frees what it holds."""
+        self._pool.hedges.earn()
+        try:
+            while True:
+                member, last_resort = self._choose()
+                if member is None:
+                    yield Pause(self._wait())
+                    continue
+                flight = yield from self._admit(member, last_resort=last_resort)
+                if flight is None:
+                    continue
+                success = yield from self._attempt(flight)
+                if success is not None:
+                    return success
+                if self._started >= self._plan.max_attempts or self._pool.time() >= self._ends:
+                    raise self._failure(None)
+        finally:
+            for flight in self._flying:
+                self._record(flight, OutcomeClass.CANCELLED, "", self._pool.abandon(flight))
+
+    def cause(self) -> Exception | None:
+        """What to chain to the failure: the last error, or a stand-in when it would show a key in a traceback."""
+        error = self.error
+        if error is None:
+            return None
+        told = "".join(traceback.format_exception(error))
+        if self._pool.redact(told) == told:
+            return error
+        return RuntimeError(self._pool.redact(f"{type(error).__name__}: {error}"))
+
+    def _roster(self) -> Roster:
+        return self._pool.only(self._plan.endpoint) if self._plan.endpoint else self._pool.roster
+
+    def _choose(self) -> tuple[Member | None, bool]:
+        """The endpoint to ask now, and whether it is a last resort; None when the call has to wait."""
+        now = self._pool.time()
+        if self._again_at:
+            for rested in [member for member, at in self._again_at.items() if at <= now]:
+                del self._again_at[rested]
+                self._asked.discard(rested)
+        roster = self._roster()
+        while True:
+            member = roster.choose(self._plan.strategy, now, self._asked)
+            last_resort = member is None
+            if member is None:
+                member = roster.last_resort(now, self._asked)
+            if member is None or not self._started or member.budget.allows():
+                return member, last_resort
+            self._asked.add(member)
+            self._notes[member.name] = "not asked: too many of its recent calls failed to spend more retries on it"
+
+    def _admit(
+        self, member: Member, *, last_resort: bool = False, hedge: bool = False
+    ) -> Generator[Command, Event, Flight | None]:
+        """Take a slot; None when the endpoint does not take the call after all."""
+        token = yield Admit(member, last_resort)
+        if isinstance(token, int):
+            self._started += 1
+            self._asked.add(member)
+            flight = self._pool.start(member, token, hedge=hedge)
+            self._flying.append(flight)
+            return flight
+        if isinstance(token, Refused):
+            now = self._pool.time()
+            member.refused(token, now)
+            log.debug("%s did not take the call (%s), free in %.3fs", member.name, token.why, token.until - now)
+        return None
+
+    def _wait(self) -> float:
+        """Seconds until some endpoint may take the call; raises when that is beyond the deadline or never."""
+        now = self._pool.time()
+        openings = [at for member in self._roster().members if (at := self._opens_at(member, now)) is not None]
+        at = min(openings, default=None)
+        if at is None or at > self._ends:
+            raise self._failure(None if at is None else max(0.0, at - now))
+        wait = max(0.001, at - now) + self._pool.rng.uniform(0.0, SPREAD)
+        log.debug("no endpoint is free; waiting %.3fs", wait)
+        return wait
+
+    def _opens_at(self, member: Member, now: float) -> float | None:
+        """When this call may ask `member`; None for never."""
+        health = member.account.health
+        if member in self._asked and member not in self._again_at:
+            return None
+        if health.probe and health.probe_until > now:
+            # The probe may end at any moment, and so may the hold.
+            opens = now + BUSY_POLL
+        elif health.kind is HoldKind.ENDPOINT_FAULT and health.held_until > now:
+            # It ends by somebody's action, not by waiting.
+            return None
+        else:
+            opens = member.last_resort_at
+        return max(opens, self._again_at.get(member, now))
+
+    def _attempt(self, flight: Flight) -> Generator[Command, Event, Success | None]:
+        """Ask one endpoint, and with hedging a second one when it is slow; None when nobody answered."""
+        member = flight.member
+        event = yield Attempt(flight, self._timeout(flight), self._hedge_delay(member))
+        while True:
+            if not isinstance(event, Landed):
+                second = yield from self._hedge()
+                event = yield KeepWaiting() if second is None else Attempt(second, self._timeout(second))
+                continue
+            self._flying.remove(event.flight)
+            if event.error is None:
+                return self._succeeded(event.flight, event.result)
+            self._failed(event.flight, event.error)
+            if not self._flying:
+                return None
+            event = yield KeepWaiting()
+
+    def _hedge(self) -> Generator[Command, Event, Flight | None]:
+        """A second endpoint beside a slow one; None when there is none or the budget is spent."""
+        member = self._roster().choose(self._plan.strategy, self._pool.time(), self._asked)
+        if member is None or not self._pool.hedges.take():
+            return None
+        log.debug("hedging with %s", member.name)
+        return (yield from self._admit(member, hedge=True))
+
+    def _hedge_delay(self, member: Member) -> float | None:
+        wanted = self._plan.hedge_after
+        return member.p95 if isinstance(wanted, str) else wanted
+
+    def _timeout(self, flight: Flight) -> float:
+        flight.allowed = max(0.001, min(flight.member.endpoint.timeout, self._ends - self._pool.time()))
+        return flight.allowed
+
+    def _succeeded(self, flight: Flight, result: Any) -> Success:
+        usage = self._plan.usage_of(result, self._pool.clock.now())
+        if self._plan.keep_open:
+            latency = self._pool.clock.monotonic() - flight.started
+        else:
+            latency = self._pool.settle(flight, OK, usage=usage)
+        self._record(flight, OutcomeClass.OK, "", latency)
+        return Success(result, flight, usage, latency, tuple(self._records))
+
+    def _failed(self, flight: Flight, error: Exception) -> None:
+        member, pool = flight.member, self._pool
+        epoch = pool.clock.now()
+        outcome = classify(error, epoch)
+        if outcome.timed_out and flight.allowed < member.fair_time:
+            outcome = Outcome(OutcomeClass.CANCELLED, reason="the call's deadline came before it could answer")
+        reason = pool.redact(outcome.reason)
+        usage = Usage(exhausted_for=exhausted_for(headers_of(error), epoch))
+        latency = pool.settle(flight, outcome, reason, usage)
+        self._record(flight, outcome.kind, reason, latency, outcome.status)
+        if outcome.kind is OutcomeClass.CALLER_FAULT:
+            raise error
+        self.error = error
+        alone = len(self._roster().members) == 1
+        if outcome.kind is not OutcomeClass.ENDPOINT_FAULT and (outcome.same_again or alone):
+            self._again_at[member] = pool.time() + self._backoff()
+
+    def _backoff(self) -> float:
+        """Full jitter, so that callers that failed together do not come back together."""
+        policy = RetryPolicy(FIRST_BACKOFF, self._plan.backoff_factor, LONGEST_BACKOFF)
+        return self._pool.rng.uniform(0.0, policy.ceiling(self._started))
+
+    def _record(self, flight: Flight, kind: OutcomeClass, reason: str, latency: float, status: int = 0) -> None:
+        record = AttemptRecord(flight.member.name, kind, reason, latency, status, flight.hedge)
+        self._records.append(record)
+        log.debug("attempt %d, %s", len(self._records), record)
+
+    def _failure(self, retry_after: float | None) -> AllEndpointsFailed:
+        now = self._pool.time()
+        asked = {record.endpoint for record in self._records}
+        skipped = {
+            member.name: self._notes.get(member.name) or member.why_not(now)
+            for member in self._pool.members.values()
+            if member.name not in asked and self._plan.endpoint in {"", member.name}
+        }
+        return exhausted(tuple(self._records), {name: why for name, why in skipped.items() if why}, retry_after)

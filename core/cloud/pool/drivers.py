@@ -1,0 +1,166 @@
+"""The two ways to carry out a call's commands: in the caller's thread, and on an event loop. No policy here."""
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from core.cloud.pool import telemetry
+from core.cloud.pool.call import Admit, Attempt, Call, CallPlan, Command, Event, Landed, Pause, Success
+from core.cloud.pool.endpoint import ApiEndpoint
+from core.cloud.pool.ledger import Refused
+from core.cloud.pool.member import Member
+from core.cloud.pool.pool import Flight, Pool
+from core.errors import AllEndpointsFailed, InvalidArgument
+
+AsyncWork = Callable[[ApiEndpoint, float], Awaitable[Any]]
+"""Asks an endpoint; the number is the seconds it may take."""
+
+
+def admit(pool: Pool, command: Admit) -> int | Refused:
+    """Take a slot; with a shared ledger this is a short transaction."""
+    return command.member.account.admit(pool.clock, last_resort=command.last_resort)
+
+
+def drive(pool: Pool, plan: CallPlan, func: Callable[[ApiEndpoint], Any], sleep: Callable[[float], None]) -> Success:
+    """Carry out a call in this thread. `func` bounds its own time: a thread cannot be stopped."""
+    call = Call(pool, plan)
+    steps = call.steps()
+    event: Event = None
+    try:
+        while True:
+            command = steps.send(event)
+            if type(command) is Admit:
+                event = admit(pool, command)
+            elif type(command) is Attempt:
+                event = _ask(command.flight, func)
+            elif type(command) is Pause:
+                sleep(command.seconds)
+                event = None
+            else:
+                raise AssertionError("a sync call has nothing under way between its steps")
+    except StopIteration as stop:
+        success: Success = stop.value
+        return success
+    except AllEndpointsFailed as failure:
+        raise failure from call.cause()
+    finally:
+        steps.close()
+
+
+def _ask(flight: Flight, func: Callable[[ApiEndpoint], Any]) -> Landed:
+    span = telemetry.begin(flight.member.endpoint)
+    landed = _asked(flight, func)
+    if span is not None:
+        telemetry.end(span, landed.result, landed.error)
+    return landed
+
+
+def _asked(flight: Flight, func: Callable[[ApiEndpoint], Any]) -> Landed:
+    try:
+        result = func(flight.member.endpoint)
+    except Exception as error:  # noqa: BLE001 - whatever the user's function raises is an outcome
+        return Landed(flight, error=error)
+    if hasattr(type(result), "__await__"):
+        close = getattr(result, "close", None)
+        if close is not None:
+            close()
+        return Landed(
+            flight,
+            error=InvalidArgument("call_with_retry was given an async function.", "use `await acall_with_retry(...)`"),
+        )
+    return Landed(flight, result)
+
+
+async def adrive(pool: Pool, plan: CallPlan, work: AsyncWork) -> Success:
+    """Carry out a call on the running event loop."""
+    call = Call(pool, plan)
+    steps = call.steps()
+    event: Event = None
+    flying: dict[asyncio.Task[Landed], Flight] = {}
+    try:
+        while True:
+            command = steps.send(event)
+            if type(command) is Admit:
+                event = await _admit(pool, command) if pool.shared else admit(pool, command)
+            elif type(command) is Pause:
+                await asyncio.sleep(command.seconds)
+                event = None
+            else:
+                event = await _fly(command, flying, work)
+    except StopIteration as stop:
+        success: Success = stop.value
+        return success
+    except AllEndpointsFailed as failure:
+        raise failure from call.cause()
+    finally:
+        steps.close()
+        for task in flying:
+            task.cancel()
+        if flying:
+            await asyncio.gather(*flying, return_exceptions=True)
+
+
+async def _fly(command: Command, flying: dict[asyncio.Task[Landed], Flight], work: AsyncWork) -> Landed | None:
+    """Start the call that is asked for, if one is, and wait for the first that lands; None when it is time to hedge."""
+    seconds = None
+    if isinstance(command, Attempt):
+        seconds = command.hedge_after
+        if seconds is None and not flying:
+            return await _work(command, work)
+        flying[asyncio.ensure_future(_work(command, work))] = command.flight
+    done, _ = await asyncio.wait(flying, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    for task in done:
+        del flying[task]
+        return task.result()
+    return None
+
+
+def as_work(func: Callable[[ApiEndpoint], Any]) -> AsyncWork:
+    """A user's function, async or not, as async work. A sync one runs in a thread, so that it cannot stop the event loop."""
+    if inspect.iscoroutinefunction(func) or inspect.iscoroutinefunction(getattr(func, "__call__", None)):  # noqa: B004
+
+        def work(endpoint: ApiEndpoint, _seconds: float) -> Awaitable[Any]:
+            awaitable: Awaitable[Any] = func(endpoint)
+            return awaitable
+
+        return work
+
+    async def in_thread(endpoint: ApiEndpoint, _seconds: float) -> Any:
+        result = await asyncio.to_thread(func, endpoint)
+        return await result if inspect.isawaitable(result) else result
+
+    return in_thread
+
+
+async def _admit(pool: Pool, command: Admit) -> int | Refused:
+    """Ask a shared ledger from a thread, because the database may be busy; a slot taken for a caller that left is freed."""
+    asking = asyncio.get_running_loop().run_in_executor(pool.executor, admit, pool, command)
+    try:
+        return await asyncio.shield(asking)
+    except asyncio.CancelledError:
+        asking.add_done_callback(lambda done: _give_back(pool, command.member, done))
+        raise
+
+
+def _give_back(pool: Pool, member: Member, done: asyncio.Future[int | Refused]) -> None:
+    if not done.cancelled() and done.exception() is None and isinstance(token := done.result(), int):
+        pool.abandon(pool.start(member, token))
+
+
+async def _work(command: Attempt, work: AsyncWork) -> Landed:
+    flight = command.flight
+    span = telemetry.begin(flight.member.endpoint)
+    landed = Landed(flight)
+    try:
+        async with asyncio.timeout(command.timeout):
+            landed.result = await work(flight.member.endpoint, command.timeout)
+    except Exception as error:  # noqa: BLE001 - whatever the work raises is an outcome
+        landed.error = error
+    except asyncio.CancelledError as error:
+        if span is not None:
+            telemetry.end(span, None, error)
+        raise
+    if span is not None:
+        telemetry.end(span, landed.result, landed.error)
+    return landed

@@ -1,0 +1,173 @@
+"""The book that all callers of an endpoint share: limiter slots, holds, probes, spending, totals.
+
+One port, two implementations: `memory_ledger.py` for a pool private to its process, `store/pool.py` for one that several processes
+share. The decisions in this file and in `health.py` are pure, and the same code for both.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from core.clock import Clock
+from core.cloud.pool.endpoint import ApiEndpoint
+from core.cloud.pool.health import Health
+from core.cloud.pool.outcome import OutcomeClass
+from core.cloud.pool.tally import DAY, Report, Spending, Tally
+
+PROBE_GRACE = 5.0
+"""Seconds beyond the endpoint's timeout after which a probe that was never heard of again counts as lost."""
+BUSY_POLL = 0.02
+"""Seconds after which a full endpoint is asked again; a call's end is not announced to other processes."""
+
+
+class Refusal(StrEnum):
+    """Why an endpoint does not take a call now."""
+
+    HELD = "held"
+    PROBING = "probing"
+    LIMITED = "rate limit"
+    BUSY = "busy"
+    SPENT = "daily limit"
+    REMOVED = "removed"
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """No slot was taken."""
+
+    why: Refusal
+    until: float
+    """Pool time from which asking again makes sense."""
+    detail: str = ""
+
+
+class Account(Protocol):
+    """The book of one endpoint. Thread-safe."""
+
+    endpoint: ApiEndpoint
+
+    @property
+    def health(self) -> Health:
+        """As this process knows it: exact in a private pool, newest known in a shared one."""
+        ...
+
+    @property
+    def in_flight(self) -> int:
+        """Calls of this process that are under way."""
+        ...
+
+    def admit(self, clock: Clock, *, last_resort: bool = False) -> int | Refused:
+        """Take a slot for one call, or say why not: one step that nobody can come between.
+
+        Returns the call's token. The slot is never given back: once sent, a request counts. `last_resort` ignores a soft hold. The
+        clock is read inside the step: a reading from before a wait for the database would put the start too early.
+        """
+        ...
+
+    def settle(self, token: int, report: Report) -> None:
+        """The call with this token is over. Never blocks and never raises."""
+        ...
+
+    def spending(self, epoch: float) -> Spending: ...
+
+    def used(self, now: float) -> int:
+        """Calls started within the last minute."""
+        ...
+
+    def totals(self) -> Tally: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """An endpoint as it is kept: without its key."""
+
+    endpoint: ApiEndpoint
+    needs_key: bool
+    """It was added with one, so a process that does not have it cannot use the endpoint."""
+
+
+class PoolStore(Protocol):
+    """The endpoints and their books."""
+
+    @property
+    def shared(self) -> bool:
+        """Whether other processes see it; the pool's time is then epoch seconds, else the monotonic clock's."""
+        ...
+
+    def save(self, listing: Listing) -> None:
+        """Add an endpoint, or replace the settings of the one of that name and lift its holds."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """Forget an endpoint and its totals; its slots stay taken until their window is over."""
+        ...
+
+    def endpoints(self) -> list[Listing]:
+        """All endpoints in the order they were first added."""
+        ...
+
+    def version(self) -> int:
+        """A number that grows when an endpoint is saved, removed or reset, by whatever process."""
+        ...
+
+    def open(self, endpoint: ApiEndpoint) -> Account:
+        """The book of a saved endpoint."""
+        ...
+
+    def reset(self, name: str) -> None:
+        """Set an endpoint's totals to zero and lift its holds; slots taken and spending stay."""
+        ...
+
+    def refresh(self) -> None:
+        """Learn what other processes found out about the health of endpoints."""
+        ...
+
+    def flush(self) -> None:
+        """Write down what was settled so far."""
+        ...
+
+
+def over_daily_limit(endpoint: ApiEndpoint, spent: Spending) -> str:
+    """Which daily limit the endpoint has reached, in words; '' for none."""
+    if endpoint.max_requests_per_day and spent.requests >= endpoint.max_requests_per_day:
+        return f"{spent.requests} of {endpoint.max_requests_per_day} requests used today"
+    if endpoint.max_tokens_per_day and spent.tokens >= endpoint.max_tokens_per_day:
+        return f"{spent.tokens} of {endpoint.max_tokens_per_day} tokens used today"
+    if endpoint.max_cost_per_day and spent.cost >= endpoint.max_cost_per_day:
+        return f"{spent.cost:.4g} of {endpoint.max_cost_per_day:g} spent today"
+    return ""
+
+
+def has_daily_limit(endpoint: ApiEndpoint) -> bool:
+    return bool(endpoint.max_requests_per_day or endpoint.max_tokens_per_day or endpoint.max_cost_per_day)
+
+
+def is_unlimited(endpoint: ApiEndpoint) -> bool:
+    """Nothing about it is counted before a call."""
+    return not (endpoint.max_requests_per_minute or endpoint.max_concurrency or has_daily_limit(endpoint))
+
+
+def until_tomorrow(now: float, epoch: float) -> float:
+    """Pool time at which the next UTC day begins."""
+    return now + DAY - epoch % DAY
+
+
+def matters(health: Health, report: Report) -> bool:
+    """Whether a call's end changes anything but totals: most do not."""
+    kind = report.outcome.kind
+    if not health.clean or report.exhausted_for:
+        return True
+    return kind is not OutcomeClass.OK and kind is not OutcomeClass.CALLER_FAULT and kind is not OutcomeClass.CANCELLED
+
+
+def apply(health: Health, token: int, report: Report) -> None:
+    """Change `health` by how a call ended."""
+    health.end(token)
+    kind = report.outcome.kind
+    if kind is OutcomeClass.OK or kind is OutcomeClass.CALLER_FAULT:
+        # An endpoint that calls the request wrong is as much alive as one that answers it.
+        health.succeeded(report.began)
+    elif kind is not OutcomeClass.CANCELLED:
+        health.failed(report.outcome, report.began, report.ended, report.jitter)
+    if report.exhausted_for:
+        health.exhausted(report.ended + report.exhausted_for, report.ended)

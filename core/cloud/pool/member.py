@@ -1,0 +1,148 @@
+"""An endpoint as one pool sees it: its book, and what this process measured of it."""
+
+from core.cloud.pool.endpoint import ApiEndpoint, ApiStatus
+from core.cloud.pool.health import HoldKind
+from core.cloud.pool.latency import PeakEwma, bucket_of, percentile
+from core.cloud.pool.ledger import Account, Refusal, Refused
+from core.cloud.pool.outcome import OutcomeClass
+from core.cloud.pool.retry_budget import RetryBudget
+from core.cloud.pool.tally import Report
+
+DEGRADED_SHARE = 0.25
+"""Share of recent calls that failed from which an endpoint counts as degraded."""
+RECENT = 0.1
+"""Weight of the newest call in that share."""
+
+ENOUGH = 20
+"""Successful calls that make a percentile worth something."""
+FAIR_TIME = 1.0
+
+
+class Member:
+    """One endpoint in the pool. Its numbers are hints for choosing; the account decides."""
+
+    __slots__ = (
+        "_buckets",
+        "account",
+        "blocked",
+        "budget",
+        "endpoint",
+        "failing",
+        "keyless",
+        "last_resort_at",
+        "latency",
+        "name",
+        "needs_key",
+        "ready_at",
+    )
+
+    def __init__(self, endpoint: ApiEndpoint, account: Account, *, needs_key: bool = False) -> None:
+        self.name = endpoint.name
+        self.endpoint = endpoint
+        self.account = account
+        self.latency = PeakEwma()
+        self._buckets: dict[int, int] = {}
+        self.budget = RetryBudget()
+        self.failing = 0.0
+        """Moving share of recent calls that failed."""
+        self.blocked: Refused | None = None
+        """The newest refusal that was not about health."""
+        self.needs_key = needs_key
+        self.keyless = False
+        """It needs a key that this process does not have."""
+        self.ready_at = 0.0
+        """Pool time from which it is worth asking."""
+        self.last_resort_at = 0.0
+        """The same when no other endpoint is left."""
+        self.refresh(0.0)
+
+    @property
+    def in_flight(self) -> int:
+        return self.account.in_flight
+
+    @property
+    def p95(self) -> float | None:
+        """Seconds that 95% of this process's successful calls took at most; None before there were enough to say."""
+        return percentile(self._buckets, 0.95) if sum(self._buckets.values()) >= ENOUGH else None
+
+    @property
+    def fair_time(self) -> float:
+        """Seconds an endpoint must have been given to be blamed for not answering in time."""
+        return min(self.endpoint.timeout, max(FAIR_TIME, 2.0 * (self.p95 or 0.0)))
+
+    def load(self, now: float) -> float:
+        """Expected seconds for a further call."""
+        return self.latency.load(self.account.in_flight, now)
+
+    def refused(self, refused: Refused, now: float) -> None:
+        """The account would not take a call."""
+        if refused.why is Refusal.HELD or refused.why is Refusal.PROBING:
+            self.refresh(now)
+            if self.ready_at <= now:
+                self.ready_at = refused.until
+        else:
+            self.blocked = refused
+            self.refresh(now)
+
+    def refresh(self, now: float) -> None:
+        """Work out `ready_at` after the account's health changed."""
+        health, blocked = self.account.health, self.blocked
+        least = blocked.until if blocked is not None else 0.0
+        if health.failures == 0 and health.held_until == 0.0:
+            self.ready_at = self.last_resort_at = least
+            return
+        self.ready_at = max(least, health.opens_at(0.0))
+        self.last_resort_at = self.ready_at if health.hard else least
+
+    def reset(self) -> None:
+        """Forget what was measured."""
+        self.latency, self.budget, self.failing = PeakEwma(), RetryBudget(), 0.0
+        self._buckets = {}
+        if self.blocked is not None and self.blocked.why is not Refusal.LIMITED:
+            self.blocked = None
+        self.refresh(0.0)
+
+    def observe(self, report: Report, now: float) -> None:
+        """Learn from an attempt that ended."""
+        kind = report.outcome.kind
+        # A failure or an abandoned call took at least this long: left out, an endpoint that fails fast would look fast.
+        self.latency.observe(report.latency, now)
+        if kind is OutcomeClass.OK:
+            bucket = bucket_of(report.latency)
+            self._buckets[bucket] = self._buckets.get(bucket, 0) + 1
+            self.failing -= RECENT * self.failing
+            self.budget.succeeded()
+        elif kind is not OutcomeClass.CANCELLED and kind is not OutcomeClass.CALLER_FAULT:
+            self.failing += RECENT * (1.0 - self.failing)
+            self.budget.failed()
+
+    def status(self, now: float) -> ApiStatus:
+        """In the guide's words."""
+        health = self.account.health
+        if health.kind is HoldKind.RATE_LIMITED and health.held_until > now:
+            return ApiStatus.RATE_LIMITED
+        if not health.clean and health.hard and health.kind is not HoldKind.RATE_LIMITED:
+            return ApiStatus.FAILED
+        if (
+            self.blocked is not None
+            and self.blocked.until > now
+            and self.blocked.why in {Refusal.LIMITED, Refusal.SPENT}
+        ):
+            return ApiStatus.RATE_LIMITED
+        if health.failures or self.failing >= DEGRADED_SHARE:
+            return ApiStatus.DEGRADED
+        return ApiStatus.ACTIVE
+
+    def why_not(self, now: float) -> str:
+        """Why it takes no call now, in words; '' when it does."""
+        if self.keyless:
+            return "its key is not known to this process"
+        blocked, health = self.blocked, self.account.health
+        if blocked is not None and blocked.until > now:
+            more = f" ({blocked.detail})" if blocked.detail else ""
+            return f"{blocked.why}{more}, next slot in {blocked.until - now:.1f}s"
+        if health.held_until > now:
+            return f"held for {health.held_until - now:.1f}s more ({health.kind})"
+        if health.probe and health.probe_until > now:
+            return "another call is testing whether it works again"
+        return ""

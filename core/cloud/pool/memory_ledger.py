@@ -1,0 +1,153 @@
+"""The books of a pool that is private to its process: nothing is written anywhere."""
+
+import itertools
+import threading
+from dataclasses import replace
+
+from core.clock import Clock
+from core.cloud.pool.endpoint import ApiEndpoint
+from core.cloud.pool.health import Health
+from core.cloud.pool.ledger import (
+    BUSY_POLL,
+    PROBE_GRACE,
+    Listing,
+    Refusal,
+    Refused,
+    apply,
+    has_daily_limit,
+    matters,
+    over_daily_limit,
+    until_tomorrow,
+)
+from core.cloud.pool.rate_limit import WINDOW, SlidingWindow
+from core.cloud.pool.tally import Report, Spending, Tally, day_of
+
+
+class MemoryAccount:
+    """An endpoint's book in this process alone."""
+
+    __slots__ = ("_daily", "_lock", "_spent", "_tally", "_tokens", "_window", "endpoint", "health", "in_flight")
+
+    def __init__(self, endpoint: ApiEndpoint, window: float) -> None:
+        self.endpoint = endpoint
+        self.health = Health()
+        self.in_flight = 0
+        self._lock = threading.Lock()
+        self._tokens = itertools.count(1)
+        self._tally = Tally()
+        self._spent = Spending()
+        self._daily = has_daily_limit(endpoint)
+        self._window = SlidingWindow(endpoint.max_requests_per_minute, window)
+
+    def configure(self, endpoint: ApiEndpoint) -> None:
+        """Take over changed settings: what was known of its health belongs to the old ones."""
+        with self._lock:
+            self.endpoint = endpoint
+            self.health = Health()
+            self._daily = has_daily_limit(endpoint)
+            self._window.limit = endpoint.max_requests_per_minute
+
+    def admit(self, clock: Clock, *, last_resort: bool = False) -> int | Refused:
+        with self._lock:
+            now, epoch = clock.monotonic(), clock.now()
+            health, endpoint = self.health, self.endpoint
+            clean = health.failures == 0 and health.held_until == 0.0
+            if not clean:
+                opens = health.opens_at(now, last_resort=last_resort)
+                if opens > now:
+                    return Refused(Refusal.HELD if health.held_until > now else Refusal.PROBING, opens)
+            if endpoint.max_concurrency and self.in_flight >= endpoint.max_concurrency:
+                return Refused(Refusal.BUSY, now + BUSY_POLL)
+            spent = self._today(epoch)
+            if self._daily:
+                over = over_daily_limit(endpoint, spent)
+                if over:
+                    return Refused(Refusal.SPENT, until_tomorrow(now, epoch), over)
+            window = self._window
+            if window.limit:
+                free = window.free_at(now)
+                if free > now:
+                    return Refused(Refusal.LIMITED, free)
+                window.take(now)
+            spent.requests += 1
+            token = next(self._tokens)
+            if not clean:
+                health.begin(token, now + endpoint.timeout + PROBE_GRACE)
+            self.in_flight += 1
+            return token
+
+    def settle(self, token: int, report: Report) -> None:
+        with self._lock:
+            self.in_flight -= 1
+            self._tally.add(report)
+            if report.tokens_in or report.tokens_out:
+                spent = self._today(report.at)
+                spent.tokens += report.tokens_in + report.tokens_out
+                spent.cost += report.cost
+            if matters(self.health, report):
+                apply(self.health, token, report)
+
+    def spending(self, epoch: float) -> Spending:
+        with self._lock:
+            return replace(self._today(epoch))
+
+    def used(self, now: float) -> int:
+        with self._lock:
+            return self._window.used(now)
+
+    def totals(self) -> Tally:
+        with self._lock:
+            return self._tally.copy()
+
+    def reset(self) -> None:
+        with self._lock:
+            self._tally = Tally()
+            self.health = Health()
+
+    def _today(self, epoch: float) -> Spending:
+        day = day_of(epoch)
+        if self._spent.day != day:
+            self._spent = Spending(day)
+        return self._spent
+
+
+class MemoryPoolStore:
+    """Endpoints and books in this process alone."""
+
+    shared = False
+
+    def __init__(self, window: float = WINDOW) -> None:
+        self._window = window
+        self._listings: dict[str, Listing] = {}
+        self._accounts: dict[str, MemoryAccount] = {}
+
+    def save(self, listing: Listing) -> None:
+        endpoint = listing.endpoint
+        self._listings[endpoint.name] = listing
+        account = self._accounts.get(endpoint.name)
+        if account is None:
+            self._accounts[endpoint.name] = MemoryAccount(endpoint, self._window)
+        else:
+            account.configure(endpoint)
+
+    def remove(self, name: str) -> None:
+        self._listings.pop(name, None)
+        self._accounts[name].reset()
+
+    def endpoints(self) -> list[Listing]:
+        return list(self._listings.values())
+
+    def version(self) -> int:
+        return 0
+
+    def open(self, endpoint: ApiEndpoint) -> MemoryAccount:
+        return self._accounts[endpoint.name]
+
+    def reset(self, name: str) -> None:
+        self._accounts[name].reset()
+
+    def refresh(self) -> None:
+        """There is nobody else."""
+
+    def flush(self) -> None:
+        """Nothing is ever behind."""

@@ -1,0 +1,133 @@
+"""The pool's state in one process: its members, and what a call does to them."""
+
+import logging
+import random
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from core.clock import Clock
+from core.cloud.pool.hedge import HedgeBudget
+from core.cloud.pool.member import Member
+from core.cloud.pool.outcome import CANCELLED, OK, Outcome
+from core.cloud.pool.selection import Roster
+from core.cloud.pool.tally import Report
+from core.errors import UnknownEndpoint
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class Flight:
+    """A call to one endpoint that is under way."""
+
+    member: Member
+    token: int
+    began: float
+    """Pool time at which it was admitted."""
+    started: float
+    """Monotonic."""
+    hedge: bool = False
+    allowed: float = 0.0
+    """Seconds it was given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What an answer says about itself."""
+
+    tokens_in: int = 0
+    tokens_out: int = 0
+    exhausted_for: float | None = None
+
+
+NO_USAGE = Usage()
+
+
+class Pool:
+    """Members by name and everything a call needs to decide. Members are replaced, never changed, when settings change."""
+
+    def __init__(self, clock: Clock, rng: random.Random, redact: Callable[[str], str], *, shared: bool) -> None:
+        self.clock, self.rng = clock, rng
+        self.shared = shared
+        """Its books are in a database, so that asking them may take a while."""
+        self.redact = redact
+        self.time: Callable[[], float] = clock.now if shared else clock.monotonic
+        self.members: dict[str, Member] = {}
+        self.roster = Roster((), rng)
+        self.hedges = HedgeBudget()
+        self._executor: ThreadPoolExecutor | None = None
+
+    @property
+    def executor(self) -> ThreadPoolExecutor:
+        """The thread in which async callers ask a shared ledger: one, because writers take turns anyway."""
+        if self._executor is None:
+            self._executor = ThreadPoolExecutor(1, "pool-ledger")
+        return self._executor
+
+    def install(self, members: Iterable[Member]) -> None:
+        """These are the pool's members from now on."""
+        self.members = {member.name: member for member in members}
+        self.roster = Roster((member for member in self.members.values() if not member.keyless), self.rng)
+
+    def only(self, name: str) -> Roster:
+        """A roster of one. Raises UnknownEndpoint."""
+        member = self.get(name)
+        return Roster(() if member.keyless else (member,), self.rng)
+
+    def get(self, name: str) -> Member:
+        """The member of that name. Raises UnknownEndpoint, naming those there are."""
+        member = self.members.get(name)
+        if member is None:
+            known = ", ".join(sorted(self.members)[:20]) or "none yet"
+            raise UnknownEndpoint(
+                f"There is no endpoint named {name[:100]!r}.", f"use one of: {known}; or add it with add_endpoint"
+            )
+        return member
+
+    def start(self, member: Member, token: int, *, hedge: bool = False) -> Flight:
+        """A call that the member's account admitted begins."""
+        now = self.time()
+        if not member.account.health.clean:
+            member.refresh(now)
+        return Flight(member, token, now, self.clock.monotonic(), hedge)
+
+    def settle(self, flight: Flight, outcome: Outcome, error: str = "", usage: Usage = NO_USAGE) -> float:
+        """A call is over; returns its latency in seconds."""
+        member, now = flight.member, self.time()
+        latency = max(0.0, self.clock.monotonic() - flight.started)
+        tokens = usage.tokens_in or usage.tokens_out
+        report = Report(
+            outcome,
+            flight.began,
+            now,
+            self.clock.now(),
+            latency,
+            usage.tokens_in,
+            usage.tokens_out,
+            member.endpoint.cost(usage.tokens_in, usage.tokens_out) if tokens else 0.0,
+            error,
+            usage.exhausted_for,
+            0.0 if outcome is OK else self.rng.uniform(-1.0, 1.0),
+        )
+        account = member.account
+        clean = account.health.clean
+        hard = not clean and account.health.hard
+        account.settle(flight.token, report)
+        member.observe(report, now)
+        # Another thread may have changed the health meanwhile, so it is read again.
+        clean_now = account.health.clean
+        if not (clean and clean_now):
+            member.refresh(now)
+            if hard and clean_now:
+                member.budget.refill()
+                log.debug("%s works again", member.name)
+        return latency
+
+    def abandon(self, flight: Flight) -> float:
+        """A call was cancelled: nothing is known but that it took this long."""
+        return self.settle(flight, CANCELLED)
+
+    def close(self) -> None:
+        if self._executor is not None:
+            self._executor.shutdown()

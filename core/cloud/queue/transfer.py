@@ -1,0 +1,202 @@
+"""The queue as JSON Lines and back: a header line, then a task a line with its attempts, in the order of publication."""
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO
+
+from core.clock import to_iso
+from core.cloud.queue.submission import ARGUMENTS, from_arguments, new_task
+from core.cloud.store.base import RestoredTask, TaskStore
+from core.cloud.task import FINAL, Attempt, AttemptOutcome, TaskStatus, parse_status
+from core.errors import InvalidArgument
+from core.json_types import Json, JsonObject, dumps, loads
+
+FORMAT = "heablcoin-cloud tasks"
+VERSION = 1
+BATCH = 500
+LONGEST_LINE = 16 * 1024 * 1024
+"""Bytes: more than the largest task with its result and attempts."""
+
+
+def write_tasks(tasks: TaskStore, file: str | Path | IO[bytes], now: float) -> int:
+    """Write every task; returns how many. A path is replaced only once all is written, and is for this user alone."""
+    count = 0
+    with _writing(file) as out:
+        _write_line(out, {"format": FORMAT, "version": VERSION, "exported_at": to_iso(now)})
+        cursor = ""
+        while True:
+            page = tasks.dump(cursor, BATCH)
+            for task in page.tasks:
+                history: list[Json] = [each.to_dict() for each in tasks.attempts(task.task_id)]
+                _write_line(out, {**task.to_dict(), "history": history})
+            count += len(page.tasks)
+            cursor = page.next_cursor
+            if not cursor:
+                return count
+
+
+def read_tasks(tasks: TaskStore, lines: Iterable[bytes], now: float) -> int:
+    """Add the tasks of an export that are not there yet; returns how many. Each 500 are added whole or not at all.
+
+    Raises InvalidArgument, naming the line, for what is not an export or clashes with a task that is there.
+    """
+    added, batch = 0, list[RestoredTask]()
+    for number, record in _records(lines):
+        try:
+            batch.append(restored(record, now))
+        except InvalidArgument as error:
+            raise InvalidArgument(f"Line {number}: {error.message}", error.fix) from error
+        if len(batch) == BATCH:
+            added += sum(each.created for each in tasks.restore(batch, now))
+            batch.clear()
+    return added + sum(each.created for each in tasks.restore(batch, now))
+
+
+def _records(lines: Iterable[bytes]) -> Iterator[tuple[int, Mapping[str, object]]]:
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            raise InvalidArgument(f"Line {number} is not JSON.", "give a file that export wrote.") from None
+        if not isinstance(record, dict) or (number == 1 and record.get("format") != FORMAT):
+            raise InvalidArgument("This is not an export of the queue.", "give a file that export wrote.")
+        if number == 1:
+            if record.get("version") != VERSION:
+                raise InvalidArgument(
+                    f"The export has version {str(record.get('version'))[:20]}; this program reads {VERSION}.",
+                    "upgrade heablcoin-cloud.",
+                )
+            continue
+        yield number, record
+
+
+def restored(record: Mapping[str, object], now: float) -> RestoredTask:
+    """A task from one record of an export (`Task.to_dict` with `history`); InvalidArgument for what cannot be one."""
+    task_id = record.get("task_id")
+    if not isinstance(task_id, str) or not 1 <= len(task_id) <= 100 or not task_id.isprintable():
+        raise InvalidArgument("The record has no usable task_id.", "give a file that export wrote.")
+    arguments = {name: record[name] for name in ARGUMENTS if name in record and name not in ("delay", "expires_in")}
+    said = from_arguments(arguments, f"Task {task_id}")
+    new = new_task(said, task_id, now, checked_references=True)
+    status = parse_status(str(record.get("status", TaskStatus.PENDING)))
+    created_at = _moment(record, "created_at")
+    completed_at = _moment(record, "completed_at")
+    history = record.get("history") or []
+    if not isinstance(history, list):
+        raise InvalidArgument("The record's history is not a list.", "give a file that export wrote.")
+    error = record.get("error")
+    return RestoredTask(
+        task=new,
+        status=status if status in FINAL else TaskStatus.PENDING,
+        created_at=now if created_at is None else created_at,
+        run_at=_moment(record, "run_at"),
+        expires_at=_moment(record, "expires_at"),
+        started_at=_moment(record, "started_at"),
+        ended_at=(now if completed_at is None else completed_at) if status in FINAL else None,
+        attempts=tuple(_attempt(each, now) for each in history),
+        interruptions=_count(record, "interruptions"),
+        result=dumps(record.get("result"), "result") if status is TaskStatus.COMPLETED else None,
+        error=None if error is None else str(error),
+    )
+
+
+def _attempt(record: object, now: float) -> Attempt:
+    if not isinstance(record, Mapping):
+        raise InvalidArgument("An attempt in the history is not an object.", "give a file that export wrote.")
+    started_at = _moment(record, "started_at")
+    ended_at = _moment(record, "ended_at")
+    number = _count(record, "number")
+    try:
+        outcome = AttemptOutcome(str(record.get("outcome")))
+    except ValueError:
+        raise InvalidArgument(
+            "An attempt in the history has no known outcome.", "give a file that export wrote."
+        ) from None
+    if outcome is AttemptOutcome.RUNNING:
+        outcome = AttemptOutcome.INTERRUPTED
+    error = record.get("error")
+    return Attempt(
+        number,
+        str(record.get("worker", "")),
+        datetime.fromtimestamp(now if started_at is None else started_at, UTC),
+        datetime.fromtimestamp(now if ended_at is None else ended_at, UTC),
+        outcome,
+        None if error is None else str(error),
+    )
+
+
+def _count(record: Mapping[str, object], name: str) -> int:
+    value = record.get(name, 0)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1_000_000_000:
+        raise InvalidArgument(f"{name} is not a count.", "give a file that export wrote.")
+    return value
+
+
+def _moment(record: Mapping[str, object], name: str) -> float | None:
+    value = record.get(name)
+    if value is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(str(value))
+        if moment.tzinfo is None:
+            raise ValueError(name)
+        return moment.timestamp()
+    except (ValueError, OverflowError):
+        raise InvalidArgument(
+            f"{name} is not a time.", "write ISO 8601 with a zone, such as 2026-11-23T20:00:00Z."
+        ) from None
+
+
+@contextmanager
+def _writing(file: str | Path | IO[bytes]) -> Iterator[IO[bytes]]:
+    if not isinstance(file, (str, Path)):
+        yield file
+        return
+    target = Path(file)
+    unfinished = target.with_name(target.name + ".unfinished")
+    try:
+        descriptor = os.open(unfinished, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
+    except OSError as error:
+        raise InvalidArgument(
+            f"The file {target} cannot be written ({error.strerror}).", "give another path."
+        ) from error
+    try:
+        with os.fdopen(descriptor, "wb") as out:
+            yield out
+        unfinished.replace(target)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+
+
+def _write_line(out: IO[bytes], record: JsonObject) -> None:
+    out.write(dumps(record).encode() + b"\n")
+
+
+@contextmanager
+def reading(file: str | Path | IO[bytes]) -> Iterator[IO[bytes]]:
+    """The file opened, or the stream given. Raises InvalidArgument for one that cannot be read."""
+    if not isinstance(file, (str, Path)):
+        yield file
+        return
+    with ExitStack() as stack:
+        try:
+            stream = stack.enter_context(Path(file).open("rb"))
+        except OSError as error:
+            raise InvalidArgument(f"The file {file} cannot be read ({error.strerror}).", "check its path.") from error
+        yield stream
+
+
+def is_export(first_line: bytes) -> bool:
+    """True for the header line of an export."""
+    try:
+        header = loads(first_line.decode())
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(header, dict) and header.get("format") == FORMAT

@@ -1,0 +1,126 @@
+"""Attempts in flight: what this process holds, and who settles each of them, once."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from enum import Enum
+from typing import Protocol
+
+from core.cloud.handlers.registry import Handler
+from core.cloud.running.task_context import TaskContext
+from core.cloud.store.base import Claim
+from core.json_types import Json
+
+FlightKey = tuple[str, int]
+"""Task id and attempt number: the fence of one lease."""
+
+
+class StopReason(Enum):
+    """Why an attempt is to stop before its handler is done."""
+
+    TIMEOUT = "timed out"
+    LOST = "no longer ours"
+    CUT = "cut off"
+
+
+class Cancels(Protocol):
+    """The event loop that an async attempt runs on."""
+
+    def cancel(self, flight: "Flight") -> None: ...
+
+    def recall(self) -> "list[Flight]": ...
+
+    def close(self) -> None: ...
+
+
+class Flight:
+    """One attempt, from its claim to its settlement. A plain record: Flights, Executor and Lane act on it."""
+
+    __slots__ = (
+        "begun",
+        "boarded_at",
+        "cancel_seen",
+        "claim",
+        "context",
+        "handler",
+        "key",
+        "kill",
+        "lane",
+        "launched",
+        "payload",
+        "settled",
+        "stop_reason",
+        "task",
+        "timeout",
+    )
+
+    def __init__(self, claim: Claim, handler: Handler, boarded_at: float) -> None:
+        self.claim = claim
+        self.handler = handler
+        self.key: FlightKey = (claim.task_id, claim.attempt)
+        self.payload: Json = None
+        self.context: TaskContext | None = None
+        self.timeout = claim.timeout if claim.timeout is not None else handler.timeout
+        self.boarded_at = boarded_at
+        """Monotonic."""
+        self.launched = False
+        """True once it has a slot; until then it was only claimed."""
+        self.settled = False
+        self.stop_reason: StopReason | None = None
+        self.lane: Cancels | None = None
+        """The event loop it was given to, when its handler is async."""
+        self.begun = False
+        """True once its event loop has made its first step."""
+        self.task: asyncio.Task[None] | None = None
+        self.cancel_seen = False
+        """True once its event loop has acted on a cancellation."""
+        self.kill: Callable[[], None] | None = None
+        """Kills its child process, when it has one."""
+
+    def unwanted(self) -> bool:
+        """True once its result is no longer wanted."""
+        return self.stop_reason is not None
+
+
+class Flights:
+    """The attempts this process holds. Thread-safe; each flight is taken out exactly once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._empty = threading.Condition(self._lock)
+        self._held: dict[FlightKey, Flight] = {}
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def add(self, flight: Flight) -> None:
+        with self._lock:
+            self._held[flight.key] = flight
+
+    def take(self, flight: Flight) -> bool:
+        """Take it out to settle it; False when somebody already did, and then its result counts for nothing."""
+        with self._lock:
+            if flight.settled:
+                return False
+            flight.settled = True
+            del self._held[flight.key]
+            if not self._held:
+                self._empty.notify_all()
+            return True
+
+    def wait_until_empty(self, timeout: float) -> bool:
+        """Wait up to `timeout` seconds until nothing is in flight; True when that came."""
+        with self._lock:
+            return self._empty.wait_for(lambda: not self._held, timeout)
+
+    def get(self, key: FlightKey) -> Flight | None:
+        return self._held.get(key)
+
+    def all(self) -> list[Flight]:
+        with self._lock:
+            return list(self._held.values())
+
+    def of_tasks(self, task_ids: tuple[str, ...]) -> list[Flight]:
+        """Those that run one of these tasks."""
+        wanted = set(task_ids)
+        return [flight for flight in self.all() if flight.claim.task_id in wanted]

@@ -1,0 +1,130 @@
+"""The thread that tells the store what is in flight: leases renewed, progress noted, the process alive."""
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+
+from core.clock import Clock
+from core.cloud.running.flight import Flight, FlightKey, Flights
+from core.cloud.store.base import TaskStore
+from core.errors import StoreError
+from core.failpoints import failpoint
+
+log = logging.getLogger(__name__)
+
+PROGRESS_INTERVAL = 0.25
+"""Seconds between two writes of progress, whatever the handlers report."""
+
+Lost = Callable[[Flight], None]
+
+
+class LeaseKeeper:
+    """Renews every third of a lease, from its own thread, so that a handler that blocks costs nobody a lease."""
+
+    def __init__(
+        self,
+        tasks: TaskStore,
+        flights: Flights,
+        unsettled: Callable[[], list[FlightKey]],
+        *,
+        worker: str,
+        lease: float,
+        clock: Clock,
+        lost: Lost,
+        beat: Callable[[], None],
+        announce: Callable[[Sequence[str]], None],
+    ) -> None:
+        self._tasks = tasks
+        self._flights = flights
+        self._unsettled = unsettled
+        self._worker = worker
+        self._lease = lease
+        self._clock = clock
+        self._lost = lost
+        self._beat = beat
+        self._announce = announce
+        self._changed = threading.Condition(threading.RLock())
+        self._progress: dict[FlightKey, tuple[Flight, float | None, str]] = {}
+        self._asked = False
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="heablcoin-leases", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def check(self) -> None:
+        """Renew at once: somebody else may have changed what we hold. Never waits."""
+        with self._changed:
+            self._asked = True
+            self._changed.notify()
+
+    def report(self, flight: Flight, share: float | None, message: str) -> None:
+        """Have the latest progress of an attempt written soon. Never waits."""
+        with self._changed:
+            first = not self._progress
+            self._progress[flight.key] = (flight, share, message)
+            if first:
+                self._changed.notify()
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+
+    def _run(self) -> None:
+        renew_at = self._clock.monotonic() + self._lease / 3
+        write_at = float("-inf")
+        while True:
+            with self._changed:
+                now = self._clock.monotonic()
+                wake_at = min(renew_at, write_at) if self._progress else renew_at
+                if not self._closed and not self._asked and wake_at > now:
+                    self._changed.wait(wake_at - now)
+                if self._closed:
+                    return
+                now = self._clock.monotonic()
+                renewing = self._asked or now >= renew_at
+                self._asked = False
+                reports = {}
+                if self._progress and now >= write_at:
+                    reports, self._progress = self._progress, {}
+            if reports:
+                write_at = now + PROGRESS_INTERVAL
+                self._guarded(self._write, list(reports.values()))
+            if renewing:
+                renew_at = self._clock.monotonic() + self._lease / 3
+                self._guarded(self._renew)
+                self._guarded(self._beat)
+
+    def _guarded(self, action: Callable[..., None], *arguments: object) -> None:
+        try:
+            action(*arguments)
+        except StoreError as error:
+            log.warning("the queue's store is in trouble: %s", error.message)
+        except Exception:
+            log.exception("keeping the leases failed; trying again")
+
+    def _renew(self) -> None:
+        failpoint("before_renew")
+        held = [flight.key for flight in self._flights.all()]
+        held.extend(self._unsettled())
+        if not held:
+            return
+        lost = self._tasks.renew(self._worker, held, self._lease, self._clock.now())
+        for key in lost:
+            flight = self._flights.get(key)
+            if flight is not None:
+                self._lost(flight)
+
+    def _write(self, reports: list[tuple[Flight, float | None, str]]) -> None:
+        written = []
+        for flight, share, message in reports:
+            if flight.settled:
+                continue
+            claim = flight.claim
+            if self._tasks.progress(claim.task_id, claim.attempt, self._worker, share, message):
+                written.append(claim.task_id)
+            elif not flight.settled:
+                self._lost(flight)
+        if written:
+            self._announce(written)

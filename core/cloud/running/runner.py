@@ -1,0 +1,246 @@
+"""Runs tasks: claim -> run (timeout, progress, renewed lease) -> settle (fenced).
+
+`exchanger.py` settles what finished and claims what is next in one transaction, `executor.py` runs it, `watchdog.py`
+keeps the deadlines, `lease_keeper.py` the leases and `maintenance.py` the queue: each from a thread of its own that no
+handler can hold up. The runner here starts them, connects them and ends them.
+"""
+
+import logging
+import os
+import random
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from functools import partial
+
+from core.clock import Clock, SystemClock
+from core.cloud.handlers.registry import HandlerRegistry
+from core.cloud.running.announcer import Announcer
+from core.cloud.running.exchanger import Exchanger
+from core.cloud.running.executor import Executor
+from core.cloud.running.flight import Flight, Flights, StopReason
+from core.cloud.running.lease_keeper import LeaseKeeper
+from core.cloud.running.maintenance import Maintenance, standard_duties
+from core.cloud.running.outcome import Outcomes
+from core.cloud.running.retry import RetryPolicy
+from core.cloud.running.wakeup import Signal, WakeUp
+from core.cloud.running.watchdog import Watchdog
+from core.cloud.store.base import Claim, Settlement, Store, WorkerInfo
+from core.errors import HeablcoinError, InvalidArgument
+
+log = logging.getLogger(__name__)
+
+LAST_WORDS = 0.4
+"""Seconds beyond the grace that `stop` may take to write what ended and give back the rest."""
+
+
+def new_worker_id() -> str:
+    """A name for this process in the worker table: host, process id, and a part that no restart repeats."""
+    return f"{socket.gethostname()[:40]}-{os.getpid()}-{random.SystemRandom().randrange(16**6):06x}"
+
+
+class TaskRunner:
+    """The part of a process that runs tasks. Thread-safe; all its threads are daemons.
+
+    `concurrency` attempts run at once. `lease` is how many seconds after the death of this process its tasks are given
+    to others. `wakeup` is shared with the publisher of this process, so that a publish starts a task at once.
+    `maintenance` is this process's share in the upkeep; None makes one with the standard duties.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        handlers: HandlerRegistry,
+        *,
+        wakeup: WakeUp | None = None,
+        concurrency: int = 10,
+        lease: float = 30.0,
+        poll_interval: float = 1.0,
+        retry: RetryPolicy | None = None,
+        maintenance: Maintenance | None = None,
+        clock: Clock | None = None,
+        rng: random.Random | None = None,
+        worker_id: str | None = None,
+    ) -> None:
+        if concurrency < 0 or lease <= 0 or poll_interval <= 0:
+            raise InvalidArgument(
+                f"A runner cannot have concurrency={concurrency}, lease={lease}, poll_interval={poll_interval}.",
+                "use a concurrency of 0 (run nothing, hear of everything) or more, and seconds above 0.",
+            )
+        clock = clock or SystemClock()
+        rng = rng or random.Random()
+        self.worker_id = worker_id or new_worker_id()
+        self._store = store
+        self._handlers = handlers
+        self._clock = clock
+        self._owns_wakeup = wakeup is None
+        self._wakeup = wakeup or WakeUp(store.workers, clock=clock)
+        self._lock = threading.Lock()
+        self._state = "new"
+        self._stopped = threading.Event()
+        self._started_at = clock.now()
+        self._runs = concurrency > 0
+        self._unsubscribe = _nothing
+        self._flights = Flights()
+        self._watchdog = Watchdog(clock)
+        self._announcer = Announcer(self._wakeup, self._watchdog, clock, origin=self)
+        self._exchanger = Exchanger(
+            store.tasks,
+            handlers,
+            self._flights,
+            worker=self.worker_id,
+            concurrency=concurrency,
+            lease=lease,
+            poll_interval=poll_interval,
+            clock=clock,
+            rng=rng,
+            dispatch=self._dispatch,
+            announce=self._announce,
+        )
+        self._keeper = LeaseKeeper(
+            store.tasks,
+            self._flights,
+            self._exchanger.unsettled,
+            worker=self.worker_id,
+            lease=lease,
+            clock=clock,
+            lost=self._lose,
+            beat=self._beat,
+            announce=partial(self._announcer.tell, work=False),
+        )
+        self._executor = Executor(
+            store.tasks,
+            handlers,
+            self._flights,
+            Outcomes(self.worker_id, retry or RetryPolicy(), clock, rng),
+            self._watchdog,
+            clock=clock,
+            concurrency=concurrency,
+            settle=self._exchanger.settle,
+            report=self._keeper.report,
+        )
+        self._maintenance = maintenance or Maintenance(
+            store, standard_duties(store.tasks), worker=self.worker_id, wakeup=self._wakeup, clock=clock
+        )
+
+    @property
+    def running(self) -> bool:
+        """True between `start` and `stop`."""
+        return self._state == "running"
+
+    @property
+    def in_flight(self) -> int:
+        """How many attempts run now."""
+        return len(self._flights)
+
+    def start(self) -> None:
+        """Begin to claim and run tasks; a second call does nothing.
+
+        Raises StoreError when the store is unusable, InvalidArgument when the runner was stopped before.
+        """
+        with self._lock:
+            if self._state == "running":
+                return
+            if self._state == "stopped":
+                raise InvalidArgument("This runner was stopped.", "make a new TaskRunner.")
+            self._wakeup.listen()
+            self._register()
+            self._wakeup.notify(work=False, origin=self)
+            self._unsubscribe = self._wakeup.subscribe(self._on_signal)
+            self._state = "running"
+            self._keeper.start()
+            self._exchanger.start()
+            self._maintenance.start()
+        log.info("runner %s started: %s", self.worker_id, ", ".join(self._offers()) or "runs nothing")
+
+    def stop(self, grace_seconds: float = 3.0) -> None:
+        """Stop claiming, cancel what runs, give the rest back; returns within `grace_seconds` and half a second.
+
+        Async handlers are cancelled and child processes killed at once; sync handlers see `context.cancelled` and have
+        the grace to end. What has not ended by then is given back as interrupted, which is free. Idempotent, from any
+        thread; a second caller waits for the first.
+
+        A program whose handlers may be stuck should then leave by `os._exit`, as the server does: all threads here are
+        daemons, but CPython can hang while it finalizes beside threads that still spin.
+        """
+        with self._lock:
+            state, self._state = self._state, "stopped"
+        if state == "new":
+            self._stopped.set()
+        if state != "running":
+            self._stopped.wait(grace_seconds + LAST_WORDS)
+            return
+        grace_end = time.monotonic() + max(0.0, grace_seconds)
+        self._unsubscribe()
+        self._exchanger.stop_claiming()
+        self._executor.stop_all()
+        self._flights.wait_until_empty(grace_end - time.monotonic())
+        end = time.monotonic() + LAST_WORDS
+        self._executor.conclude_all()
+        self._keeper.close()
+        self._exchanger.close()
+        if self._exchanger.join(end - time.monotonic()):
+            farewell = threading.Thread(target=self._farewell, name="heablcoin-farewell", daemon=True)
+            farewell.start()
+            farewell.join(max(0.0, end - time.monotonic()))
+        else:
+            log.warning("the queue's store is slow; what was not written is given back when its lease ends")
+        self._watchdog.close()
+        self._executor.close()
+        self._stopped.set()
+        log.info("runner %s stopped", self.worker_id)
+
+    def _farewell(self) -> None:
+        """What is polite but not necessary: leases and rows left behind end by themselves."""
+        try:
+            self._store.tasks.release(self.worker_id, self._clock.now())
+            self._store.workers.forget(self.worker_id)
+            self._maintenance.stop()
+            self._announcer.flush()
+            self._wakeup.notify(origin=self)
+        except HeablcoinError as error:
+            log.warning("the runner could not say goodbye: %s", error.message)
+        if self._owns_wakeup:
+            self._wakeup.close()
+
+    def _register(self) -> None:
+        self._store.workers.register(
+            WorkerInfo(
+                worker=self.worker_id,
+                pid=os.getpid(),
+                host=socket.gethostname(),
+                wake_port=self._wakeup.port,
+                capabilities=self._offers(),
+                started_at=self._started_at,
+                seen_at=self._clock.now(),
+            )
+        )
+
+    def _offers(self) -> tuple[str, ...]:
+        return tuple(sorted(self._handlers.capabilities())) if self._runs else ()
+
+    def _beat(self) -> None:
+        self._register()
+        self._executor.inspect()
+
+    def _on_signal(self, signal: Signal) -> None:
+        if signal.origin is self:
+            return
+        if signal.work:
+            self._exchanger.look()
+        if signal.task_ids and len(self._flights) and self._flights.of_tasks(signal.task_ids):
+            self._keeper.check()
+
+    def _dispatch(self, claims: Sequence[Claim]) -> None:
+        self._executor.start(claims)
+
+    def _lose(self, flight: Flight) -> None:
+        self._executor.stop(flight, StopReason.LOST)
+
+    def _announce(self, settlements: Sequence[Settlement]) -> None:
+        self._announcer.tell([each.task_id for each in settlements], work=True)
+
+
+def _nothing() -> None:
+    return None
