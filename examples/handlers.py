@@ -7,7 +7,7 @@ import asyncio
 import statistics
 
 from core.cloud.enhanced_publisher import EnhancedCloudTaskPublisher
-from core.cloud.running.task_context import TaskContext
+from core.cloud.handlers.task_context import TaskContext
 from core.errors import Permanent, RetryLater
 from core.json_types import Json, JsonObject
 

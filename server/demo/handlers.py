@@ -9,7 +9,7 @@ from pathlib import Path
 
 from core.cloud.api_manager import ApiManager
 from core.cloud.enhanced_publisher import EnhancedCloudTaskPublisher
-from core.cloud.running.task_context import TaskContext
+from core.cloud.handlers.task_context import TaskContext
 from core.errors import Permanent
 from core.json_types import Json, JsonObject
 from server.demo.pdf import text_to_pdf

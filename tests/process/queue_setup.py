@@ -8,7 +8,7 @@ import pytest
 
 from core.cloud.enhanced_publisher import EnhancedCloudTaskPublisher
 from core.cloud.handlers.registry import HandlerRegistry
-from core.cloud.running.retry import RetryPolicy
+from core.cloud.retry import RetryPolicy
 from core.cloud.running.runner import TaskRunner
 from core.cloud.store import open_store
 from core.cloud.task import Task

@@ -16,8 +16,8 @@ from typing import Any
 
 from core.cloud.enhanced_publisher import EnhancedCloudTaskPublisher
 from core.cloud.handlers.files import load_handlers
+from core.cloud.retry import RetryPolicy
 from core.cloud.running.maintenance import Maintenance, TaskUpkeep
-from core.cloud.running.retry import RetryPolicy
 from core.cloud.running.runner import TaskRunner, new_worker_id
 from tests.support.waiting import wait_until
 

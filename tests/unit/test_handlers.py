@@ -5,7 +5,7 @@ import functools
 import pytest
 
 from core.cloud.handlers.registry import HandlerRegistry
-from core.cloud.running.task_context import TaskContext
+from core.cloud.handlers.task_context import TaskContext
 from core.errors import InvalidArgument, NoHandler, StoreBusy
 
 

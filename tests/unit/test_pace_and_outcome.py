@@ -6,10 +6,10 @@ import pytest
 
 from core.clock import ManualClock
 from core.cloud.handlers.registry import HandlerRegistry
+from core.cloud.retry import RetryPolicy
 from core.cloud.running.flight import Flight, Flights
 from core.cloud.running.outcome import Outcomes, describe, result_text
 from core.cloud.running.pace import Pace
-from core.cloud.running.retry import RetryPolicy
 from core.cloud.store.base import Claim
 from core.errors import InvalidArgument, Permanent
 from core.redaction import KNOWN_SECRETS

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from core.cloud.running.retry import GIVE_UP, LONGEST_WAIT, RetryPolicy, decide, retries_used, retry_after_of
+from core.cloud.retry import GIVE_UP, LONGEST_WAIT, RetryPolicy, decide, retries_used, retry_after_of
 from core.errors import AllEndpointsFailed, InvalidArgument, Permanent, RetryLater, UrlRefused
 
 POLICY = RetryPolicy()

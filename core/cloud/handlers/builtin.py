@@ -5,7 +5,7 @@ from typing import Final
 
 from core.cloud.handlers.http_request import register_http_request
 from core.cloud.handlers.registry import HandlerRegistry
-from core.cloud.running.task_context import TaskContext
+from core.cloud.handlers.task_context import TaskContext
 from core.errors import Permanent
 from core.json_types import Json
 from core.network import UrlPolicy

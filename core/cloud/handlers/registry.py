@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
+from core.cloud.handlers.task_context import TaskContext
 from core.cloud.queue.submission import check_name
-from core.cloud.running.task_context import TaskContext
 from core.errors import HeablcoinError, InvalidArgument, NoHandler
 from core.json_types import Json
 
@@ -101,7 +101,7 @@ class HandlerRegistry:
             capabilities=capabilities,
         )
         if isolation == "process":
-            from core.cloud.running.isolation import address_of
+            from core.cloud.handlers.address import address_of
 
             address_of(name, func)
         with self._lock:

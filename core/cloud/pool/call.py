@@ -23,7 +23,7 @@ from core.cloud.pool.member import Member
 from core.cloud.pool.outcome import OK, Outcome, OutcomeClass, classify, exhausted_for, headers_of
 from core.cloud.pool.pool import NO_USAGE, Flight, Pool, Usage
 from core.cloud.pool.selection import Roster
-from core.cloud.running.retry import RetryPolicy
+from core.cloud.retry import RetryPolicy
 from core.errors import AllEndpointsFailed
 
 log = logging.getLogger(__name__)

@@ -15,12 +15,12 @@ from typing import cast
 
 from core.clock import Clock
 from core.cloud.handlers.registry import HandlerRegistry
+from core.cloud.handlers.task_context import TaskContext
 from core.cloud.queue.graph import resolve
 from core.cloud.running.crew import Crew
 from core.cloud.running.flight import Flight, Flights, StopReason
 from core.cloud.running.lane import Ending, Lane
 from core.cloud.running.outcome import Outcomes
-from core.cloud.running.task_context import TaskContext
 from core.cloud.running.watchdog import Watchdog
 from core.cloud.store.base import Claim, Settlement, TaskStore
 from core.errors import Permanent

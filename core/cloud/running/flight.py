@@ -7,7 +7,7 @@ from enum import Enum
 from typing import Protocol
 
 from core.cloud.handlers.registry import Handler
-from core.cloud.running.task_context import TaskContext
+from core.cloud.handlers.task_context import TaskContext
 from core.cloud.store.base import Claim
 from core.json_types import Json
 

@@ -17,9 +17,9 @@ import traceback
 from typing import Any, BinaryIO
 
 from core.cloud.handlers.files import import_file
+from core.cloud.handlers.task_context import TaskContext
+from core.cloud.retry import retry_after_of
 from core.cloud.running.outcome import result_text
-from core.cloud.running.retry import retry_after_of
-from core.cloud.running.task_context import TaskContext
 from core.errors import InvalidArgument, Permanent, RetryLater
 
 PR_SET_PDEATHSIG = 1

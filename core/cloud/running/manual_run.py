@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 
 from core.clock import Clock
 from core.cloud.handlers.registry import Handler, HandlerRegistry
+from core.cloud.handlers.task_context import TaskContext
 from core.cloud.queue.graph import resolve
+from core.cloud.retry import RetryPolicy
 from core.cloud.running.outcome import Outcomes, result_text
-from core.cloud.running.retry import RetryPolicy
-from core.cloud.running.task_context import TaskContext
 from core.cloud.store.base import Claim, ClaimRequest, Settlement, TaskStore
 from core.cloud.task import Task
 from core.errors import InvalidTransition, LeaseLost, StoreError

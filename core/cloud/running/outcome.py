@@ -5,9 +5,9 @@ import random
 import traceback
 
 from core.clock import Clock
+from core.cloud.retry import RetryPolicy, decide, retries_used
 from core.cloud.running.flight import Flight
 from core.cloud.running.isolated_error import IsolatedError
-from core.cloud.running.retry import RetryPolicy, decide, retries_used
 from core.cloud.store.base import Claim, Settlement
 from core.cloud.task import AttemptOutcome, TaskStatus
 from core.errors import InvalidArgument, Permanent

@@ -16,6 +16,7 @@ from functools import partial
 
 from core.clock import Clock, SystemClock
 from core.cloud.handlers.registry import HandlerRegistry
+from core.cloud.retry import RetryPolicy
 from core.cloud.running.announcer import Announcer
 from core.cloud.running.exchanger import Exchanger
 from core.cloud.running.executor import Executor
@@ -23,7 +24,6 @@ from core.cloud.running.flight import Flight, Flights, StopReason
 from core.cloud.running.lease_keeper import LeaseKeeper
 from core.cloud.running.maintenance import Maintenance, standard_duties
 from core.cloud.running.outcome import Outcomes
-from core.cloud.running.retry import RetryPolicy
 from core.cloud.running.wakeup import Signal, WakeUp
 from core.cloud.running.watchdog import Watchdog
 from core.cloud.store.base import Claim, Settlement, Store, WorkerInfo
