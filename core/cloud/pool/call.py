@@ -113,13 +113,13 @@ class Call:
 
     def __init__(self, pool: Pool, plan: CallPlan) -> None:
         self._pool, self._plan = pool, plan
-        self._ends = pool.time() + plan.deadline
+        self._ends = pool.clock.monotonic() + plan.deadline
         self._started = 0
         self._records: list[AttemptRecord] = []
         self._flying: list[Flight] = []
         self._asked: set[Member] = set()
         self._again_at: dict[Member, float] = {}
-        """Members that were asked and may be asked again, and from when."""
+        """Members that were asked and may be asked again, and from when (monotonic)."""
         self._notes: dict[str, str] = {}
         self.error: Exception | None = None
 
@@ -138,7 +138,7 @@ class Call:
                 success = yield from self._attempt(flight)
                 if success is not None:
                     return success
-                if self._started >= self._plan.max_attempts or self._pool.time() >= self._ends:
+                if self._started >= self._plan.max_attempts or self._left() <= 0.0:
                     raise self._failure(None)
         finally:
             for flight in self._flying:
@@ -154,6 +154,10 @@ class Call:
             return error
         return RuntimeError(self._pool.redact(f"{type(error).__name__}: {error}"))
 
+    def _left(self) -> float:
+        """Seconds until the deadline, which no change of the wall clock moves."""
+        return self._ends - self._pool.clock.monotonic()
+
     def _roster(self) -> Roster:
         return self._pool.only(self._plan.endpoint) if self._plan.endpoint else self._pool.roster
 
@@ -161,7 +165,8 @@ class Call:
         """The endpoint to ask now, and whether it is a last resort; None when the call has to wait."""
         now = self._pool.time()
         if self._again_at:
-            for rested in [member for member, at in self._again_at.items() if at <= now]:
+            monotonic = self._pool.clock.monotonic()
+            for rested in [member for member, at in self._again_at.items() if at <= monotonic]:
                 del self._again_at[rested]
                 self._asked.discard(rested)
         roster = self._roster()
@@ -197,7 +202,7 @@ class Call:
         now = self._pool.time()
         openings = [at for member in self._roster().members if (at := self._opens_at(member, now)) is not None]
         at = min(openings, default=None)
-        if at is None or at > self._ends:
+        if at is None or at - now > self._left():
             raise self._failure(None if at is None else max(0.0, at - now))
         wait = max(0.001, at - now) + self._pool.rng.uniform(0.0, SPREAD)
         log.debug("no endpoint is free; waiting %.3fs", wait)
@@ -216,7 +221,8 @@ class Call:
             return None
         else:
             opens = member.last_resort_at
-        return max(opens, self._again_at.get(member, now))
+        again = self._again_at.get(member)
+        return opens if again is None else max(opens, now + again - self._pool.clock.monotonic())
 
     def _attempt(self, flight: Flight) -> Generator[Command, Event, Success | None]:
         """Ask one endpoint, and with hedging a second one when it is slow; None when nobody answered."""
@@ -248,7 +254,7 @@ class Call:
         return member.p95 if isinstance(wanted, str) else wanted
 
     def _timeout(self, flight: Flight) -> float:
-        flight.allowed = max(0.001, min(flight.member.endpoint.timeout, self._ends - self._pool.time()))
+        flight.allowed = max(0.001, min(flight.member.endpoint.timeout, self._left()))
         return flight.allowed
 
     def _succeeded(self, flight: Flight, result: Any) -> Success:
@@ -275,7 +281,7 @@ class Call:
         self.error = error
         alone = len(self._roster().members) == 1
         if outcome.kind is not OutcomeClass.ENDPOINT_FAULT and (outcome.same_again or alone):
-            self._again_at[member] = pool.time() + self._backoff()
+            self._again_at[member] = pool.clock.monotonic() + self._backoff()
 
     def _backoff(self) -> float:
         """Full jitter, so that callers that failed together do not come back together."""

@@ -29,6 +29,10 @@ class PeakEwma:
             self.value = self.value * weight + seconds * (1.0 - weight)
         self.at = now
 
+    def put_back(self, now: float) -> None:
+        """The clock went back to `now`: what was measured later counts as measured now."""
+        self.at = min(self.at, now)
+
     def load(self, in_flight: int, now: float) -> float:
         """Seconds a further call can expect, roughly: the average, times the calls it would share the endpoint with."""
         if self.at < 0.0:

@@ -1,7 +1,7 @@
 """An endpoint as one pool sees it: its book, and what this process measured of it."""
 
 from core.cloud.pool.endpoint import ApiEndpoint, ApiStatus
-from core.cloud.pool.health import HoldKind
+from core.cloud.pool.health import CLOCK_SKEW, HoldKind
 from core.cloud.pool.latency import PeakEwma, bucket_of, percentile
 from core.cloud.pool.ledger import Account, Refusal, Refused
 from core.cloud.pool.outcome import OutcomeClass
@@ -33,6 +33,7 @@ class Member:
         "latency",
         "name",
         "needs_key",
+        "noted_at",
         "ready_at",
     )
 
@@ -47,6 +48,8 @@ class Member:
         """Moving share of recent calls that failed."""
         self.blocked: Refused | None = None
         """The newest refusal that was not about health."""
+        self.noted_at = 0.0
+        """Pool time of that refusal."""
         self.needs_key = needs_key
         self.keyless = False
         """It needs a key that this process does not have."""
@@ -81,18 +84,29 @@ class Member:
             if self.ready_at <= now:
                 self.ready_at = refused.until
         else:
-            self.blocked = refused
+            self.blocked, self.noted_at = refused, now
             self.refresh(now)
 
     def refresh(self, now: float) -> None:
         """Work out `ready_at` after the account's health changed."""
         health, blocked = self.account.health, self.blocked
+        if health.held_from > now + CLOCK_SKEW:
+            # Known from before the wall clock was put back: the account puts it right when it is asked.
+            self.ready_at = self.last_resort_at = now
+            return
         least = blocked.until if blocked is not None else 0.0
         if health.failures == 0 and health.held_until == 0.0:
             self.ready_at = self.last_resort_at = least
             return
         self.ready_at = max(least, health.opens_at(0.0))
         self.last_resort_at = self.ready_at if health.hard else least
+
+    def put_back(self, now: float) -> None:
+        """The wall clock went back to `now`: what was noted until a later time is asked anew."""
+        self.latency.put_back(now)
+        if self.noted_at > now:
+            self.blocked, self.noted_at = None, 0.0
+        self.refresh(now)
 
     def reset(self) -> None:
         """Forget what was measured."""

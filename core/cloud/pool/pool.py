@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from core.clock import Clock
+from core.cloud.pool.health import CLOCK_SKEW
 from core.cloud.pool.hedge import HedgeBudget
 from core.cloud.pool.member import Member
 from core.cloud.pool.outcome import CANCELLED, OK, Outcome
@@ -52,11 +53,24 @@ class Pool:
         self.shared = shared
         """Its books are in a database, so that asking them may take a while."""
         self.redact = redact
-        self.time: Callable[[], float] = clock.now if shared else clock.monotonic
+        self.time: Callable[[], float] = self._wall_time if shared else clock.monotonic
+        self._latest = float("-inf")
         self.members: dict[str, Member] = {}
         self.roster = Roster((), rng)
         self.hedges = HedgeBudget()
         self._executor: ThreadPoolExecutor | None = None
+
+    def _wall_time(self) -> float:
+        """Epoch seconds, the only time that processes share. When somebody put the clock back, what members noted for later is void."""
+        now = self.clock.now()
+        if now > self._latest:
+            self._latest = now
+        elif now < self._latest - CLOCK_SKEW:
+            log.debug("the wall clock was put back by %.0f s", self._latest - now)
+            self._latest = now
+            for member in self.members.values():
+                member.put_back(now)
+        return now
 
     @property
     def executor(self) -> ThreadPoolExecutor:
