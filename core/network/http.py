@@ -31,9 +31,11 @@ _PUBLIC_HEADERS = frozenset({"accept", "accept-encoding", "content-type", "user-
 class RequestHeaders(Mapping[str, str]):
     """Headers to send; later ones replace earlier ones whatever their case. The repr shows no value that could be a key."""
 
-    __slots__ = ("_items",)
+    __slots__ = ("_items", "vetted")
 
     def __init__(self, *layers: Mapping[str, str]) -> None:
+        self.vetted: dict[str, str] | None = None
+        """The same as they are sent, once `sendable_headers` had a look at them. Never changed."""
         self._items: dict[str, str] = {}
         for layer in layers:
             for name, value in layer.items():

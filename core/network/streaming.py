@@ -1,7 +1,7 @@
 """What both transports share: reading a body in bounds, and a whole exchange made of a streamed one."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 
 from core.network.body import Decoder
@@ -54,6 +54,23 @@ class BodyStream:
         return bytes(body)
 
 
+async def read_whole(read: Callable[[], Awaitable[bytes]], headers: Mapping[str, str], limit: int, host: str) -> bytes:
+    """The body that `read` gives in pieces, b"" at its end: decompressed, refused (`too_large`) beyond `limit` bytes."""
+    encoding = headers.get("content-encoding", "")
+    decoder = Decoder(encoding) if encoding else None
+    body = bytearray()
+    received = False
+    while raw := await read():
+        received = True
+        for chunk in (raw,) if decoder is None else decoder.feed(raw):
+            body += chunk
+            if len(body) > limit:
+                raise too_large(host, limit)
+    if decoder is not None and received:
+        decoder.finish()
+    return bytes(body)
+
+
 class StreamingTransport:
     """The half of a Transport that needs only `stream`."""
 
@@ -65,14 +82,19 @@ class StreamingTransport:
 
     async def send(self, request: HttpRequest, timeout: float, limit: int = MAX_BODY) -> HttpResponse:
         try:
-            async with asyncio.timeout(timeout), self.stream(request, timeout) as response:
-                return HttpResponse(response.status, response.headers, await response.read(limit))
+            async with asyncio.timeout(timeout):
+                return await self._exchange(request, timeout, limit)
         except HttpError as error:
             failure = error.with_traceback(None)
         except TimeoutError:
             failure = timeout_failure(self._targets.check(request.url))
         # Raised out here, it drags along no exception whose frames held headers.
         raise failure
+
+    async def _exchange(self, request: HttpRequest, timeout: float, limit: int) -> HttpResponse:
+        """A whole exchange; its caller bounds the time."""
+        async with self.stream(request, timeout) as response:
+            return HttpResponse(response.status, response.headers, await response.read(limit))
 
 
 OURS = frozenset({"host", "content-length", "transfer-encoding", "connection", "upgrade", "te", "trailer", "expect"})
@@ -81,6 +103,8 @@ OURS = frozenset({"host", "content-length", "transfer-encoding", "connection", "
 
 def sendable_headers(request: HttpRequest) -> dict[str, str]:
     """The headers to send, empty ones left out. Raises HttpError naming the one that cannot be sent, never its value."""
+    if request.headers.vetted is not None:
+        return request.headers.vetted
     headers = {"accept-encoding": "identity"}
     for name, value in request.headers.items():
         if name in OURS or name.startswith("proxy-"):
@@ -89,4 +113,5 @@ def sendable_headers(request: HttpRequest) -> dict[str, str]:
             raise unsendable(f"header {name[:40]!r}")
         if text := value.strip():
             headers[name] = text
+    request.headers.vetted = headers
     return headers
