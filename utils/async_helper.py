@@ -102,9 +102,9 @@ class AsyncBatchProcessor:
 class RateLimitedExecutor:
     """Starts calls at no more than `max_per_second`, in the order in which they came, from any number of threads.
 
-    The limit is exact: no window of one second has more starts than that. A rate below 1 works (0.5 is one start in two
-    seconds); a rate above 1 that is not whole counts as its whole part. A batch has at most `max_concurrent` calls under way
-    and gives each `timeout` seconds. `clock` (monotonic seconds), `sleep` and `asleep` can be replaced in tests.
+    The limit is exact: no window of one second has more starts than that. A rate that is not whole is kept over a little more
+    than a second: 2.5 is at most 3 starts in any 1.2 seconds, 0.5 one in any two. A batch has at most `max_concurrent` calls
+    under way and gives each `timeout` seconds. `clock` (monotonic seconds), `sleep` and `asleep` can be replaced in tests.
     """
 
     def __init__(
@@ -298,19 +298,33 @@ async def _process(
     bar = ProgressBar(total, enabled=show_progress)
     numbered = enumerate(items)
     results: dict[int, BatchResult[R]] = {}
+    broken: list[BaseException] = []
+    hired = 0
+
+    def hire() -> None:
+        nonlocal hired
+        if hired < limit:
+            hired += 1
+            crew.create_task(worker())
 
     async def worker() -> None:
-        for index, item in numbered:
-            if admit is not None:
-                await admit()
-            results[index] = await _attempt(index, func, item, seconds)
-            bar.step(success=results[index].success)
+        try:
+            for index, item in numbered:
+                hire()  # one at a time: a limit may be far above the number of items
+                if admit is not None:
+                    await admit()
+                results[index] = await _attempt(index, func, item, seconds)
+                bar.step(success=results[index].success)
+        except (Exception, KeyboardInterrupt, SystemExit) as error:
+            broken.append(error)
+            raise RuntimeError("the batch was ended") from error  # asyncio would let an exit tear its loop apart
 
-    workers = [asyncio.ensure_future(worker()) for _ in range(limit if total is None else min(limit, total))]
     try:
-        await asyncio.gather(*workers)
+        async with asyncio.TaskGroup() as crew:
+            hire()
+    except ExceptionGroup:
+        raise broken[0] from None
     finally:
-        await _end(workers)
         bar.close()
     return [results[index] for index in sorted(results)]
 

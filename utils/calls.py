@@ -8,6 +8,8 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar, cast
 
+from utils.threads import start_in_thread
+
 R = TypeVar("R")
 P = ParamSpec("P")
 
@@ -36,7 +38,7 @@ async def call(func: Callable[P, Awaitable[R] | R], seconds: float | None, /, *a
 
 
 async def in_thread(work: Callable[[], R]) -> R:
-    """The outcome of `work`, run in a thread of its own that nobody waits for at exit."""
+    """The outcome of `work`, run in a daemon thread: nobody waits for it at exit."""
     loop = asyncio.get_running_loop()
     outcome: asyncio.Future[tuple[R | None, BaseException | None]] = loop.create_future()
     context = contextvars.copy_context()
@@ -45,17 +47,21 @@ async def in_thread(work: Callable[[], R]) -> R:
         if not outcome.done():
             outcome.set_result((value, error))
 
-    def run() -> None:
+    def run() -> Callable[[], None]:
         value: R | None = None
         error: BaseException | None = None
         try:
             value = context.run(work)
         except BaseException as caught:  # noqa: BLE001 - raised again in the caller
             error = caught
-        with contextlib.suppress(RuntimeError):  # the loop ended: this call had been given up
-            loop.call_soon_threadsafe(deliver, value, error)
 
-    threading.Thread(target=run, name="heablcoin-call", daemon=True).start()
+        def answer() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop ended: this call had been given up
+                loop.call_soon_threadsafe(deliver, value, error)
+
+        return answer
+
+    start_in_thread(run)
     value, error = await outcome
     if isinstance(error, StopIteration):
         raise RuntimeError("the call raised StopIteration") from error  # noqa: TRY004 - a coroutine cannot raise it

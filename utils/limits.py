@@ -1,6 +1,7 @@
 """Limits on how many, how often and how long; each works the same from threads and from coroutines."""
 
 import asyncio
+import math
 import threading
 import time
 from collections import deque
@@ -103,14 +104,14 @@ class ConcurrencyLimiter:
 class SlidingWindow:
     """The decision behind a rate: how long until another start is allowed. Pure, not thread-safe.
 
-    No window of one second ever has more than `max_per_second` starts, so a rate above 1 counts as its whole part (2.5 a
-    second is at most 2 in each); a rate below 1 is one start in each `1 / max_per_second` seconds.
+    The rate, rounded up, is how many starts fit in a window of just the length that keeps the rate: 10 a second is at most 10
+    in any second, 2.5 at most 3 in any 1.2 seconds, 0.5 one in any two.
     """
 
     def __init__(self, max_per_second: float) -> None:
         rate = positive("max_per_second", max_per_second)
-        self.capacity = max(1, int(rate))
-        self.window = (1.0 if rate >= 1 else 1.0 / rate) + START_GUARD
+        self.capacity = math.ceil(rate)
+        self.window = self.capacity / rate + START_GUARD
         self._starts: deque[float] = deque(maxlen=self.capacity)
 
     def wait(self, now: float) -> float:

@@ -32,7 +32,10 @@ def take_snapshot(label: str = "") -> MemorySnapshot:
     top: tuple[str, ...] = ()
     if tracemalloc.is_tracing():
         top = tuple(str(line) for line in tracemalloc.take_snapshot().statistics("lineno")[:10])
-    return MemorySnapshot(label, time.time(), resident(), resident_peak(), traced, traced_peak, top)
+    now, peak = resident(), resident_peak()
+    if now is not None and peak is not None:
+        peak = max(now, peak)  # the system notes a peak a little late
+    return MemorySnapshot(label, time.time(), now, peak, traced, traced_peak, top)
 
 
 def resident() -> int | None:

@@ -5,6 +5,7 @@ time (or when somebody asks). Figures live in this process.
 """
 
 import functools
+import heapq
 import inspect
 import logging
 import math
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar, cast, overload
 
 from utils.histogram import Histogram
+from utils.limits import positive
 from utils.memory import MemorySnapshot, take_snapshot
 
 log = logging.getLogger(__name__)
@@ -117,20 +119,21 @@ class PerformanceMonitor:
     """
 
     def __init__(self, *, slow_threshold: float | None = None, clock: Callable[[], float] = time.perf_counter) -> None:
-        self._slow_threshold = math.inf if slow_threshold is None else slow_threshold
+        self._slow_threshold = math.inf if slow_threshold is None else positive("slow_threshold", slow_threshold)
         self.clock = clock
         self._series: dict[str, _Series] = {}
         self._snapshots: deque[MemorySnapshot] = deque(maxlen=SNAPSHOTS)
         self._lock = threading.Lock()
 
     def series(self, name: str, slow_threshold: float | None = None) -> _Series:
-        """Where the figures of `name` go; made when new."""
+        """Where the figures of `name` go; made when new. ValueError for a threshold that is not above 0."""
+        threshold = None if slow_threshold is None else positive("slow_threshold", slow_threshold)
         with self._lock:
             found = self._series.get(name)
             if found is None:
                 found = self._series[name] = _Series(name, self._slow_threshold)
-            if slow_threshold is not None:
-                found.slow_threshold = slow_threshold
+            if threshold is not None:
+                found.slow_threshold = threshold
             return found
 
     def get_metrics(self, name: str) -> FunctionMetrics:
@@ -156,12 +159,12 @@ class PerformanceMonitor:
     def top_slow(self, limit: int = 10) -> list[FunctionMetrics]:
         """The called functions with the highest mean, slowest first."""
         called = [metrics for metrics in self.all_metrics() if metrics.calls]
-        return sorted(called, key=lambda metrics: -metrics.mean)[:limit]
+        return heapq.nlargest(limit, called, key=lambda metrics: metrics.mean)
 
     def top_frequent(self, limit: int = 10) -> list[FunctionMetrics]:
         """The functions called most often, most frequent first."""
         called = [metrics for metrics in self.all_metrics() if metrics.calls]
-        return sorted(called, key=lambda metrics: -metrics.calls)[:limit]
+        return heapq.nlargest(limit, called, key=lambda metrics: metrics.calls)
 
     def memory_snapshot(self, label: str = "") -> MemorySnapshot:
         """Read the memory now and keep the reading (the latest hundred are kept)."""
@@ -210,8 +213,11 @@ def monitor_performance(
     """
 
     def decorate(target: Callable[P, R]) -> Callable[P, R]:
-        if isinstance(target, staticmethod | classmethod) or not callable(target):
-            raise TypeError("@monitor_performance needs a function; put it below @staticmethod or @classmethod")
+        if isinstance(target, staticmethod | classmethod | type) or not callable(target):
+            raise TypeError(
+                "@monitor_performance needs a function: put it on a class's methods, below @staticmethod or @classmethod, "
+                "and write its options by name, as in @monitor_performance(slow_threshold=1.0)"
+            )
         owner = monitor or get_performance_monitor()
         qualname = getattr(target, "__qualname__", type(target).__qualname__)
         series = owner.series(name or f"{getattr(target, '__module__', '')}.{qualname}", slow_threshold)

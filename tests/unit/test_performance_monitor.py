@@ -387,3 +387,34 @@ def test_there_is_one_monitor_a_process_and_the_decorator_reports_to_it() -> Non
     reported_to_the_one_monitor()
     assert get_performance_monitor() is get_performance_monitor()
     assert get_performance_monitor().get_metrics("reported_to_the_one_monitor").calls == 1
+
+
+@pytest.mark.parametrize("wrong", [0, -1, float("nan"), "1", True])
+def test_a_slow_threshold_that_is_no_time_is_refused_when_decorating_not_when_calling(wrong: object) -> None:
+    with pytest.raises(ValueError, match="slow_threshold must be a number above 0"):
+        monitor_performance(slow_threshold=wrong)(len)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="slow_threshold must be a number above 0"):
+        PerformanceMonitor(slow_threshold=wrong)  # type: ignore[arg-type]
+
+
+def test_a_class_is_refused_since_it_would_no_longer_be_one() -> None:
+    with pytest.raises(TypeError, match="put it on a class's methods"):
+        monitor_performance(PerformanceMonitor)
+
+
+def test_a_name_given_without_its_keyword_is_answered_with_how_to_write_it() -> None:
+    with pytest.raises(TypeError, match="write its options by name"):
+        monitor_performance("slow ones")  # type: ignore[call-overload]
+
+
+def test_a_top_of_none_or_fewer_is_empty() -> None:
+    monitor = PerformanceMonitor()
+    monitor_performance(monitor=monitor)(len)("")
+    assert [len(monitor.top_slow(limit)) for limit in (-1, 0, 1)] == [0, 0, 1]
+
+
+def test_the_peak_of_memory_is_never_below_what_is_held_now() -> None:
+    snapshot = PerformanceMonitor().memory_snapshot()
+    if snapshot.resident is None or snapshot.resident_peak is None:
+        pytest.skip("this platform does not tell")
+    assert snapshot.resident_peak >= snapshot.resident
