@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from core.clock import Clock, SystemClock, to_iso
-from core.cloud.queue.schedule import MOST_AT_ONCE, describe, due_runs, new_record, next_after, revised, timing
+from core.cloud.queue.schedule import MOST_AT_ONCE, describe, due_runs, new_record, resumed, revised, timing
 from core.cloud.queue.submission import ARGUMENTS, check_name, from_arguments, new_task
 from core.cloud.store.base import NewTask, ScheduleRecord
 from core.errors import HeablcoinError, InvalidArgument, NotFound, UnknownSchedule
@@ -119,9 +119,9 @@ class CloudScheduler:
         return self._store.list()
 
     def enable(self, name: str) -> ScheduleRecord:
-        """Switch it on; its next run is counted from now. Raises UnknownSchedule."""
+        """Switch it on; its runs come when they would have, had it never been off. Raises UnknownSchedule."""
         now = self._clock.now()
-        return self._change(name, lambda record: replace(record, enabled=True, next_run=next_after(record, now)))
+        return self._change(name, lambda record: resumed(record, now))
 
     def disable(self, name: str) -> ScheduleRecord:
         """Switch it off, keeping it. Tasks it has published go on. Raises UnknownSchedule."""

@@ -251,6 +251,30 @@ def test_a_schedule_that_is_off_publishes_nothing_and_stays_off_when_added_again
     assert scheduler.fire_due() == 1
 
 
+def test_a_schedule_that_was_off_keeps_its_place_in_time(scheduler: CloudScheduler, clock: ManualClock) -> None:
+    scheduler.add_task("hourly", every=3600)
+    scheduler.add_task("nine", cron="0 9 * * *")
+    nine = scheduler.get("nine").next_run
+    scheduler.disable("hourly")
+    scheduler.disable("nine")
+    clock.advance(2 * 3600 + 600)
+    assert scheduler.enable("hourly").next_run == NOW + 3 * 3600
+    assert scheduler.enable("nine").next_run == nine
+    scheduler.add_task("hourly", every=60)  # other times: counted from now
+    scheduler.disable("hourly")
+    clock.advance(90)
+    assert scheduler.enable("hourly").next_run == NOW + 2 * 3600 + 600 + 120
+
+
+def test_a_schedule_switched_on_after_the_clock_went_back_runs_within_a_period(
+    scheduler: CloudScheduler, clock: ManualClock
+) -> None:
+    scheduler.add_task("tick", every=60)
+    scheduler.disable("tick")
+    clock.set_now(NOW - 86_410)
+    assert scheduler.enable("tick").next_run == NOW - 86_400
+
+
 def test_a_removed_schedule_publishes_nothing_and_leaves_its_tasks(
     scheduler: CloudScheduler, publisher: EnhancedCloudTaskPublisher, clock: ManualClock
 ) -> None:

@@ -84,6 +84,15 @@ def next_after(when: Timing | ScheduleRecord, moment: float) -> float:
     return next(_cron_runs(when, moment))
 
 
+def resumed(record: ScheduleRecord, now: float) -> ScheduleRecord:
+    """A schedule switched on again: its next run comes when it would have come had it never been off."""
+    if record.every is None:
+        upcoming = next_after(record, now)
+    else:
+        upcoming = record.created_at + record.every * (1 + math.floor((now - record.created_at) / record.every))
+    return replace(record, enabled=True, next_run=upcoming)
+
+
 def new_record(name: str, task: str, when: Timing, now: float) -> ScheduleRecord:
     """A schedule added at `now`; `task` is JSON of publish() arguments."""
     return ScheduleRecord(
@@ -114,6 +123,7 @@ def revised(record: ScheduleRecord, task: str, when: Timing, now: float) -> Sche
         timezone=when.timezone,
         enabled=True,
         next_run=next_after(when, now),
+        created_at=now,
     )
 
 

@@ -374,6 +374,7 @@ class ScheduleRecord:
     last_run: float | None
     last_task_id: str | None
     created_at: float
+    """When it was added, or last given other times; periods are counted from then."""
     runs: int
 
 
