@@ -1,6 +1,7 @@
 """Starts what the command line asked for: a server on stdio or HTTP, or a worker without clients."""
 
 import logging
+import os
 import sys
 from functools import partial
 from typing import NoReturn
@@ -78,4 +79,8 @@ def open_app(settings: Settings) -> App:
 
 
 async def _stdio(server: MCPServer, _ended: anyio.Event) -> None:
-    await server.run_stdio_async()
+    try:
+        await server.run_stdio_async()
+    finally:
+        # The SDK has given descriptor 1 back to the protocol; what handlers printed, or still print, is not part of it.
+        os.dup2(2, 1)
