@@ -11,7 +11,6 @@ holds, spending and statistics with every other process on the same database.
 import asyncio
 import random
 import threading
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -23,7 +22,7 @@ from core.cloud.pool.attempts import AttemptRecord
 from core.cloud.pool.call import CallPlan, no_usage
 from core.cloud.pool.chat import ChatOptions, ChatResult, request_of, usage_of
 from core.cloud.pool.chat_stream import stream_chat
-from core.cloud.pool.drivers import adrive, as_work, drive
+from core.cloud.pool.drivers import adrive, as_work, drive, within
 from core.cloud.pool.endpoint import ApiEndpoint, ApiStatus, is_whole
 from core.cloud.pool.hedge import checked_hedge
 from core.cloud.pool.ledger import PoolStore
@@ -60,7 +59,7 @@ class ApiManager:
         url_policy: UrlPolicy | None = None,
         keys: KeyStore | None = None,
         hedge_after: float | str | None = None,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], None] | None = None,
     ) -> None:
         """`clock`, `rng` and `sleep` (which `call_with_retry` waits with) are there to be replaced by tests; `providers` by a FakeProvider."""
         self._clock = clock or SystemClock()
@@ -161,7 +160,10 @@ class ApiManager:
         plan = self._chat_plan(options)
 
         async def ask(endpoint: ApiEndpoint, seconds: float) -> ChatAnswer:
-            return await self._provider(endpoint).chat(endpoint, request, seconds)
+            provider = self._provider(endpoint)
+            asked = provider.chat(endpoint, request, seconds)
+            # Its promise to be over in time is relied on where it was made by us.
+            return await (asked if getattr(provider, "keeps_time", False) else within(seconds, asked))
 
         success = await adrive(self._pool, plan, ask)
         answer: ChatAnswer = success.result

@@ -202,6 +202,8 @@ class PoolMachine(RuleBasedStateMachine):
                     event = self.admit(process, running, command)
                 elif isinstance(command, Pause):
                     running.wakes_at = self.clock.now() + command.seconds
+                    if command.turn is not None:
+                        command.turn.listen(lambda: setattr(running, "wakes_at", self.clock.now()))
                     return
                 else:
                     assert isinstance(command, Attempt)

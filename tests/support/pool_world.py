@@ -126,7 +126,7 @@ class _Steps:
                 if isinstance(command, Admit):
                     event = command.member.account.admit(world.clock, last_resort=command.last_resort)
                 elif isinstance(command, Pause):
-                    world.at(world.now + command.seconds, lambda: self.send(None))
+                    self.pause(command)
                     return
                 else:
                     if isinstance(command, Attempt):
@@ -137,6 +137,19 @@ class _Steps:
             self.end(stop.value.flight.member.name, None)
         except Exception as error:
             self.end("", error)
+
+    def pause(self, command):
+        self.waiting += 1
+        ticket = self.waiting
+
+        def resume():
+            if ticket == self.waiting:
+                self.waiting += 1
+                self.send(None)
+
+        self.world.at(self.world.now + command.seconds, resume)
+        if command.turn is not None:
+            command.turn.listen(lambda: self.world.at(self.world.now, resume))
 
     def fly(self, command):
         delay, status, headers = self.world.servers[command.flight.member.name].serve(self.world.now)

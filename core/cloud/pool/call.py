@@ -5,7 +5,7 @@ It yields commands and is sent what came of them:
     Admit(member)      -> a token, or Refused     take a slot (the driver may have to ask a database)
     Attempt(flight)    -> Landed, or None         call the endpoint; None when `hedge_after` went by first
     KeepWaiting()      -> Landed                  wait for a call that is under way
-    Pause(seconds)     -> None                    do nothing for a while
+    Pause(seconds)     -> None                    do nothing for a while, or until the turn is called
 
 It returns Success or raises. The drivers in `drivers.py`, one sync and one async, hold no policy at all.
 """
@@ -13,12 +13,14 @@ It returns Success or raises. The drivers in `drivers.py`, one sync and one asyn
 import logging
 import traceback
 from collections.abc import Callable, Generator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
 from core.cloud.pool.attempts import AttemptRecord, exhausted
 from core.cloud.pool.health import HoldKind
 from core.cloud.pool.ledger import BUSY_POLL, Refused
+from core.cloud.pool.line import EVERYONE, LOOK_AROUND, Turn
 from core.cloud.pool.member import Member
 from core.cloud.pool.outcome import OK, Outcome, OutcomeClass, classify, exhausted_for, headers_of
 from core.cloud.pool.pool import NO_USAGE, Flight, Pool, Usage
@@ -30,11 +32,12 @@ log = logging.getLogger(__name__)
 
 # Commands and events are not frozen: a frozen dataclass takes three times as long to make, and these are made for every call.
 
+FAR = float("inf")
 FIRST_BACKOFF = 0.5
 LONGEST_BACKOFF = 8.0
 """Seconds: ceilings of the full jitter before the same endpoint is asked again."""
 SPREAD = 0.005
-"""Seconds: calls that wait for one slot wake up within this time of each other."""
+"""Seconds: processes that wait for one slot wake up within this time of each other."""
 
 
 @dataclass(slots=True)
@@ -59,6 +62,8 @@ class KeepWaiting:
 @dataclass(slots=True)
 class Pause:
     seconds: float
+    turn: Turn | None = None
+    """Ends the pause when it is called."""
 
 
 @dataclass(slots=True)
@@ -109,7 +114,19 @@ class Success:
 class Call:
     """The state of one call; `steps` is the generator."""
 
-    __slots__ = ("_again_at", "_asked", "_ends", "_flying", "_notes", "_plan", "_pool", "_records", "_started", "error")
+    __slots__ = (
+        "_again_at",
+        "_asked",
+        "_ends",
+        "_flying",
+        "_notes",
+        "_plan",
+        "_pool",
+        "_records",
+        "_started",
+        "_turn",
+        "error",
+    )
 
     def __init__(self, pool: Pool, plan: CallPlan) -> None:
         self._pool, self._plan = pool, plan
@@ -121,6 +138,8 @@ class Call:
         self._again_at: dict[Member, float] = {}
         """Members that were asked and may be asked again, and from when (monotonic)."""
         self._notes: dict[str, str] = {}
+        self._turn: Turn | None = None
+        """Its place among the calls that wait."""
         self.error: Exception | None = None
 
     def steps(self) -> Generator[Command, Event, Success]:
@@ -130,7 +149,7 @@ class Call:
             while True:
                 member, last_resort = self._choose()
                 if member is None:
-                    yield Pause(self._wait())
+                    yield self._wait()
                     continue
                 flight = yield from self._admit(member, last_resort=last_resort)
                 if flight is None:
@@ -141,6 +160,7 @@ class Call:
                 if self._started >= self._plan.max_attempts or self._left() <= 0.0:
                     raise self._failure(None)
         finally:
+            self._leave_line()
             for flight in self._flying:
                 self._record(flight, OutcomeClass.CANCELLED, "", self._pool.abandon(flight))
 
@@ -169,16 +189,31 @@ class Call:
             for rested in [member for member, at in self._again_at.items() if at <= monotonic]:
                 del self._again_at[rested]
                 self._asked.discard(rested)
+        if self._turn is not None:
+            self._turn.called = False
         roster = self._roster()
         while True:
-            member = roster.choose(self._plan.strategy, now, self._asked)
+            avoid = self._avoided()
+            if avoid is EVERYONE:
+                return None, False
+            member = roster.choose(self._plan.strategy, now, avoid)
             last_resort = member is None
             if member is None:
-                member = roster.last_resort(now, self._asked)
+                member = roster.last_resort(now, avoid)
             if member is None or not self._started or member.budget.allows():
                 return member, last_resort
             self._asked.add(member)
             self._notes[member.name] = "not asked: too many of its recent calls failed to spend more retries on it"
+
+    def _avoided(self) -> AbstractSet[Member]:
+        """Members not to ask: those that were, and those that calls ahead of this one wait for."""
+        line = self._pool.line
+        return line.ahead(self._turn) | self._asked if line.turns else self._asked
+
+    def _leave_line(self) -> None:
+        turn, self._turn = self._turn, None
+        if turn is not None:
+            self._pool.line.leave(turn)
 
     def _admit(
         self, member: Member, *, last_resort: bool = False, hedge: bool = False
@@ -190,6 +225,8 @@ class Call:
             self._asked.add(member)
             flight = self._pool.start(member, token, hedge=hedge)
             self._flying.append(flight)
+            if self._turn is not None:
+                self._leave_line()
             return flight
         if isinstance(token, Refused):
             now = self._pool.time()
@@ -197,16 +234,27 @@ class Call:
             log.debug("%s did not take the call (%s), free in %.3fs", member.name, token.why, token.until - now)
         return None
 
-    def _wait(self) -> float:
-        """Seconds until some endpoint may take the call; raises when that is beyond the deadline or never."""
-        now = self._pool.time()
-        openings = [at for member in self._roster().members if (at := self._opens_at(member, now)) is not None]
-        at = min(openings, default=None)
-        if at is None or at - now > self._left():
-            raise self._failure(None if at is None else max(0.0, at - now))
-        wait = max(0.001, at - now) + self._pool.rng.uniform(0.0, SPREAD)
-        log.debug("no endpoint is free; waiting %.3fs", wait)
-        return wait
+    def _wait(self) -> Pause:
+        """A pause until some endpoint may take the call; raises when that is beyond the deadline or never."""
+        pool, now, left = self._pool, self._pool.time(), self._left()
+        members = self._roster().members
+        openings = {member: at for member in members if (at := self._opens_at(member, now)) is not None}
+        first = min(openings.values(), default=None)
+        if first is None or first - now > left or left <= 0.0:
+            raise self._failure(None if first is None else max(0.0, first - now))
+        # Who only gives an endpoint a rest stands in nobody's way to it.
+        wants: AbstractSet[Member] = openings.keys() - self._again_at.keys()
+        if wants:
+            anything = not (self._asked or self._plan.endpoint)
+            self._turn = pool.line.join(self._turn, EVERYONE if anything else frozenset(wants))
+        ahead = pool.line.ahead(self._turn) if self._turn is not None else frozenset()
+        at = min((at for member, at in openings.items() if member not in ahead), default=FAR)
+        wait = max(0.001, at - now) + pool.rng.uniform(0.0, SPREAD)
+        wait = min(wait, max(0.001, left), LOOK_AROUND if ahead else FAR)
+        log.debug("no endpoint is free; waiting %.3fs%s", wait, " in line" if ahead else "")
+        if self._turn is not None:
+            self._turn.due = pool.clock.monotonic() + wait
+        return Pause(wait, self._turn)
 
     def _opens_at(self, member: Member, now: float) -> float | None:
         """When this call may ask `member`; None for never."""
@@ -243,7 +291,7 @@ class Call:
 
     def _hedge(self) -> Generator[Command, Event, Flight | None]:
         """A second endpoint beside a slow one; None when there is none or the budget is spent."""
-        member = self._roster().choose(self._plan.strategy, self._pool.time(), self._asked)
+        member = self._roster().choose(self._plan.strategy, self._pool.time(), self._avoided())
         if member is None or not self._pool.hedges.take():
             return None
         log.debug("hedging with %s", member.name)

@@ -2,7 +2,10 @@
 
 import asyncio
 import inspect
+import threading
+import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 from core.cloud.pool import telemetry
@@ -22,8 +25,10 @@ def admit(pool: Pool, command: Admit) -> int | Refused:
     return command.member.account.admit(pool.clock, last_resort=command.last_resort)
 
 
-def drive(pool: Pool, plan: CallPlan, func: Callable[[ApiEndpoint], Any], sleep: Callable[[float], None]) -> Success:
-    """Carry out a call in this thread. `func` bounds its own time: a thread cannot be stopped."""
+def drive(
+    pool: Pool, plan: CallPlan, func: Callable[[ApiEndpoint], Any], sleep: Callable[[float], None] | None = None
+) -> Success:
+    """Carry out a call in this thread. `func` bounds its own time: a thread cannot be stopped. `sleep` replaces all waiting."""
     call = Call(pool, plan)
     steps = call.steps()
     event: Event = None
@@ -35,7 +40,7 @@ def drive(pool: Pool, plan: CallPlan, func: Callable[[ApiEndpoint], Any], sleep:
             elif type(command) is Attempt:
                 event = _ask(command.flight, func)
             elif type(command) is Pause:
-                sleep(command.seconds)
+                _pause(command, sleep)
                 event = None
             else:
                 raise AssertionError("a sync call has nothing under way between its steps")
@@ -46,6 +51,19 @@ def drive(pool: Pool, plan: CallPlan, func: Callable[[ApiEndpoint], Any], sleep:
         raise failure from call.cause()
     finally:
         steps.close()
+
+
+def _pause(command: Pause, sleep: Callable[[float], None] | None) -> None:
+    turn = command.turn
+    if sleep is not None:
+        sleep(command.seconds)
+    elif turn is None:
+        time.sleep(command.seconds)
+    else:
+        called = threading.Event()
+        turn.listen(called.set)
+        called.wait(command.seconds)
+        turn.listen(None)
 
 
 def _ask(flight: Flight, func: Callable[[ApiEndpoint], Any]) -> Landed:
@@ -84,7 +102,7 @@ async def adrive(pool: Pool, plan: CallPlan, work: AsyncWork) -> Success:
             if type(command) is Admit:
                 event = await _admit(pool, command) if pool.shared else admit(pool, command)
             elif type(command) is Pause:
-                await asyncio.sleep(command.seconds)
+                await _apause(command)
                 event = None
             else:
                 event = await _fly(command, flying, work)
@@ -99,6 +117,28 @@ async def adrive(pool: Pool, plan: CallPlan, work: AsyncWork) -> Success:
             task.cancel()
         if flying:
             await asyncio.gather(*flying, return_exceptions=True)
+
+
+async def _apause(command: Pause) -> None:
+    turn = command.turn
+    if turn is None:
+        await asyncio.sleep(command.seconds)
+        return
+    loop, called = asyncio.get_running_loop(), asyncio.Event()
+
+    def wake() -> None:
+        # The caller may be another thread, and this loop may have been closed without ending its tasks.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(called.set)
+
+    turn.listen(wake)
+    try:
+        async with asyncio.timeout(command.seconds):
+            await called.wait()
+    except TimeoutError:
+        pass
+    finally:
+        turn.listen(None)
 
 
 async def _fly(command: Command, flying: dict[asyncio.Task[Landed], Flight], work: AsyncWork) -> Landed | None:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from core.clock import Clock
 from core.cloud.pool.health import CLOCK_SKEW
 from core.cloud.pool.hedge import HedgeBudget
+from core.cloud.pool.ledger import Refusal
+from core.cloud.pool.line import Line
 from core.cloud.pool.member import Member
 from core.cloud.pool.outcome import CANCELLED, OK, Outcome
 from core.cloud.pool.selection import Roster
@@ -58,6 +60,7 @@ class Pool:
         self.members: dict[str, Member] = {}
         self.roster = Roster((), rng)
         self.hedges = HedgeBudget()
+        self.line = Line(clock)
         self._executor: ThreadPoolExecutor | None = None
 
     def _wall_time(self) -> float:
@@ -136,6 +139,11 @@ class Pool:
             if hard and clean_now:
                 member.budget.refill()
                 log.debug("%s works again", member.name)
+        if self.line.turns:
+            if member.blocked is not None and member.blocked.why is Refusal.BUSY:
+                member.blocked = None
+                member.refresh(now)
+            self.line.freed(member)
         return latency
 
     def abandon(self, flight: Flight) -> float:
