@@ -9,13 +9,17 @@ Json: TypeAlias = dict[str, "Json"] | list["Json"] | str | int | float | bool | 
 JsonObject: TypeAlias = dict[str, Json]
 
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+"""Made once: json.dumps() makes one for each call that has settings, which costs as much as a small value."""
+
+
 def dumps(value: object, what: str = "value") -> str:
     """Compact JSON text of `value`, non-ASCII kept readable.
 
     Raises InvalidArgument naming `what` for anything JSON cannot carry, NaN and infinities included.
     """
     try:
-        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        text = _ENCODER.encode(value)
         text.encode("utf-8")
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidArgument(

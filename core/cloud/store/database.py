@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 from typing import Literal
 
 import apsw
@@ -51,13 +52,14 @@ class Database:
         self._busy_timeout = busy_timeout
         self._write_lock = threading.RLock()
         self._read_lock = threading.RLock()
+        self._our_words = _OurWords(self.location)
         self._closed = False
         self._durable = True
         refuse_affected_library()
         if location != MEMORY:
             refuse_network_file_system(Path(self.location))
             make_private_file(Path(self.location))
-        with _our_words(self.location):
+        with self._our_words:
             self._open()
 
     def _open(self) -> None:
@@ -99,7 +101,7 @@ class Database:
         `durable=False` skips the fsync for facts that need not survive a power cut (leases, limiter slots, statistics);
         they survive the death of any process all the same, and the file stays sound (SQLite WAL, synchronous=NORMAL).
         """
-        with self._write_lock, _our_words(self.location):
+        with self._write_lock, self._our_words:
             self._ensure_open()
             connection = self._writer
             if durable != self._durable and self._synchronous == "FULL":
@@ -118,7 +120,7 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[apsw.Connection]:
         """The reading connection, for one or a few statements that need not agree with each other."""
-        with self._read_lock, _our_words(self.location):
+        with self._read_lock, self._our_words:
             self._ensure_open()
             yield self._reader
 
@@ -187,12 +189,22 @@ def switch_to_wal(connection: apsw.Connection, timeout: float) -> None:
                 raise
 
 
-@contextmanager
-def _our_words(location: str) -> Iterator[None]:
-    try:
-        yield
-    except apsw.Error as error:
-        raise in_our_words(error, location) from error
+class _OurWords:
+    """Turns what SQLite raises inside the block into our errors. A class, because each transaction passes through it."""
+
+    __slots__ = ("_location",)
+
+    def __init__(self, location: str) -> None:
+        self._location = location
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, apsw.Error):
+            raise in_our_words(error, self._location) from error
 
 
 def in_our_words(error: apsw.Error, location: str) -> Exception:
