@@ -1,4 +1,4 @@
-"""`heablcoin-cloud import FILE` and `export FILE`: the queue as JSON Lines."""
+"""`heablcoin-cloud import FILE` and `export FILE`."""
 
 import sys
 
@@ -8,13 +8,17 @@ from server.settings import load_settings
 
 
 def bring_in(file: str, database: str | None) -> int:
-    """Add the tasks of an export, or of the original program's JSON file."""
+    """Add the tasks of an export, or of the original program's JSON file, and say what could not be carried over."""
     runtime = _runtime(database)
     try:
-        count = runtime.publisher.import_(sys.stdin.buffer if file == "-" else file)
+        imported = runtime.publisher.import_(sys.stdin.buffer if file == "-" else file)
     finally:
         runtime.stop(0)
-    print(f"{count} tasks added.", file=sys.stderr)  # noqa: T201 - a command's output
+    for note in imported.notes:
+        _say(note)
+    there = f", {imported.present:,} there already" if imported.present else ""
+    changed = f"; {_count(len(imported.notes), 'note')} above on what was changed or left out" if imported.notes else ""
+    _say(f"{_count(imported.added, 'task')} added{there}{changed}.")
     return 0
 
 
@@ -25,8 +29,16 @@ def write_out(file: str, database: str | None) -> int:
         count = runtime.publisher.export(sys.stdout.buffer if file == "-" else file)
     finally:
         runtime.stop(0)
-    print(f"{count} tasks written.", file=sys.stderr)  # noqa: T201 - a command's output
+    _say(f"{_count(count, 'task')} written.")
     return 0
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)  # noqa: T201 - a command's output
 
 
 def _runtime(database: str | None) -> Runtime:

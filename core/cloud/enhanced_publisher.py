@@ -7,7 +7,6 @@ A task is durable when `publish` returns. It runs when a process with a handler 
 `heablcoin-cloud worker`, or this process through `execute_task`.
 """
 
-import itertools
 import logging
 import random
 import secrets
@@ -20,6 +19,7 @@ from typing import IO, Any, Self
 
 from core.clock import Clock, SystemClock
 from core.cloud.handlers.registry import HandlerRegistry, Isolation
+from core.cloud.queue.by_hand import AGENT_LEASE, claim_request, status_report
 from core.cloud.queue.submission import (
     Submission,
     as_published,
@@ -29,16 +29,15 @@ from core.cloud.queue.submission import (
     new_task,
     tags_of,
 )
-from core.cloud.queue.transfer import LONGEST_LINE, is_export, read_tasks, reading, restored, write_tasks
+from core.cloud.queue.transfer import Imported, restored, write_tasks
 from core.cloud.queue.why import explain
 from core.cloud.running.maintenance import POISON_LIMIT
 from core.cloud.running.manual_run import ManualRun, manual_worker_id
 from core.cloud.running.wakeup import Signal, WakeUp
 from core.cloud.store import open_store
-from core.cloud.store.base import ClaimRequest, NewTask, Page, Purged, StatusReport, Store, TaskQuery
+from core.cloud.store.base import NewTask, Page, Purged, Store, TaskQuery
 from core.cloud.task import (
     FINAL,
-    HELD,
     Attempt,
     Task,
     TaskPriority,
@@ -48,16 +47,11 @@ from core.cloud.task import (
     unknown_task,
 )
 from core.errors import InvalidArgument
-from core.json_types import dumps
 
 __all__ = ["EnhancedCloudTaskPublisher", "Task", "TaskPriority", "TaskStatus"]
 
 log = logging.getLogger(__name__)
 
-MANUAL_LEASE = 3600.0
-"""Seconds for which a task set to running by hand is held, when it has no timeout of its own."""
-AGENT_LEASE = 900.0
-"""Seconds an agent that claimed a task has until its next report."""
 LARGEST_PAGE = 10_000
 SHORTEST_PREFIX = 4
 """Characters of an id that are enough when they are unique."""
@@ -281,17 +275,13 @@ class EnhancedCloudTaskPublisher:
             LeaseLost: the task is no longer this worker's under this attempt.
 
         """
-        wanted = parse_status(status)
-        task = self.get_task(task_id)
-        _check_report(wanted, result, error, progress)
-        said = StatusReport(
-            task.task_id,
-            wanted,
-            check_worker(worker),
-            attempt,
-            result=dumps(result, "result") if wanted is TaskStatus.COMPLETED else None,
-            error=error,
-            lease=(task.timeout or MANUAL_LEASE) if wanted in HELD else MANUAL_LEASE,
+        said = status_report(
+            self.get_task(task_id),
+            parse_status(status),
+            result,
+            error,
+            worker=worker,
+            attempt=attempt,
             progress=progress,
             progress_message=progress_message,
         )
@@ -306,17 +296,9 @@ class EnhancedCloudTaskPublisher:
         to report under. `${...}` references are left in the payload: get_task gives the results.
         """
         _check_limit(limit)
-        if not 1 <= lease <= 86_400.0:
-            raise InvalidArgument(f"The lease is {lease!r} seconds.", "use 1 to 86,400 seconds.")
+        request = claim_request(worker, names, limit, lease)
         now = self._clock.now()
         self._bring_up_to_date(now)
-        request = ClaimRequest(
-            check_worker(worker),
-            None if names is None else tuple(check_name(name) for name in names),
-            limit,
-            lease,
-            TaskStatus.ACKNOWLEDGED,
-        )
         claims = self.store.tasks.exchange([], request, now).claims
         self.wakeup.notify([claim.task_id for claim in claims], work=False, origin=self)
         return self._read([claim.task_id for claim in claims])
@@ -373,24 +355,17 @@ class EnhancedCloudTaskPublisher:
         """Write every task, with payload, result and attempts, as JSON Lines; returns how many."""
         return write_tasks(self.store.tasks, file, self._clock.now())
 
-    def import_(self, file: str | Path | IO[bytes]) -> int:
-        """Add the tasks of an export, or of the original program's JSON file, that are not there yet; returns how many.
+    def import_(self, file: str | Path | IO[bytes]) -> Imported:
+        """Add the tasks of an export, or of the original program's JSON file, that are not there yet.
 
-        They keep their ids, times, results and attempts; what was running waits again. Raises InvalidArgument.
+        They keep their ids, times, results and attempts; what was running waits again. What could not be carried over from the
+        original's file is in `notes`. Raises InvalidArgument.
         """
-        with reading(file) as stream:
-            first = stream.readline(LONGEST_LINE)
-            if is_export(first):
-                added = read_tasks(self.store.tasks, itertools.chain([first], stream), self._clock.now())
-                self.wakeup.notify(origin=self)
-                return added
-        from core.cloud.queue.legacy_import import import_legacy
+        from core.cloud.queue.importing import import_file
 
-        if not isinstance(file, (str, Path)):
-            raise InvalidArgument(
-                "This is not an export of the queue.", "give the original program's file by its path."
-            )
-        return import_legacy(self, file, clock=self._clock).added
+        imported = import_file(self.store.tasks, file, self._clock.now())
+        self.wakeup.notify(origin=self)
+        return imported
 
     def import_records(self, records: Iterable[Mapping[str, object]]) -> int:
         """Add tasks given as an export's records (`Task.to_dict`, with `history`): all or, after an error, none."""
@@ -512,29 +487,9 @@ class EnhancedCloudTaskPublisher:
         return unknown_task(task_id, self.store.tasks.newest_ids(NEWEST_NAMED))
 
 
-def check_worker(worker: object) -> str:
-    """The name of a worker, or InvalidArgument."""
-    if not isinstance(worker, str) or not 1 <= len(worker) <= 200 or not worker.isprintable():
-        raise InvalidArgument("A worker's name is 1 to 200 printable characters.", "use a name such as claude-1.")
-    return worker
-
-
 def _check_limit(limit: object) -> None:
     if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= LARGEST_PAGE:
         raise InvalidArgument(f"The limit is {limit!r}.", f"use a whole number from 1 to {LARGEST_PAGE:,}.")
-
-
-def _check_report(status: TaskStatus, result: object, error: object, progress: object) -> None:
-    if result is not None and status is not TaskStatus.COMPLETED:
-        raise InvalidArgument(f"A task that is {status} has no result.", "give a result with status completed only.")
-    if error is not None and (not isinstance(error, str) or status is TaskStatus.COMPLETED):
-        raise InvalidArgument("An error is a text that goes with a status other than completed.", "leave error out.")
-    if progress is not None:
-        number = isinstance(progress, (int, float)) and not isinstance(progress, bool)
-        if not number or not 0 <= progress <= 1:  # type: ignore[operator]
-            raise InvalidArgument(f"Progress is {progress!r}.", "give the share done, from 0 to 1.")
-        if status not in HELD:
-            raise InvalidArgument(f"A task that is {status} makes no progress.", "give progress with status running.")
 
 
 def _inside(what: str, error: InvalidArgument) -> InvalidArgument:

@@ -152,6 +152,17 @@ def test_a_queue_can_be_exported_and_imported_elsewhere(tmp_path: Path) -> None:
         assert publisher.get_task(task.task_id).payload == {"n": "三"}
 
 
+def test_an_import_of_the_originals_file_says_what_was_left_out_and_what_was_there(tmp_path: Path) -> None:
+    file = tmp_path / "cloud_tasks.json"
+    file.write_text(json.dumps({"done-1": {"name": "echo"}, "bad-1": {"payload": {}}}), encoding="utf-8")
+    first = run("import", str(file), folder=tmp_path)
+    assert first.stderr.splitlines() == [
+        "task bad-1: left out: it has no name",
+        "1 task added; 1 note above on what was changed or left out.",
+    ]
+    assert "0 tasks added, 1 there already; 1 note above" in run("import", str(file), folder=tmp_path).stderr
+
+
 def test_the_doctor_finds_a_new_installation_sound(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["doctor", "--database", str(tmp_path / "new.db")]) == 0
     said = capsys.readouterr().out

@@ -6,26 +6,19 @@ never dropped in silence. The same file gives the same ids each time, so importi
 
 import hashlib
 import json
-import logging
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from core.clock import Clock, SystemClock
 from core.cloud.queue.submission import Submission, ids_of, new_task, tags_of
-from core.cloud.store.base import RestoredTask
+from core.cloud.queue.transfer import Imported
+from core.cloud.store.base import RestoredTask, TaskStore
 from core.cloud.task import FINAL, TaskPriority, TaskStatus
 from core.errors import InvalidArgument
 from core.json_types import dumps
-
-if TYPE_CHECKING:
-    from core.cloud.enhanced_publisher import EnhancedCloudTaskPublisher
-
-log = logging.getLogger(__name__)
 
 LARGEST_FILE = 256 * 1024 * 1024
 """Bytes."""
@@ -70,24 +63,12 @@ class Legacy:
     """What was changed or left out, one line each."""
 
 
-@dataclass(frozen=True, slots=True)
-class Imported:
-    """What an import did."""
-
-    added: int
-    present: int
-    """Tasks that were there already, from an earlier import."""
-    notes: list[str]
-
-
-def import_legacy(publisher: "EnhancedCloudTaskPublisher", path: str | Path, *, clock: Clock | None = None) -> Imported:
+def import_legacy(tasks: TaskStore, path: str | Path, now: float) -> Imported:
     """Add the tasks of one of the original's files with their ids, times and results: all that can be, in one transaction.
 
-    A task whose id is there already stays as it is, so importing a file again adds nothing. What is left out or changed is
-    in `notes` and in the log. Raises InvalidArgument for an unusable file.
+    A task whose id is there already stays as it is, so importing a file again adds nothing. Raises InvalidArgument for an
+    unusable file.
     """
-    now = (clock or SystemClock()).now()
-    tasks = publisher.store.tasks
     legacy = read_legacy(path, known=lambda task_id: tasks.get(task_id) is not None, now=now)
     notes, new, present = legacy.notes, list[RestoredTask](), 0
     for each in legacy.tasks:
@@ -99,15 +80,7 @@ def import_legacy(publisher: "EnhancedCloudTaskPublisher", path: str | Path, *, 
         else:
             notes.append(f"task {each.task.task_id}: left out: another task, {stored.name}, already has this id")
     added = sum(published.created for published in tasks.restore(new, now))
-    for note in notes:
-        log.warning("import of %s: %s", Path(path).name, note)
-    publisher.wakeup.notify(origin=publisher)
     return Imported(added, present, notes)
-
-
-def is_legacy(document: object) -> bool:
-    """True when a whole file's JSON has one of the original's shapes."""
-    return isinstance(document, list) or (isinstance(document, dict) and _by_id(document) is not None)
 
 
 def read_legacy(path: str | Path, *, known: Callable[[str], bool] = _nothing, now: float) -> Legacy:

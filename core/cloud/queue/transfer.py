@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
@@ -20,6 +21,17 @@ VERSION = 1
 BATCH = 500
 LONGEST_LINE = 16 * 1024 * 1024
 """Bytes: more than the largest task with its result and attempts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What an import did."""
+
+    added: int
+    present: int
+    """Tasks that were there already, from an earlier import."""
+    notes: list[str]
+    """What was changed or left out, one line each."""
 
 
 def write_tasks(tasks: TaskStore, file: str | Path | IO[bytes], now: float) -> int:
@@ -39,21 +51,23 @@ def write_tasks(tasks: TaskStore, file: str | Path | IO[bytes], now: float) -> i
                 return count
 
 
-def read_tasks(tasks: TaskStore, lines: Iterable[bytes], now: float) -> int:
-    """Add the tasks of an export that are not there yet; returns how many. Each 500 are added whole or not at all.
+def read_tasks(tasks: TaskStore, lines: Iterable[bytes], now: float) -> Imported:
+    """Add the tasks of an export that are not there yet. Each 500 are added whole or not at all.
 
     Raises InvalidArgument, naming the line, for what is not an export or clashes with a task that is there.
     """
-    added, batch = 0, list[RestoredTask]()
+    read, added, batch = 0, 0, list[RestoredTask]()
     for number, record in _records(lines):
         try:
             batch.append(restored(record, now))
         except InvalidArgument as error:
             raise InvalidArgument(f"Line {number}: {error.message}", error.fix) from error
+        read += 1
         if len(batch) == BATCH:
             added += sum(each.created for each in tasks.restore(batch, now))
             batch.clear()
-    return added + sum(each.created for each in tasks.restore(batch, now))
+    added += sum(each.created for each in tasks.restore(batch, now))
+    return Imported(added, read - added, [])
 
 
 def _records(lines: Iterable[bytes]) -> Iterator[tuple[int, Mapping[str, object]]]:
