@@ -22,14 +22,14 @@ WINDOW = 60.0
 
 
 @pytest.fixture(params=["memory", "sqlite", "sqlite in memory"])
-def views(request, tmp_path):
+def views(request, tmp_path, clock):
     if request.param == "memory":
         store = MemoryPoolStore(window=WINDOW)
         yield store, store
         return
     location = ":memory:" if request.param == "sqlite in memory" else str(tmp_path / "pool.db")
     databases = [Database(location) for _ in range(1 if location == ":memory:" else 2)]
-    stores = [SqlitePoolStore(database, window=WINDOW) for database in databases]
+    stores = [SqlitePoolStore(database, window=WINDOW, clock=clock) for database in databases]
     yield stores[0], stores[-1]
     for store in stores:
         store.close()
@@ -91,6 +91,14 @@ def test_removing_and_adding_an_endpoint_is_no_way_around_its_limit(views, clock
     views[0].remove("a")
     again, _ = joined(views, endpoint(max_requests_per_minute=1))
     assert isinstance(again.admit(clock), Refused)
+
+
+def test_removing_and_adding_an_endpoint_is_no_way_around_its_day(views, clock):
+    mine, _ = joined(views, endpoint(max_requests_per_day=1))
+    assert isinstance(mine.admit(clock), int)
+    views[0].remove("a")
+    again, theirs = joined(views, endpoint(max_requests_per_day=1))
+    assert why(again.admit(clock)) is why(theirs.admit(clock)) is Refusal.SPENT
 
 
 def test_lowering_a_limit_counts_what_was_started_before(views, clock):
@@ -274,9 +282,31 @@ def test_no_slot_is_taken_twice_by_threads_that_ask_at_once(views, clock):
 
 
 class TestSqlite:
-    def store(self, path):
+    def store(self, path, clock=None):
         database = Database(str(path / "pool.db"))
-        return SqlitePoolStore(database, window=WINDOW), database
+        return SqlitePoolStore(database, window=WINDOW, clock=clock), database
+
+    def test_what_a_removed_endpoint_left_behind_goes_when_it_counts_no_more(self, tmp_path, clock):
+        store, database = self.store(tmp_path, clock)
+        for name in ("a", "b", "c"):
+            store.save(Listing(endpoint(name), needs_key=False))
+            store.open(endpoint(name)).admit(clock)
+        store.remove("a")
+        store.remove("b")
+
+        def left():
+            with database.read() as connection:
+                starts = {name for (name,) in connection.execute("SELECT endpoint FROM pool_start")}
+                days = {name for (name,) in connection.execute("SELECT endpoint FROM pool_spending")}
+            return starts, days
+
+        assert left() == ({"a", "b", "c"}, {"a", "b", "c"})
+        clock.advance(WINDOW)
+        store.remove("never was")
+        assert left() == ({"c"}, {"a", "b", "c"})
+        clock.advance(86_400)
+        store.save(Listing(endpoint("d"), needs_key=False))
+        assert left() == ({"c"}, set())
 
     def test_counts_of_a_call_are_written_without_anybody_asking(self, tmp_path, clock):
         store, _ = self.store(tmp_path)

@@ -99,7 +99,7 @@ class PoolStore(Protocol):
         ...
 
     def remove(self, name: str) -> None:
-        """Forget an endpoint and its totals; its slots stay taken until their window is over."""
+        """Forget an endpoint and its totals; its slots stay taken until their window is over, its spending until the day is."""
         ...
 
     def endpoints(self) -> list[Listing]:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 
 import apsw
 
-from core.clock import Clock
+from core.clock import Clock, SystemClock
 from core.cloud.pool.endpoint import ApiEndpoint
 from core.cloud.pool.health import CLOCK_SKEW, Health
 from core.cloud.pool.ledger import (
@@ -40,6 +40,7 @@ from core.cloud.store.pool_rows import (
     Settled,
     add_total,
     endpoint_of,
+    forget_removed,
     read_health,
     read_spending,
     read_total,
@@ -62,8 +63,9 @@ class SqlitePoolStore:
 
     shared = True
 
-    def __init__(self, database: Database, *, window: float = WINDOW) -> None:
+    def __init__(self, database: Database, *, window: float = WINDOW, clock: Clock | None = None) -> None:
         self.database = database
+        self._clock = clock or SystemClock()
         self.window = window
         self._lock = threading.RLock()
         self._accounts: dict[str, SqliteAccount] = {}
@@ -81,6 +83,7 @@ class SqlitePoolStore:
             connection.execute(POOL["save_endpoint"], row)
             connection.execute(POOL["clean_health"], (endpoint.name,))
             connection.execute(POOL["bump"])
+            forget_removed(connection, self._clock.now(), self.window)
         account = self.open(endpoint)
         with self._lock:
             account.health = Health()
@@ -89,6 +92,7 @@ class SqlitePoolStore:
         with self.transaction() as connection:
             if connection.execute(POOL["remove_endpoint"], (name,)).fetchone():
                 connection.execute(POOL["bump"])
+            forget_removed(connection, self._clock.now(), self.window)
 
     def endpoints(self) -> list[Listing]:
         with self.database.read() as connection:

@@ -58,6 +58,23 @@ def add_total(connection: apsw.Connection, name: str, settled: Sequence[Settled]
     return True
 
 
+def forget_removed(connection: apsw.Connection, now: float, window: float) -> None:
+    """Drop what removed endpoints left behind, once it counts no more; of the others the spending of days gone by."""
+    kept = {row[1] for row in connection.execute(POOL["endpoints"])}
+    for name in _names(connection, "next_started"):
+        if name not in kept:
+            connection.execute(POOL["forget_starts"], (name, now - window))
+    for name in _names(connection, "next_spender"):
+        connection.execute(POOL["forget_spending"], (name, day_of(now)))
+
+
+def _names(connection: apsw.Connection, statement: str) -> list[str]:
+    names: list[str] = []
+    while (name := row_of(connection, statement, (names[-1] if names else "",))[0]) is not None:
+        names.append(name)
+    return names
+
+
 def row_of(connection: apsw.Connection, statement: str, values: tuple[Any, ...] | dict[str, Any]) -> tuple[Any, ...]:
     """The only row of a query, () when there is none."""
     found: tuple[Any, ...] | None = connection.execute(POOL[statement], values).fetchone()

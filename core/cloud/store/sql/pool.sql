@@ -51,6 +51,19 @@ WHERE endpoint = :endpoint AND seq IN (
 -- The wall clock was put back: starts in the future count as having happened now.
 UPDATE pool_start SET at = :now WHERE endpoint = :endpoint AND at > :now;
 
+-- name: next_started
+-- The names that have starts, one after the other: a step in the index each, however many starts there are.
+SELECT min(endpoint) FROM pool_start WHERE endpoint > ?;
+
+-- name: forget_starts
+DELETE FROM pool_start WHERE endpoint = ? AND at <= ?;
+
+-- name: next_spender
+SELECT min(endpoint) FROM pool_spending WHERE endpoint > ?;
+
+-- name: forget_spending
+DELETE FROM pool_spending WHERE endpoint = ? AND day < ?;
+
 -- name: starts_since
 SELECT count(*) FROM pool_start WHERE endpoint = ? AND at > ?;
 

@@ -27,8 +27,8 @@ CREATE TABLE pool_health (
     probe_until REAL NOT NULL DEFAULT 0
 ) STRICT, WITHOUT ROWID;
 
--- The ring of the last starts: `seq` counts up, rows older than the window go. Survives the endpoint's removal, because removing
--- and adding it again is no way around its limit.
+-- The ring of the last starts: `seq` counts up, rows older than the window go. Like the spending below it outlives its endpoint for
+-- as long as it counts, because removing and adding an endpoint is no way around its limits.
 CREATE TABLE pool_start (
     endpoint TEXT NOT NULL,
     seq INTEGER NOT NULL,
@@ -45,7 +45,7 @@ CREATE TABLE pool_flight (
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE pool_spending (
-    endpoint TEXT NOT NULL REFERENCES pool_endpoint (name) ON DELETE CASCADE,
+    endpoint TEXT NOT NULL,
     day INTEGER NOT NULL,
     requests INTEGER NOT NULL DEFAULT 0,
     tokens INTEGER NOT NULL DEFAULT 0,
