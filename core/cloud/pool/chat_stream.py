@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from core.cloud.pool.call import CallPlan
-from core.cloud.pool.drivers import adrive
+from core.cloud.pool.drivers import adrive, within
 from core.cloud.pool.endpoint import ApiEndpoint
 from core.cloud.pool.outcome import CANCELLED, OK, Outcome, classify
 from core.cloud.pool.pool import Flight, Pool, Usage
@@ -33,7 +33,7 @@ async def stream_chat(
     ends = asyncio.get_running_loop().time() + plan.deadline
 
     async def ask(endpoint: ApiEndpoint, seconds: float) -> _Opened:
-        return await _open(provider_of(endpoint).stream(endpoint, request, seconds))
+        return await within(seconds, _open(provider_of(endpoint).stream(endpoint, request, seconds)))
 
     success = await adrive(pool, plan, ask)
     opened: _Opened = success.result

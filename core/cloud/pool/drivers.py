@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 from core.cloud.pool import telemetry
 from core.cloud.pool.call import Admit, Attempt, Call, CallPlan, Command, Event, Landed, Pause, Success
@@ -16,8 +16,10 @@ from core.cloud.pool.member import Member
 from core.cloud.pool.pool import Flight, Pool
 from core.errors import AllEndpointsFailed, InvalidArgument
 
+R = TypeVar("R")
+
 AsyncWork = Callable[[ApiEndpoint, float], Awaitable[Any]]
-"""Asks an endpoint; the number is the seconds it may take."""
+"""Asks an endpoint, and is over within that many seconds: `within` sees to it for work that does not keep time itself."""
 
 
 def admit(pool: Pool, command: Admit) -> int | Refused:
@@ -159,18 +161,19 @@ async def _fly(command: Command, flying: dict[asyncio.Task[Landed], Flight], wor
 def as_work(func: Callable[[ApiEndpoint], Any]) -> AsyncWork:
     """A user's function, async or not, as async work. A sync one runs in a thread, so that it cannot stop the event loop."""
     if inspect.iscoroutinefunction(func) or inspect.iscoroutinefunction(getattr(func, "__call__", None)):  # noqa: B004
+        return lambda endpoint, seconds: within(seconds, func(endpoint))
 
-        def work(endpoint: ApiEndpoint, _seconds: float) -> Awaitable[Any]:
-            awaitable: Awaitable[Any] = func(endpoint)
-            return awaitable
-
-        return work
-
-    async def in_thread(endpoint: ApiEndpoint, _seconds: float) -> Any:
+    async def in_thread(endpoint: ApiEndpoint) -> Any:
         result = await asyncio.to_thread(func, endpoint)
         return await result if inspect.isawaitable(result) else result
 
-    return in_thread
+    return lambda endpoint, seconds: within(seconds, in_thread(endpoint))
+
+
+async def within(seconds: float, asked: Awaitable[R]) -> R:
+    """What `asked` gives. Raises TimeoutError after `seconds`."""
+    async with asyncio.timeout(seconds):
+        return await asked
 
 
 async def _admit(pool: Pool, command: Admit) -> int | Refused:
@@ -193,8 +196,7 @@ async def _work(command: Attempt, work: AsyncWork) -> Landed:
     span = telemetry.begin(flight.member.endpoint)
     landed = Landed(flight)
     try:
-        async with asyncio.timeout(command.timeout):
-            landed.result = await work(flight.member.endpoint, command.timeout)
+        landed.result = await work(flight.member.endpoint, command.timeout)
     except Exception as error:  # noqa: BLE001 - whatever the work raises is an outcome
         landed.error = error
     except asyncio.CancelledError as error:

@@ -5,6 +5,7 @@ from urllib.parse import urlsplit
 from core.cloud.pool.endpoint import ApiEndpoint
 from core.cloud.providers.base import ChatRequest
 from core.cloud.providers.error_body import error_in_answer
+from core.cloud.providers.prepared import PreparedRequests
 from core.cloud.providers.sse import Event
 from core.cloud.providers.wire import (
     JSON_INSTRUCTION,
@@ -14,12 +15,13 @@ from core.cloud.providers.wire import (
     as_count,
     as_object,
     as_text,
+    model_of,
     parse_json,
     split_system,
     text_of,
 )
 from core.json_types import Json, JsonObject, dumps
-from core.network import HttpRequest, RequestHeaders, join_path
+from core.network import HttpRequest, join_path
 
 VERSION = "2023-06-01"
 DEFAULT_MAX_TOKENS = 4096
@@ -38,13 +40,16 @@ _FINISH_REASONS = {
 class Anthropic:
     """POST {base_url}/v1/messages; `base_url` may end with /v1 or not."""
 
+    def __init__(self) -> None:
+        self._prepared = PreparedRequests(_url, _headers)
+
     def request(self, endpoint: ApiEndpoint, request: ChatRequest, *, stream: bool) -> HttpRequest:
         system, messages = split_system(request)
         if request.json:
             system = "\n\n".join(part for part in (system, JSON_INSTRUCTION) if part)
         listed: list[Json] = list(messages)
         body: JsonObject = {
-            "model": request.model or endpoint.model,
+            "model": model_of(endpoint, request),
             "max_tokens": DEFAULT_MAX_TOKENS if request.max_tokens is None else request.max_tokens,
             "messages": listed,
         }
@@ -55,17 +60,9 @@ class Anthropic:
         if stream:
             body["stream"] = True
         body.update(endpoint.extra_body)
-        headers = {
-            "content-type": "application/json",
-            "accept": "text/event-stream" if stream else "application/json",
-            "accept-encoding": "identity",
-            "anthropic-version": VERSION,
-            "user-agent": "heablcoin-cloud",
-        }
-        headers["x-api-key"] = endpoint.api_key
-        return HttpRequest(
-            "POST", _url(endpoint.base_url), RequestHeaders(headers, endpoint.headers), dumps(body, "request").encode()
-        )
+        prepared = self._prepared.of(endpoint)
+        headers = prepared.stream if stream else prepared.whole
+        return HttpRequest("POST", prepared.url, headers, dumps(body, "request").encode())
 
     def answer(self, body: JsonObject) -> Delta:
         content = body.get("content")
@@ -105,6 +102,17 @@ def _url(base_url: str) -> str:
     if path.endswith("/messages"):
         return base_url
     return join_path(base_url, "messages" if path.endswith("/v1") else "v1/messages")
+
+
+def _headers(key: str, accept: str) -> dict[str, str]:
+    return {
+        "content-type": "application/json",
+        "accept": accept,
+        "accept-encoding": "identity",
+        "anthropic-version": VERSION,
+        "user-agent": "heablcoin-cloud",
+        "x-api-key": key,
+    }
 
 
 def _finish_reason(value: Json) -> str | None:

@@ -28,6 +28,9 @@ _FENCED = re.compile(r"```(?:json)?\s*\n(.*?)\n?```", re.DOTALL | re.IGNORECASE)
 class HttpProvider:
     """Speaks one wire format. `stall_timeout` bounds the pause between tokens, a call's `timeout` the first token."""
 
+    keeps_time = True
+    """`chat` is over within its timeout without a guard around it."""
+
     def __init__(self, wire: WireFormat, transport: Transport, *, stall_timeout: float = STALL_TIMEOUT) -> None:
         self._wire = wire
         self._transport = transport

@@ -5,6 +5,7 @@ from urllib.parse import urlsplit
 from core.cloud.pool.endpoint import ApiEndpoint
 from core.cloud.providers.base import ChatRequest
 from core.cloud.providers.error_body import error_in_answer
+from core.cloud.providers.prepared import PreparedRequests
 from core.cloud.providers.sse import Event
 from core.cloud.providers.wire import (
     JSON_INSTRUCTION,
@@ -15,11 +16,12 @@ from core.cloud.providers.wire import (
     as_object,
     as_text,
     check_messages,
+    model_of,
     parse_json,
     text_of,
 )
 from core.json_types import Json, JsonObject, dumps
-from core.network import HttpRequest, RequestHeaders, join_path
+from core.network import HttpRequest, join_path
 
 PATH = "chat/completions"
 
@@ -27,8 +29,11 @@ PATH = "chat/completions"
 class OpenAiCompatible:
     """POST {base_url}/chat/completions."""
 
+    def __init__(self) -> None:
+        self._prepared = PreparedRequests(_url, _headers)
+
     def request(self, endpoint: ApiEndpoint, request: ChatRequest, *, stream: bool) -> HttpRequest:
-        body: JsonObject = {"model": request.model or endpoint.model, "messages": list(_messages(request))}
+        body: JsonObject = {"model": model_of(endpoint, request), "messages": list(_messages(request))}
         if request.max_tokens is not None:
             body[_max_tokens_field(endpoint.base_url)] = request.max_tokens
         if request.temperature is not None:
@@ -39,18 +44,9 @@ class OpenAiCompatible:
             body["stream"] = True
             body["stream_options"] = {"include_usage": True}
         body.update(endpoint.extra_body)
-        headers = {
-            "content-type": "application/json",
-            "accept": "text/event-stream" if stream else "application/json",
-            "accept-encoding": "identity",
-            "user-agent": "heablcoin-cloud",
-        }
-        authorization = f"Bearer {endpoint.api_key}"
-        if authorization != "Bearer ":
-            headers["authorization"] = authorization
-        base = endpoint.base_url
-        url = base if urlsplit(base).path.endswith(f"/{PATH}") else join_path(base, PATH)
-        return HttpRequest("POST", url, RequestHeaders(headers, endpoint.headers), dumps(body, "request").encode())
+        prepared = self._prepared.of(endpoint)
+        headers = prepared.stream if stream else prepared.whole
+        return HttpRequest("POST", prepared.url, headers, dumps(body, "request").encode())
 
     def answer(self, body: JsonObject) -> Delta:
         choices = body.get("choices")
@@ -90,6 +86,22 @@ class OpenAiCompatible:
         text = text_of(delta.get("content")) or as_text(delta.get("refusal"))
         progress = bool(text or delta.get("reasoning_content") or delta.get("reasoning") or delta.get("tool_calls"))
         return Delta(text, progress, finish_reason or None, model=model, tokens=_usage(body))
+
+
+def _url(base_url: str) -> str:
+    return base_url if urlsplit(base_url).path.endswith(f"/{PATH}") else join_path(base_url, PATH)
+
+
+def _headers(key: str, accept: str) -> dict[str, str]:
+    headers = {
+        "content-type": "application/json",
+        "accept": accept,
+        "accept-encoding": "identity",
+        "user-agent": "heablcoin-cloud",
+    }
+    if key:
+        headers["authorization"] = f"Bearer {key}"
+    return headers
 
 
 def _messages(request: ChatRequest) -> list[Json]:

@@ -61,6 +61,17 @@ class WireFormat(Protocol):
         ...
 
 
+def model_of(endpoint: ApiEndpoint, request: ChatRequest) -> Json:
+    """The model to ask for. Raises InvalidArgument when neither the call nor the endpoint names one: "" asks for nothing."""
+    model = endpoint.extra_body.get("model") or request.model or endpoint.model
+    if not model:
+        raise InvalidArgument(
+            f"The endpoint {endpoint.name} has no model, and the call names none; nothing was sent.",
+            "add the endpoint again with a model, or pass model with the call",
+        )
+    return model
+
+
 def split_system(request: ChatRequest) -> tuple[str, list[JsonObject]]:
     """The system text (the request's and that of leading system messages) apart from the other messages, each checked.
 

@@ -246,6 +246,19 @@ class TestAsync:
         assert (await manager.acall_with_retry(work))[0] == "b"
         assert manager.get_stats()["endpoints"]["a"]["outcomes"] == {"transient": 1}
 
+    async def test_a_provider_that_breaks_its_promise_to_keep_time_is_left_at_the_endpoints_timeout(self):
+        class Hanging(FakeProvider):
+            async def chat(self, endpoint, request, timeout):
+                if endpoint.name == "a":
+                    await asyncio.Event().wait()
+                return await super().chat(endpoint, request, timeout)
+
+        manager = ApiManager(providers={"fake": Hanging()})
+        for priority, name in enumerate("ab"):
+            manager.add_endpoint(ApiEndpoint(name, "fake://", provider="fake", priority=priority, timeout=1.0))
+        assert (await manager.achat("x")).endpoint == "b"
+        assert manager.get_stats()["endpoints"]["a"]["outcomes"] == {"transient": 1}
+
     async def test_a_deadline_too_short_for_an_answer_blames_nobody(self):
         manager = ApiManager()
         add(manager, "a")

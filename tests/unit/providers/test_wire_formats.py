@@ -12,6 +12,8 @@ from core.cloud.providers.error_body import read_error
 from core.cloud.providers.openai_compatible import OpenAiCompatible
 from core.cloud.providers.sse import Event
 from core.cloud.providers.wire import Delta, WireError, WireFormat
+from core.errors import InvalidArgument
+from core.network import HttpRequest
 
 KEY = "sk-canary-0123456789abcdef"
 USER = {"role": "user", "content": "hi"}
@@ -28,6 +30,17 @@ def body_of(wire: WireFormat, request: ChatRequest, *, stream: bool = False, **v
 
 def event(data: Any, name: str = "message") -> Event:
     return Event(name, data if isinstance(data, str) else json.dumps(data))
+
+
+@pytest.mark.parametrize("wire", [OpenAiCompatible(), Anthropic()], ids=["openai", "anthropic"])
+def test_a_chat_for_which_nobody_names_a_model_is_refused_before_anything_is_sent(wire: WireFormat) -> None:
+    bare = ApiEndpoint("alpha", "https://api.example.com/v1", api_key=KEY)
+    with pytest.raises(InvalidArgument, match="alpha has no model") as refused:
+        wire.request(bare, ChatRequest([USER], ""), stream=False)
+    assert "pass model" in refused.value.fix
+    assert json.loads(wire.request(bare, ChatRequest([USER], "m2"), stream=False).body)["model"] == "m2"
+    own = ApiEndpoint("alpha", "https://api.example.com/v1", api_key=KEY, extra_body={"model": "m3"})
+    assert json.loads(wire.request(own, ChatRequest([USER], ""), stream=False).body)["model"] == "m3"
 
 
 # OpenAI-compatible
@@ -242,3 +255,23 @@ def test_anthropic_error_event_has_the_status_it_would_have_had() -> None:
 def test_the_code_and_message_of_an_error_body(body: str, code: str, message: str) -> None:
     found = read_error(body.encode())
     assert (found.code, found.message) == (code, message)
+
+
+@pytest.mark.parametrize("wire", [OpenAiCompatible(), Anthropic()], ids=["openai", "anthropic"])
+def test_a_changed_key_address_or_header_of_an_endpoint_is_in_its_next_request(
+    wire: WireFormat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sent(one: ApiEndpoint, *, stream: bool = False) -> HttpRequest:
+        return wire.request(one, ChatRequest([USER], "m"), stream=stream)
+
+    monkeypatch.setenv("POOL_KEY", "sk-canary-first")
+    one = endpoint(api_key_env="POOL_KEY")
+    assert "sk-canary-first" in " ".join(sent(one).headers.values())
+    monkeypatch.setenv("POOL_KEY", "sk-canary-second")
+    assert "sk-canary-second" in " ".join(sent(one).headers.values())
+    assert "sk-canary-first" not in " ".join(sent(one, stream=True).headers.values())
+    assert sent(one, stream=True).headers["accept"] == "text/event-stream"
+    moved = sent(endpoint("https://api.example.org/v1", headers={"x-team": "blue"}))
+    assert moved.url.startswith("https://api.example.org/v1/")
+    assert moved.headers["x-team"] == "blue"
+    assert KEY in " ".join(moved.headers.values())
