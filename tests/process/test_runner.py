@@ -6,8 +6,12 @@ import time
 
 import pytest
 
+from core.clock import ManualClock
+from core.cloud.enhanced_publisher import EnhancedCloudTaskPublisher
 from core.cloud.handlers.registry import HandlerRegistry
 from core.cloud.running.runner import TaskRunner
+from core.cloud.running.wakeup import PEERS_FOR, WakeUp
+from core.cloud.store.base import ClaimRequest
 from core.errors import InvalidArgument, Permanent, RetryLater, StoreBusy
 from tests.process.queue_setup import Queue, queue
 from tests.support.waiting import wait_until
@@ -567,3 +571,76 @@ def test_a_lease_is_renewed_while_a_handler_blocks_the_loop(queue: Queue) -> Non
 
     assert queue.finished(task).result == "once"
     assert queue.outcomes(task) == ["completed"]
+
+
+def test_a_runner_finds_what_was_published_before_the_publisher_knew_of_it(queue: Queue) -> None:
+    clock = ManualClock(time.time())
+    queue.handlers.register("quick", lambda payload: "done")
+    runner = queue.run(clock=clock)
+    wait_until(lambda: not runner._exchanger._look, "the first look")
+    stranger = EnhancedCloudTaskPublisher(store=queue.store, wakeup=WakeUp())
+
+    task = stranger.publish("quick")
+    assert task.status == "pending"
+    clock.advance(PEERS_FOR)
+    runner._watchdog.wake()
+
+    assert queue.finished(task).result == "done"
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_task_whose_lease_ended_before_it_began_is_given_back_unbegun(queue: Queue, kind: str) -> None:
+    begun = []
+
+    async def asynchronous(payload, context):
+        begun.append(context.attempt)
+
+    def plain(payload, context):
+        begun.append(context.attempt)
+
+    queue.handlers.register("late", plain if kind == "sync" else asynchronous)
+    task = queue.publisher.publish("late")
+    clock = ManualClock(time.time())
+    runner = TaskRunner(queue.store, queue.handlers, clock=clock, lease=30.0)
+    queue.runners.append(runner)
+    request = ClaimRequest(runner.worker_id, ("late",), 1, 30.0)
+    claims = queue.store.tasks.exchange([], request, clock.now()).claims
+    lease_until = clock.now() + 30.0
+
+    clock.advance(30.0)  # As after a suspend.
+    runner._executor.start(claims, lease_until)
+    wait_until(runner._exchanger.unsettled, "the task to be given back")
+    assert begun == []
+
+    runner.start()
+    assert queue.finished(task).status == "completed"
+    assert begun == [2]
+    assert queue.outcomes(task) == ["interrupted", "completed"]
+
+
+def test_a_renewed_lease_lets_a_task_begin_that_waited_long_for_its_loop(queue: Queue) -> None:
+    first, go_on = threading.Event(), threading.Event()
+
+    async def waits(payload, context):
+        first.set()
+        assert go_on.wait(20)
+        return context.attempt
+
+    queue.handlers.register("waits", waits)
+    tasks = [queue.publisher.publish("waits") for _ in range(2)]
+    clock = ManualClock(time.time())
+    runner = TaskRunner(queue.store, queue.handlers, clock=clock, lease=30.0)
+    queue.runners.append(runner)
+    request = ClaimRequest(runner.worker_id, ("waits",), 2, 30.0)
+    claims = queue.store.tasks.exchange([], request, clock.now()).claims
+    runner._executor.start(claims, clock.now() + 30.0)
+    assert first.wait(20)
+
+    clock.advance(20.0)
+    runner._keeper._renew()
+    clock.advance(20.0)
+    go_on.set()
+    wait_until(lambda: len(runner._exchanger.unsettled()) == 2, "both to end")
+    runner.start()
+
+    assert [queue.finished(task).result for task in tasks] == [1, 1]

@@ -1,13 +1,15 @@
 """A worker process with a handler that will not end: timed out, and gone within five seconds when asked."""
 
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from core.cloud.enhanced_publisher import EnhancedCloudTaskPublisher
-from tests.process.worker_process import WorkerProcess, alive, pids, wait_for_word
+from tests.process.worker_process import ROOT, WorkerProcess, alive, pids, wait_for_word
 from tests.support.waiting import wait_until
 
 STUCK = [
@@ -91,3 +93,39 @@ def test_a_child_process_dies_with_a_worker_that_is_killed(
     worker.kill()
 
     wait_until(lambda: not alive(child), "the child's end")
+
+
+FORGETFUL = """
+import sys, threading
+from core.cloud.enhanced_publisher import EnhancedCloudTaskPublisher
+from core.cloud.running.runner import TaskRunner
+publisher = EnhancedCloudTaskPublisher(sys.argv[1])
+began = threading.Semaphore(0)
+def spins(payload):
+    began.release()
+    while True:
+        pass
+async def blocks(payload):
+    spins(payload)
+publisher.register_handler("spins", spins)
+publisher.register_handler("blocks", blocks)
+TaskRunner(publisher.store, publisher.handlers, wakeup=publisher.wakeup).start()
+for name in ("spins", "blocks"):
+    publisher.publish(name)
+    began.acquire()
+"""
+
+
+@pytest.mark.parametrize("turn", range(3))
+def test_a_script_that_forgets_its_runner_ends_all_the_same_and_gives_back_what_ran(
+    publisher: EnhancedCloudTaskPublisher, turn: int
+) -> None:
+    script = [sys.executable, "-c", FORGETFUL, publisher.store.location]
+    ended = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+
+    assert ended.returncode == 0, ended.stderr
+    tasks = publisher.list_tasks()
+    assert [task.status.value for task in tasks] == ["pending", "pending"]
+    for task in tasks:
+        assert [attempt.outcome for attempt in publisher.attempts(task.task_id)] == ["interrupted"]
+    assert publisher.store.workers.alive(0) == []

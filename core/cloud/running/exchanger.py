@@ -19,7 +19,8 @@ log = logging.getLogger(__name__)
 SHORTEST_BACKOFF = 0.05
 LONGEST_BACKOFF = 5.0
 
-Dispatch = Callable[[list[Claim]], None]
+Dispatch = Callable[[list[Claim], float], None]
+"""Given the claims and the moment (epoch seconds) at which their leases end."""
 Announce = Callable[[Sequence[Settlement]], None]
 
 
@@ -152,26 +153,30 @@ class Exchanger:
     def _exchange(self, free: int) -> None:
         settlements = self._writing
         capabilities = self._capabilities or self._refresh()
-        exchanged = self._attempt(settlements, free, capabilities)
+        now = self._clock.now()
+        exchanged = self._attempt(settlements, free, capabilities, now)
         if free > 0 and len(exchanged.claims) < free:
             # Nothing more for what we could do a moment ago: perhaps we can do something else by now.
             fresh = self._refresh()
             if fresh != capabilities:
-                self._dispatch(exchanged.claims)
-                exchanged = self._attempt([], free - len(exchanged.claims), fresh)
+                self._dispatch(exchanged.claims, now + self._lease)
+                now = self._clock.now()
+                exchanged = self._attempt([], free - len(exchanged.claims), fresh, now)
         elif free > 0:
             self._look = True
         if exchanged.claims:
-            self._dispatch(exchanged.claims)
+            self._dispatch(exchanged.claims, now + self._lease)
 
-    def _attempt(self, settlements: Sequence[Settlement], free: int, capabilities: frozenset[str]) -> Exchanged:
+    def _attempt(
+        self, settlements: Sequence[Settlement], free: int, capabilities: frozenset[str], now: float
+    ) -> Exchanged:
         request = None
         if free > 0 and capabilities:
             request = ClaimRequest(self._worker, capabilities, free, self._lease)
         elif not settlements:
             return Exchanged([], [])
         failpoint("before_exchange")
-        exchanged = self._tasks.exchange(settlements, request, self._clock.now())
+        exchanged = self._tasks.exchange(settlements, request, now)
         failpoint("after_exchange_commit")
         self._writing = []
         for refused in exchanged.refused:

@@ -74,9 +74,9 @@ class Executor:
 
     # Starting: from the exchange thread.
 
-    def start(self, claims: Sequence[Claim]) -> None:
-        """Run these, in this order, as slots get free."""
-        boarded = [flight for claim in claims if (flight := self._board(claim)) is not None]
+    def start(self, claims: Sequence[Claim], lease_until: float) -> None:
+        """Run these, in this order, as slots get free. `lease_until` is when another process may take them over."""
+        boarded = [flight for claim in claims if (flight := self._board(claim, lease_until)) is not None]
         with self._lock:
             self._waiting.extend(boarded)
         self._launch()
@@ -122,7 +122,7 @@ class Executor:
     def _open_lane(self) -> Lane:
         """The event loop for new attempts. Call it with the lock held."""
         if self._lane is None:
-            self._lane = Lane(self._finish)
+            self._lane = Lane(self._finish, self._too_late)
         return self._lane
 
     def _give_back_stale(self) -> None:
@@ -135,14 +135,14 @@ class Executor:
             if not flight.launched:
                 self.stop(flight, StopReason.CUT)
 
-    def _board(self, claim: Claim) -> Flight | None:
+    def _board(self, claim: Claim, lease_until: float) -> Flight | None:
         """A flight ready to start; None when its task already failed for its payload."""
         handler = self._handlers.get(claim.name)
         if handler is None:
             error = Permanent(f"No handler is registered for tasks named {claim.name!r}.")
             self._settle([self._outcomes.raised(claim, error)])
             return None
-        flight = Flight(claim, handler, self._clock.monotonic())
+        flight = Flight(claim, handler, self._clock.monotonic(), lease_until)
         self._flights.add(flight)
         results: dict[str, Json] = {}
         try:
@@ -167,8 +167,19 @@ class Executor:
 
     # Ending: from event loops and crew threads.
 
+    def _too_late(self, flight: Flight) -> bool:
+        """True when its lease ended before it began, as in a process that was suspended: it may run elsewhere by now."""
+        late = flight.stop_reason is None and self._clock.now() >= flight.lease_until
+        if late:
+            flight.stop_reason = StopReason.CUT
+            log.info("task %s attempt %d is not begun: its lease ended while it waited here", *flight.key)
+        return late
+
     def _run_here(self, flight: Flight) -> None:
         if flight.settled:
+            return
+        if self._too_late(flight):
+            self._conclude(flight)
             return
         value: object = None
         failure: BaseException | None = None

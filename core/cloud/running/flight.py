@@ -1,6 +1,7 @@
 """Attempts in flight: what this process holds, and who settles each of them, once."""
 
 import asyncio
+import math
 import threading
 from collections.abc import Callable
 from enum import Enum
@@ -47,6 +48,7 @@ class Flight:
         "kill",
         "lane",
         "launched",
+        "lease_until",
         "payload",
         "settled",
         "stop_reason",
@@ -54,7 +56,7 @@ class Flight:
         "timeout",
     )
 
-    def __init__(self, claim: Claim, handler: Handler, boarded_at: float) -> None:
+    def __init__(self, claim: Claim, handler: Handler, boarded_at: float, lease_until: float = math.inf) -> None:
         self.claim = claim
         self.handler = handler
         self.key: FlightKey = (claim.task_id, claim.attempt)
@@ -63,6 +65,8 @@ class Flight:
         self.timeout = claim.timeout if claim.timeout is not None else handler.timeout
         self.boarded_at = boarded_at
         """Monotonic."""
+        self.lease_until = lease_until
+        """Epoch seconds, as far as this process knows; another process may hold the task from then on."""
         self.launched = False
         """True once it has a slot; until then it was only claimed."""
         self.settled = False

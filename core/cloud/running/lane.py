@@ -28,8 +28,9 @@ class Lane:
     A handler that blocks the loop stops the lane, not the process: the runner then abandons it and starts another.
     """
 
-    def __init__(self, ended: Ended) -> None:
+    def __init__(self, ended: Ended, too_late: Callable[[Flight], bool]) -> None:
         self._ended = ended
+        self._too_late = too_late
         self._finished: list[Ending] = []
         self._queue: deque[Flight] = deque()
         """Given, not yet begun; whoever pops a flight has it."""
@@ -109,7 +110,7 @@ class Lane:
         flight.begun = True
         failpoint("before_handler")
         try:
-            if flight.unwanted():
+            if flight.unwanted() or self._too_late(flight):
                 raise asyncio.CancelledError
             value = await (
                 handler.func(flight.payload, context) if handler.takes_context else handler.func(flight.payload)

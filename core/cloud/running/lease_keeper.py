@@ -110,7 +110,11 @@ class LeaseKeeper:
         held.extend(self._unsettled())
         if not held:
             return
-        lost = self._tasks.renew(self._worker, held, self._lease, self._clock.now())
+        now = self._clock.now()
+        lost = self._tasks.renew(self._worker, held, self._lease, now)
+        for key in set(held).difference(lost):
+            if (kept := self._flights.get(key)) is not None:
+                kept.lease_until = now + self._lease
         for key in lost:
             flight = self._flights.get(key)
             if flight is not None:

@@ -5,6 +5,7 @@ keeps the deadlines, `lease_keeper.py` the leases and `maintenance.py` the queue
 handler can hold up. The runner here starts them, connects them and ends them.
 """
 
+import atexit
 import logging
 import os
 import random
@@ -24,15 +25,17 @@ from core.cloud.running.flight import Flight, Flights, StopReason
 from core.cloud.running.lease_keeper import LeaseKeeper
 from core.cloud.running.maintenance import Maintenance, standard_duties
 from core.cloud.running.outcome import Outcomes
-from core.cloud.running.wakeup import Signal, WakeUp
+from core.cloud.running.wakeup import PEERS_FOR, Signal, WakeUp
 from core.cloud.running.watchdog import Watchdog
 from core.cloud.store.base import Claim, Settlement, Store, WorkerInfo
 from core.errors import HeablcoinError, InvalidArgument
 
 log = logging.getLogger(__name__)
 
-LAST_WORDS = 0.4
+LAST_WORDS = 0.9
 """Seconds beyond the grace that `stop` may take to write what ended and give back the rest."""
+GRACE_AT_EXIT = 0.5
+"""Seconds that handlers have when the program ends without a word to the runner."""
 
 
 def new_worker_id() -> str:
@@ -80,6 +83,7 @@ class TaskRunner:
         self._state = "new"
         self._stopped = threading.Event()
         self._started_at = clock.now()
+        self._pid = 0
         self._runs = concurrency > 0
         self._unsubscribe = _nothing
         self._flights = Flights()
@@ -149,20 +153,24 @@ class TaskRunner:
             self._wakeup.notify(work=False, origin=self)
             self._unsubscribe = self._wakeup.subscribe(self._on_signal)
             self._state = "running"
+            self._pid = os.getpid()
+            atexit.register(self._at_exit)
             self._keeper.start()
             self._exchanger.start()
             self._maintenance.start()
+            # Whoever published in between with a list of processes that was without this one has told nobody.
+            self._watchdog.at(self._clock.monotonic() + PEERS_FOR, self._exchanger.look)
         log.info("runner %s started: %s", self.worker_id, ", ".join(self._offers()) or "runs nothing")
 
     def stop(self, grace_seconds: float = 3.0) -> None:
-        """Stop claiming, cancel what runs, give the rest back; returns within `grace_seconds` and half a second.
+        """Stop claiming, cancel what runs, give the rest back; returns within `grace_seconds` and a second.
 
         Async handlers are cancelled and child processes killed at once; sync handlers see `context.cancelled` and have
         the grace to end. What has not ended by then is given back as interrupted, which is free. Idempotent, from any
         thread; a second caller waits for the first.
 
-        A program whose handlers may be stuck should then leave by `os._exit`, as the server does: all threads here are
-        daemons, but CPython can hang while it finalizes beside threads that still spin.
+        A program that ends without it gives back what runs all the same, as long as it ends by itself: by the end of its
+        main module or by sys.exit, not by os._exit or a signal that kills.
         """
         with self._lock:
             state, self._state = self._state, "stopped"
@@ -171,6 +179,7 @@ class TaskRunner:
         if state != "running":
             self._stopped.wait(grace_seconds + LAST_WORDS)
             return
+        atexit.unregister(self._at_exit)
         grace_end = time.monotonic() + max(0.0, grace_seconds)
         self._unsubscribe()
         self._exchanger.stop_claiming()
@@ -181,15 +190,27 @@ class TaskRunner:
         self._keeper.close()
         self._exchanger.close()
         if self._exchanger.join(end - time.monotonic()):
-            farewell = threading.Thread(target=self._farewell, name="heablcoin-farewell", daemon=True)
-            farewell.start()
-            farewell.join(max(0.0, end - time.monotonic()))
+            self._say_farewell(max(0.0, end - time.monotonic()))
         else:
             log.warning("the queue's store is slow; what was not written is given back when its lease ends")
         self._watchdog.close()
         self._executor.close()
         self._stopped.set()
         log.info("runner %s stopped", self.worker_id)
+
+    def _at_exit(self) -> None:
+        # Not in a fork of this process, whose end is not ours: it has none of the threads, and owns none of the tasks.
+        if os.getpid() == self._pid:
+            self.stop(GRACE_AT_EXIT)
+
+    def _say_farewell(self, timeout: float) -> None:
+        farewell = threading.Thread(target=self._farewell, name="heablcoin-farewell", daemon=True)
+        try:
+            farewell.start()
+        except RuntimeError:
+            self._farewell()  # Since Python 3.12 no thread can be started while the interpreter exits.
+        else:
+            farewell.join(timeout)
 
     def _farewell(self) -> None:
         """What is polite but not necessary: leases and rows left behind end by themselves."""
@@ -232,8 +253,8 @@ class TaskRunner:
         if signal.task_ids and len(self._flights) and self._flights.of_tasks(signal.task_ids):
             self._keeper.check()
 
-    def _dispatch(self, claims: Sequence[Claim]) -> None:
-        self._executor.start(claims)
+    def _dispatch(self, claims: Sequence[Claim], lease_until: float) -> None:
+        self._executor.start(claims, lease_until)
 
     def _lose(self, flight: Flight) -> None:
         self._executor.stop(flight, StopReason.LOST)

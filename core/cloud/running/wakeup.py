@@ -20,8 +20,9 @@ log = logging.getLogger(__name__)
 LOOPBACK = "127.0.0.1"
 HEADER = b"heablcoin1"
 MAX_DATAGRAM = 1400
-PEERS_FOR = 1.0
-"""Seconds for which the list of other processes is used before it is read again."""
+PEERS_FOR = 0.1
+"""Seconds for which the list of other processes is used before it is read again; a runner that started looks for work
+once more after so long, because a publisher may not have known it until then."""
 PEER_SEEN_WITHIN = 60.0
 """Seconds since its last heartbeat for which a process is still told of changes."""
 
