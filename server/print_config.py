@@ -21,7 +21,7 @@ def launch_command() -> list[str]:
     found = shutil.which(DISTRIBUTION)
     if found:
         return [str(Path(found).absolute())]
-    return [str(Path(sys.executable).absolute()), "-m", "server"]
+    return [str(Path(sys.executable).absolute()), str(Path(__file__).absolute().with_name("__main__.py"))]
 
 
 def client_entry() -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """`heablcoin-cloud demo`: the whole product at work on this machine, without a key and without the network."""
 
+import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -7,6 +9,7 @@ from pathlib import Path
 
 import anyio
 
+from server import DISTRIBUTION
 from server.demo.scenario import Demo, Plan
 from server.demo.screen import Screen
 from server.demo.verdict import facts
@@ -43,9 +46,17 @@ def main(plan: Plan | None = None, screen: Screen | None = None) -> int:
         screen.say(f"\n{missing} of {len(results)} things were not seen: this is a defect, please report it.", "bad")
         return 1
     screen.say(f"\nAll of it was seen, in {time.monotonic() - began:.0f} s. To add it to your own chat:", "bold")
-    screen.say("   heablcoin-cloud print-config claude-desktop")
+    screen.say(f"   {_own_command()} print-config claude-desktop")
     screen.say("   (or claude-code, windsurf, inspector)", "dim")
     return 0
+
+
+def _own_command() -> str:
+    """How to start this program from here: by its name when it is installed, else as `make demo` did."""
+    if shutil.which(DISTRIBUTION):
+        return DISTRIBUTION
+    python = Path(sys.executable)
+    return f"{python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python} -m server"
 
 
 def causes(error: BaseException) -> Iterator[str]:

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from core.cloud.api_manager import ApiEndpoint, ApiManager
 from core.cloud.keys.secrets import KeyStore
+from core.cloud.store import open_store
 from server import cli, doctor, print_config
 from server.clients import ClientFile, client_files, inspect
 from server.docs import pages
@@ -40,12 +42,41 @@ def test_version_and_help_need_nothing_else(capsys: pytest.CaptureFixture[str]) 
     assert "heablcoin-cloud" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments", [["serve", "--port", "99999"], ["serve", "--transport", "smoke"], ["fly"]])
+@pytest.mark.parametrize(
+    "arguments", [["serve", "--transport", "http", "--port", "99999"], ["serve", "--transport", "smoke"], ["fly"]]
+)
 def test_a_bad_command_line_is_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         cli.main(arguments)
     assert left.value.code == 2
     assert "usage:" in capsys.readouterr().err
+
+
+def test_a_port_that_is_no_number_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["serve", "--transport", "http", "--port", "http"])
+    assert "a port is a number from 0 to 65535" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", [["--port", "8765"], ["--host", "0.0.0.0"]])
+def test_an_address_without_an_http_transport_is_refused_not_ignored(
+    option: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        cli.main(["serve", *option])
+    assert left.value.code == 2
+    assert "need --transport streamable-http" in capsys.readouterr().err
+
+
+def test_an_error_on_the_command_line_shows_no_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    handlers = tmp_path / "leaky.py"
+    handlers.write_text(f"def register(publisher):\n    raise RuntimeError('{KEY}')\n", encoding="utf-8")
+    database = str(tmp_path / "q.db")
+    assert cli.main(["--database", database, "--handlers", str(handlers)]) == 1
+    assert KEY not in (told := capsys.readouterr().err)
+    assert "register function failed at line 2" in told
+    assert cli.main(["doctor", "--database", database, "--handlers", str(handlers)]) == 1
+    assert KEY not in "".join(capsys.readouterr())
 
 
 def test_options_stand_before_or_after_the_command() -> None:
@@ -103,6 +134,29 @@ def test_the_printed_command_starts_the_server_with_a_short_path(tmp_path: Path)
         check=True,
     )
     assert done.stdout.startswith("heablcoin-cloud ")
+
+
+def test_what_is_printed_in_a_clone_that_is_not_installed_starts_from_any_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bare = tmp_path / "python"
+    bare.symlink_to(sys.executable)  # no heablcoin-cloud beside it
+    monkeypatch.setattr(sys, "executable", str(bare))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    command, *arguments = print_config.launch_command()
+    assert command == str(bare)
+    started = subprocess.run(
+        [command, "-S", *arguments, "--version"],  # -S: nothing that is installed, as if this were not
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert started.stdout.startswith("heablcoin-cloud "), started.stderr
+    file = ClientFile("Claude Desktop", tmp_path / "config.json")
+    file.path.write_text(print_config.config_text("claude-desktop"), encoding="utf-8")
+    assert inspect(file).servers == ("heablcoin-cloud",)  # type: ignore[union-attr]
 
 
 def test_the_example_configuration_is_what_print_config_prints() -> None:
@@ -186,6 +240,25 @@ def test_the_doctor_names_what_is_wrong(
     assert KEY not in str(findings)
 
 
+def test_the_doctor_names_the_endpoints_and_where_their_keys_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = str(tmp_path / "q.db")
+    store = open_store(database)
+    manager = ApiManager(store.pool)
+    for name in ("here", "absent"):
+        manager.add_endpoint(ApiEndpoint(name, f"https://{name}.invalid/v1", api_key_env=f"KEY_OF_{name.upper()}"))
+    manager.close()
+    store.close()
+    monkeypatch.setenv("KEY_OF_HERE", KEY)
+    monkeypatch.setenv("HEABLCOIN_CLOUD_KEYS", "process")
+    assert cli.main(["doctor", "--database", database]) == 0
+    told = capsys.readouterr().out
+    assert "here at https://here.invalid/v1, key from KEY_OF_HERE" in told
+    assert "absent has no key in this terminal: set KEY_OF_ABSENT, or run `heablcoin-cloud set-key absent`" in told
+    assert KEY not in told
+
+
 def test_the_doctor_sees_the_live_twins(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from core.runtime import Runtime, RuntimeOptions
 
@@ -232,6 +305,10 @@ def ours(**entry: Any) -> str:
         (json.dumps({"mcpServers": [{"command": "heablcoin-cloud"}]}), "object of objects", ()),
         (ours(command="/no/such/heablcoin-cloud"), "does not exist", ("queue",)),
         (ours(env={"HEABLCOIN_CLOUD_LEASE": 30}), "in quotes", ("queue",)),
+        (ours(args="--database x"), "args must be a list", ("queue",)),
+        (ours(args=["--database", 3]), "args must be a list", ("queue",)),
+        (json.dumps({"mcpServers": {"heablcoin-cloud": {"args": []}}}), "has no command", ("heablcoin-cloud",)),
+        (json.dumps({"mcpServers": {"heablcoin-cloud": {"url": "http://h/mcp"}}}), "", ("heablcoin-cloud",)),
     ],
 )
 def test_a_clients_file_is_judged(tmp_path: Path, text: str, problem: str, servers: tuple[str, ...]) -> None:
