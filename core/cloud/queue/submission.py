@@ -49,6 +49,7 @@ class Submission:
 
 
 ARGUMENTS = tuple(field.name for field in fields(Submission))
+_KNOWN = frozenset(ARGUMENTS)
 
 
 def from_arguments(arguments: Mapping[str, object], what: str) -> Submission:
@@ -57,8 +58,8 @@ def from_arguments(arguments: Mapping[str, object], what: str) -> Submission:
         raise InvalidArgument(
             f"{what} is not an object of publish() arguments.", 'write {"name": ..., "payload": ...}.'
         )
-    unknown = sorted(str(name) for name in arguments.keys() - set(ARGUMENTS))
-    if unknown:
+    if not arguments.keys() <= _KNOWN:
+        unknown = sorted(str(name) for name in arguments.keys() - _KNOWN)
         raise InvalidArgument(
             f"{what} has {', '.join(repr(name[:40]) for name in unknown[:5])}, which publish() does not know.",
             f"use only: {', '.join(ARGUMENTS)}.",
@@ -83,7 +84,7 @@ def new_task(
     name = check_name(said.name)
     local_ids = local_ids or {}
     given = ids_of(said.depends_on)
-    depends_on = tuple(dict.fromkeys(local_ids.get(parent, parent) for parent in given))
+    depends_on = tuple(dict.fromkeys(local_ids.get(parent, parent) for parent in given)) if given else given
     if len(depends_on) > MOST_DEPENDENCIES:
         raise InvalidArgument(
             f"A task can depend on at most {MOST_DEPENDENCIES:,} others, not {len(depends_on):,}.",
@@ -101,7 +102,7 @@ def new_task(
         name=name,
         payload=text,
         capability=capability_of(name, payload),
-        priority=int(parse_priority(_integer(said.priority, "priority"))),
+        priority=_priority(said.priority),
         tags=tags_of(said.tags),
         depends_on=depends_on,
         on_dependency_failure=_policy(said.on_dependency_failure),
@@ -176,6 +177,9 @@ def capability_of(name: str, payload: Json) -> str:
 
 def check_name(name: object) -> str:
     """A task's name, or InvalidArgument."""
+    if isinstance(name, str) and 1 <= len(name) <= LONGEST_NAME and name.isprintable() and not name.isspace():
+        return name
+    # Spaces of other scripts are not printable in Python's sense, yet nothing is wrong with them in a name.
     if not isinstance(name, str) or not 1 <= len(name) <= LONGEST_NAME or not name.strip() or _CONTROL.search(name):
         raise InvalidArgument(
             f"A task's name must be 1 to {LONGEST_NAME} characters without control characters.",
@@ -191,7 +195,7 @@ def ids_of(depends_on: object) -> tuple[str, ...]:
     if isinstance(depends_on, Task):
         return (depends_on.task_id,)
     if isinstance(depends_on, str):
-        return tuple(part for each in depends_on.split(",") if (part := each.strip()))
+        depends_on = [part for each in depends_on.split(",") if (part := each.strip())]
     if not isinstance(depends_on, Iterable) or isinstance(depends_on, (bytes, Mapping)):
         raise InvalidArgument("depends_on is not a list of task ids.", 'write ["id1", "id2"].')
     found = []
@@ -264,6 +268,10 @@ def _integer(value: object, what: str) -> int:
     return value
 
 
+def _priority(value: object) -> int:
+    return int(parse_priority(_integer(value, "priority")))
+
+
 def _retries(value: object) -> int:
     number = _integer(value, "max_retries")
     if not 0 <= number <= MOST_RETRIES:
@@ -294,6 +302,8 @@ def _from_now(seconds: float | None, now: float) -> float | None:
 
 
 def _policy(value: object) -> OnDependencyFailure:
+    if value is OnDependencyFailure.WAIT:
+        return OnDependencyFailure.WAIT
     try:
         return OnDependencyFailure(str(value))
     except ValueError:

@@ -28,6 +28,7 @@ class NewTask:
     """What a process must have to run it: the handler's name, or `ai_call@ENDPOINT` for one endpoint only."""
     priority: int = 2
     tags: tuple[str, ...] = ()
+    """Each once."""
     depends_on: tuple[str, ...] = ()
     """Ids of tasks in the store or earlier in the same batch."""
     on_dependency_failure: OnDependencyFailure = OnDependencyFailure.WAIT

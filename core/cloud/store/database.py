@@ -205,6 +205,11 @@ class _OurWords:
     ) -> None:
         if isinstance(error, apsw.Error):
             raise in_our_words(error, self._location) from error
+        if isinstance(error, UnicodeEncodeError):
+            raise InvalidArgument(
+                "A text holds half a character (a lone surrogate); nothing was changed.",
+                "send whole Unicode characters.",
+            ) from error
 
 
 def in_our_words(error: apsw.Error, location: str) -> Exception:

@@ -83,11 +83,12 @@ class Batch:
 
     def add_parts(self, task: NewTask, seq: int) -> None:
         """What belongs to a task besides its own row."""
-        tags = tuple(dict.fromkeys(task.tags))
-        self._bodies.append((seq, task.payload, json.dumps(tags, ensure_ascii=False) if tags else None))
-        self._tags.extend((tag, task.priority, seq) for tag in tags)
-        parents = dict.fromkeys(self.parents[parent][0] for parent in task.depends_on)
-        self._dependencies.extend((parent, seq, position) for position, parent in enumerate(parents))
+        self._bodies.append((seq, task.payload, json.dumps(task.tags, ensure_ascii=False) if task.tags else None))
+        if task.tags:
+            self._tags.extend((tag, task.priority, seq) for tag in task.tags)
+        if task.depends_on:
+            parents = dict.fromkeys(self.parents[parent][0] for parent in task.depends_on)
+            self._dependencies.extend((parent, seq, position) for position, parent in enumerate(parents))
 
     def blockers(self, task: NewTask) -> int:
         """How many of its dependencies are not completed."""
