@@ -14,10 +14,9 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from core.clock import Clock, SystemClock
-from core.cloud.keys.secrets import KeyStore
 from core.cloud.pool.attempts import AttemptRecord
 from core.cloud.pool.call import CallPlan, no_usage
 from core.cloud.pool.chat import ChatOptions, ChatResult, request_of, usage_of
@@ -36,6 +35,9 @@ from core.cloud.providers.base import ChatAnswer, ChatChunk, Message, Provider
 from core.errors import InvalidArgument
 from core.network import UrlPolicy
 from core.redaction import redact
+
+if TYPE_CHECKING:
+    from core.cloud.keys.secrets import KeyStore
 
 __all__ = ["ApiEndpoint", "ApiManager", "ApiStatus", "AttemptRecord", "ChatResult"]
 
@@ -57,7 +59,7 @@ class ApiManager:
         rng: random.Random | None = None,
         providers: Mapping[str, Provider] | None = None,
         url_policy: UrlPolicy | None = None,
-        keys: KeyStore | None = None,
+        keys: "KeyStore | None" = None,
         hedge_after: float | str | None = None,
         sleep: Callable[[float], None] | None = None,
     ) -> None:

@@ -1,6 +1,5 @@
 """Choosing a transport, and the one call for those who need no more than a response."""
 
-import importlib.util
 import threading
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
@@ -22,7 +21,9 @@ def open_transport(policy: UrlPolicy | None = None, kind: str = "auto") -> Trans
     """
     if kind not in KINDS:
         raise InvalidArgument(f"There is no HTTP transport {kind[:20]!r}.", f"use one of: {', '.join(KINDS)}.")
-    installed = importlib.util.find_spec("aiohttp") is not None
+    from importlib.util import find_spec
+
+    installed = find_spec("aiohttp") is not None
     if kind == "aiohttp" and not installed:
         raise InvalidArgument("The aiohttp transport is not installed.", "install heablcoin-cloud[fast].")
     return _Lazy(policy, "aiohttp" if kind != "httpx2" and installed else "httpx2")

@@ -25,7 +25,6 @@ from core.cloud.pool.member import Member
 from core.cloud.pool.outcome import OK, Outcome, OutcomeClass, classify, exhausted_for, headers_of
 from core.cloud.pool.pool import NO_USAGE, Flight, Pool, Usage
 from core.cloud.pool.selection import Roster
-from core.cloud.retry import RetryPolicy
 from core.errors import AllEndpointsFailed
 
 log = logging.getLogger(__name__)
@@ -333,6 +332,8 @@ class Call:
 
     def _backoff(self) -> float:
         """Full jitter, so that callers that failed together do not come back together."""
+        from core.cloud.retry import RetryPolicy
+
         policy = RetryPolicy(FIRST_BACKOFF, self._plan.backoff_factor, LONGEST_BACKOFF)
         return self._pool.rng.uniform(0.0, policy.ceiling(self._started))
 

@@ -2,13 +2,16 @@
 
 import logging
 import threading
+from typing import TYPE_CHECKING
 
-from core.cloud.keys.secrets import KeyStore
 from core.cloud.pool.endpoint import LOCAL_PROVIDERS, ApiEndpoint
 from core.cloud.pool.ledger import Listing, PoolStore
 from core.cloud.pool.member import Member
 from core.cloud.pool.pool import Pool
 from core.network import UrlPolicy, check_url
+
+if TYPE_CHECKING:
+    from core.cloud.keys.secrets import KeyStore
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +22,7 @@ REFRESH_AFTER = 0.5
 class Membership:
     """Adds, removes and refreshes members. Thread-safe."""
 
-    def __init__(self, pool: Pool, store: PoolStore, keys: KeyStore | None, url_policy: UrlPolicy | None) -> None:
+    def __init__(self, pool: Pool, store: PoolStore, keys: "KeyStore | None", url_policy: UrlPolicy | None) -> None:
         self._pool, self._store = pool, store
         self._keys, self._url_policy = keys, url_policy
         self._lock = threading.RLock()

@@ -4,7 +4,6 @@ Works by the shape of an exception (status code, response, headers, class name),
 aiohttp, openai, anthropic and our own ProviderError are understood without importing any of them.
 """
 
-import email.utils
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -153,8 +152,12 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
     seconds = _number(value)
     if seconds is not None:
         return _bounded(seconds)
+    if not value:
+        return None
+    from email.utils import parsedate_to_datetime
+
     try:
-        return _bounded(email.utils.parsedate_to_datetime(value).timestamp() - now) if value else None
+        return _bounded(parsedate_to_datetime(value).timestamp() - now)
     except (ValueError, OverflowError):
         return None
 
