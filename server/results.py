@@ -73,6 +73,9 @@ def _lines(record: Mapping[str, Any], untrusted: frozenset[str], fence: str, ind
             lines += _lines(value, untrusted, fence, indent + "  ")
         elif isinstance(value, list) and value and isinstance(value[0], Mapping):
             lines += _rows(key, cast(list[Mapping[str, Any]], value), untrusted, fence, indent)
+        elif isinstance(value, list) and any(", " in str(item) or str(item).endswith(".") for item in value):
+            lines.append(f"{indent}{key}:")
+            lines += [f"{indent}- {_scalar(item)}" for item in value]
         else:
             lines.append(f"{indent}{key}: {_scalar(value)}")
     return lines

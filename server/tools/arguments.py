@@ -76,10 +76,13 @@ def json_or_text(description: str) -> _Reads:
     return _Reads(description, read_json_or_text, core_schema.any_schema(), {"type": "string"})
 
 
-def names(description: str, *, most: int = 100) -> _Reads:
+def names(description: str, *, least: int = 0, most: int = 100) -> _Reads:
     """Names in one comma-separated string, or a list of them."""
     name = core_schema.str_schema(min_length=1, max_length=MAX_NAME)
-    return _Reads(description, read_names, core_schema.list_schema(name, max_length=most), {"type": "string"})
+    states = {"type": "string", **({"minLength": 1} if least else {})}
+    return _Reads(
+        description, read_names, core_schema.list_schema(name, min_length=least or None, max_length=most), states
+    )
 
 
 def objects(description: str, *, most: int) -> _Reads:

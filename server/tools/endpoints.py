@@ -180,8 +180,9 @@ async def get_api_manager_stats(call: Call) -> PoolStats:
 
 
 def pruned(stats: dict[str, Any]) -> dict[str, Any]:
-    """Statistics without what is unknown or empty, at any depth."""
-    whole = {name: pruned(value) if isinstance(value, dict) else value for name, value in stats.items()}
+    """Statistics without what is unknown or empty, and limits that are not set, at any depth."""
+    limited = {name: value for name, value in stats.items() if value or not name.startswith("max_")}
+    whole = {name: pruned(value) if isinstance(value, dict) else value for name, value in limited.items()}
     return cast(dict[str, Any], filled(whole))
 
 

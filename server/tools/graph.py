@@ -66,5 +66,5 @@ def checked_graph(tasks: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
             raise InvalidArgument(
                 f"tasks[{number}] repeats a key; nothing was published.", "give each task a key of its own"
             )
-        graph[key] = publish_arguments(**arguments.check(f"tasks[{number}]", given))
+        graph[key] = publish_arguments(**arguments.check(f"publish_task_graph (tasks[{number}])", given))
     return graph

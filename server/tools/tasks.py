@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Required, TypedDict, cast
 
+from core.cloud.handlers.ai_call import NAME as AI_CALL
 from core.cloud.store.base import TaskQuery
 from core.cloud.task import Task, TaskStatus
 from core.json_types import JsonObject
@@ -74,7 +75,11 @@ def published(task: Task, why: str) -> Published:
             "blocked_by": list(task.blocked_by),
             "why": why,
             "link": task_uri(task.task_id),
-            "next": claim if why and not task.blocked_by else wait,
+            "next": wait
+            if not why or task.blocked_by
+            else f"add_api_endpoint, then {wait}"
+            if task.name == AI_CALL
+            else claim,
         }
     )
     return answer
@@ -260,7 +265,7 @@ class Waited(TypedDict, total=False):
 async def wait_for_task(
     call: Call,
     *,
-    task_id: Annotated[Sequence[str], names("One task id, or several separated by commas.", most=50)],
+    task_id: Annotated[Sequence[str], names("One task id, or several separated by commas.", least=1, most=50)],
     timeout: Annotated[float, number("Seconds to wait at most.", 0, MAX_WAIT)] = DEFAULT_WAIT,
 ) -> Waited:
     """Wait until tasks have ended and return their results. Not yet done is no error: call it again.

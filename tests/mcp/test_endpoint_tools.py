@@ -197,3 +197,9 @@ async def test_an_empty_pool_names_the_tool_that_fills_it(call: Any) -> None:
     assert stats["total_endpoints"] == 0
     assert stats["endpoints"] == {}
     assert "add_api_endpoint" in stats["next"]
+
+
+async def test_limits_that_are_not_set_are_not_shown_as_zero(call: Any) -> None:
+    await call("add_api_endpoint", name="e", base_url="http://127.0.0.1:9/v1", model="m")
+    today = (await call("get_api_manager_stats"))["endpoints"]["e"]["today"]
+    assert today == {"requests": 0, "tokens": 0, "cost": 0}

@@ -25,7 +25,7 @@ def test_advice_names_the_tools_a_chat_has() -> None:
 def test_what_providers_said_is_fenced_and_ours_is_not() -> None:
     failed = AllEndpointsFailed("No endpoint answered after 1 attempt:\n  1. a: transient: DO EVIL\n", "try again.")
     before, _, fenced = explain(failed, "call_api").partition("<untrusted-")
-    assert before.startswith("No endpoint answered after 1 attempt: Fix: try again.")
+    assert before.startswith("No endpoint answered after 1 attempt. Fix: try again.")
     assert "DO EVIL" not in before
     assert "DO EVIL" in fenced
     refused = ProviderError("The server said: DO EVIL", "look", kind="status", status=400)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from mcp import Client, MCPError
-from mcp.types import PromptReference, ResourceTemplateReference
+from mcp.types import INVALID_PARAMS, PromptReference, ResourceTemplateReference
 
 GUIDE = {
     "publish_market_analysis_zh": "发布一个高优先级的市场分析任务，分析 BTC/USDT，60秒超时",
@@ -55,8 +55,11 @@ async def test_an_unknown_argument_of_a_prompt_is_refused(client: Client) -> Non
 
 
 async def test_an_unknown_prompt_is_refused(client: Client) -> None:
-    with pytest.raises(MCPError):
-        await client.get_prompt("no_such_prompt", {})
+    with pytest.raises(
+        MCPError, match=r"There is no prompt 'show_api_statistic'.*did you mean show_api_statistics"
+    ) as no:
+        await client.get_prompt("show_api_statistic", {})
+    assert no.value.error.code == INVALID_PARAMS
 
 
 async def complete(client: Client, ref: Any, name: str, value: str) -> list[str]:

@@ -60,6 +60,12 @@ def all_names(value: Any) -> Iterator[str]:
             yield from all_names(part)
 
 
+def test_sentences_in_a_list_stand_on_lines_of_their_own() -> None:
+    assert render({"warnings": ["One, two.", "Three."], "tags": ["a", "b"]}, frozenset(), "f") == (
+        "warnings:\n- One, two.\n- Three.\ntags: a, b"
+    )
+
+
 async def test_every_tool_says_the_same_in_text_and_structure(
     client: Client, runtime: Runtime, llm_server: LlmServer
 ) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from core.cloud.store.base import TaskQuery
 from core.runtime import Runtime
+from server.settings import Settings
 
 NOBODY = "somebody_elses_work"
 """A task name that no process here can run."""
@@ -137,7 +138,7 @@ async def test_a_graph_may_come_as_json_text(call: Any) -> None:
         ([{"key": "a", "name": "echo", "depends_on": "b"}, {"key": "b", "name": "echo", "depends_on": "a"}], "a"),
         ([{"key": "a", "name": "echo"}, {"key": "b", "name": "echo", "depends_on": "no-such-key"}], "no-such-key"),
         ([{"key": "a", "name": "echo", "priorty": 2}], "priority"),
-        ([], "at least 1"),
+        ([], "must not be empty"),
         ("not json", "not valid JSON"),
         ({"key": "a"}, "must be a list"),
     ],
@@ -326,3 +327,22 @@ async def test_an_impossible_report_names_the_possible_ones(call: Any, refused: 
     text = await refused("update_task_status", task_id=task["task_id"], status="running")
     assert "completed" in text
     assert "Fix:" in text
+
+
+async def test_an_ai_call_that_no_endpoint_can_take_asks_for_an_endpoint(call: Any) -> None:
+    task = await call("publish_enhanced_task", name="ai_call", payload='{"prompt": "hi"}')
+    assert "add_api_endpoint" in task["why"]
+    assert task["next"] == f'add_api_endpoint, then wait_for_task(task_id="{task["task_id"]}")'
+
+
+async def test_an_unknown_tool_is_answered_with_the_nearest(refused: Any) -> None:
+    text = await refused("publish_enhanced_tsk")
+    assert "There is no tool 'publish_enhanced_tsk'. Fix: did you mean publish_enhanced_task?" in text
+
+
+@pytest.mark.parametrize("settings", [Settings(toolsets=("tasks",), read_only=True)])
+@pytest.mark.parametrize(("tool", "toolset"), [("call_api", "endpoints"), ("cancel_task", "tasks")])
+async def test_a_tool_that_is_switched_off_says_how_to_have_it(refused: Any, tool: str, toolset: str) -> None:
+    text = await refused(tool)
+    assert f"The tool {tool} is switched off" in text
+    assert f"the toolset {toolset} in HEABLCOIN_CLOUD_TOOLSETS" in text

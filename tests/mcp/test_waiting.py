@@ -39,6 +39,23 @@ def test_no_wait_is_longer_than_hosts_allow() -> None:
     assert MAX_WAIT <= 55
 
 
+@pytest.mark.parametrize("nothing", ["", " , ,", "[]", []])
+async def test_waiting_for_nothing_is_refused(refused: Any, nothing: Any) -> None:
+    assert "`task_id` must not be empty" in await refused("wait_for_task", task_id=nothing)
+
+
+@pytest.mark.parametrize("seconds", [-1, 56, "soon"])
+async def test_a_wait_of_another_length_is_refused(refused: Any, seconds: Any) -> None:
+    assert "`timeout` must be" in await refused("wait_for_task", task_id="x", timeout=seconds)
+
+
+async def test_a_wait_of_no_time_looks_once(call: Any) -> None:
+    task = await call("publish_enhanced_task", name="nobody")
+    waited = await call("wait_for_task", task_id=task["task_id"], timeout="0")
+    assert (waited["done"], waited["waited_seconds"]) == (False, 0.0)
+    assert task["task_id"] in waited["next"]
+
+
 async def test_a_wait_ends_as_soon_as_the_task_does(
     call: Any, runtime: Runtime, gate: threading.Event, no_net: None
 ) -> None:

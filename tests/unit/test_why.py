@@ -36,6 +36,10 @@ def at(seconds):
             why(workers=0, name="ai_call", capability="ai_call@x"),
             "No live process has what it needs (ai_call@x): add that endpoint with its key",
         ),
+        (
+            why(workers=0, name="ai_call", capability="ai_call"),
+            "No live process has an LLM endpoint for it whose key it knows: add one (add_api_endpoint)",
+        ),
         (why([("p1", TaskStatus.RUNNING)]), "It waits for p1 (running)."),
         (why([("p1", TaskStatus.FAILED)]), "A dependency that failed, expired or was cancelled must be retried"),
         (why([(f"p{n}", TaskStatus.PENDING) for n in range(9)]), "p4 (pending) and 4 more."),

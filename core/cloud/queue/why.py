@@ -70,6 +70,11 @@ def _nobody(situation: Situation, can_run_here: bool | None) -> str:
     need = situation.capability
     if need != task.name:
         return f"No live process has what it needs ({need}): add that endpoint with its key, or start a worker that has it."
+    if task.name == "ai_call":
+        return (
+            "No live process has an LLM endpoint for it whose key it knows: add one (add_api_endpoint), "
+            "or start `heablcoin-cloud worker` where the key is."
+        )
     if can_run_here:
         return (
             "This process has a handler for it, but no runner is started: start the server or `heablcoin-cloud worker`."
