@@ -23,10 +23,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except Exception as error:
         from core.errors import HeablcoinError
+        from server.logs import redact
 
         if not isinstance(error, HeablcoinError):
             raise
-        print(f"{DISTRIBUTION}: {error}", file=sys.stderr)  # noqa: T201 - the command line speaks on stderr
+        print(f"{DISTRIBUTION}: {redact(str(error))}", file=sys.stderr)  # noqa: T201 - the command line speaks on stderr
         return 1
 
 
@@ -39,15 +40,15 @@ def parser() -> argparse.ArgumentParser:
     )
     root.add_argument("--version", action="version", version=f"{DISTRIBUTION} {package_version()}")
     _runtime_options(root)
-    root.set_defaults(run=_serve, transport="stdio", host=DEFAULT_HOST, port=DEFAULT_PORT)
+    root.set_defaults(run=_serve, transport="stdio", host=None, port=None, refuse=root.error)
     commands = root.add_subparsers(title="commands", metavar="COMMAND")
 
     serve = commands.add_parser("serve", help="serve MCP to a client (the default)")
     serve.add_argument("--transport", choices=TRANSPORTS, default="stdio", help="the HTTP ones share one port")
-    serve.add_argument("--host", default=DEFAULT_HOST, help="address to listen on (%(default)s)")
-    serve.add_argument("--port", type=_port, default=DEFAULT_PORT, help="TCP port, 0 for any free one (%(default)s)")
+    serve.add_argument("--host", help=f"address to listen on ({DEFAULT_HOST}); HTTP only")
+    serve.add_argument("--port", type=_port, help=f"TCP port, 0 for any free one ({DEFAULT_PORT}); HTTP only")
     _runtime_options(serve, suppress=True)
-    serve.set_defaults(run=_serve)
+    serve.set_defaults(run=_serve, refuse=serve.error)
 
     worker = commands.add_parser("worker", help="run queued tasks without a client")
     _runtime_options(worker, suppress=True)
@@ -62,7 +63,8 @@ def parser() -> argparse.ArgumentParser:
     doctor.set_defaults(run=_doctor)
 
     show = commands.add_parser("print-config", help="print what a client needs to start this server")
-    show.add_argument("client", choices=("claude-desktop", "claude-code", "windsurf", "inspector"))
+    clients = ("claude-desktop", "claude-code", "windsurf", "inspector")
+    show.add_argument("client", choices=clients, metavar="CLIENT", help=f"one of: {', '.join(clients)}")
     show.set_defaults(run=_print_config)
 
     key = commands.add_parser("set-key", help="keep an endpoint's API key (typed in, or read from a pipe)")
@@ -73,12 +75,15 @@ def parser() -> argparse.ArgumentParser:
     key.set_defaults(run=_set_key)
 
     tools = commands.add_parser("tools", help="list the tools that clients see")
-    tools.add_argument("--json", action="store_true", help="as the protocol sends them")
+    tools.add_argument("--json", action="store_true", help="as JSON: what a model is shown of each")
     tools.set_defaults(run=_tools)
 
-    for name, text in (("import", "add tasks from a file"), ("export", "write all tasks to a file")):
+    for name, text, stream in (
+        ("import", "add tasks from a file", "input"),
+        ("export", "write all tasks to a file", "output"),
+    ):
         command = commands.add_parser(name, help=text)
-        command.add_argument("file", metavar="FILE")
+        command.add_argument("file", metavar="FILE", help=f"its path, or - for standard {stream}")
         _runtime_options(command, suppress=True)
         command.set_defaults(run=_import if name == "import" else _export)
     return root
@@ -92,19 +97,23 @@ def _runtime_options(command: argparse.ArgumentParser, *, suppress: bool = False
 
 
 def _port(text: str) -> int:
-    port = int(text)
+    port = int(text) if text.isascii() and text.isdecimal() else -1
     if not 0 <= port <= 65535:
         raise argparse.ArgumentTypeError("a port is a number from 0 to 65535")
     return port
 
 
 def _serve(options: argparse.Namespace) -> int:
+    if options.transport == "stdio" and (options.host, options.port) != (None, None):
+        options.refuse("--host and --port need --transport streamable-http or sse: stdio has neither")
     gc.disable()  # importing makes many objects and no garbage: a fifth of the start-up time
     from server import serving
 
     gc.enable()
     gc.freeze()
-    return serving.serve(options.transport, options.host, options.port, options.database, options.handlers)
+    host = DEFAULT_HOST if options.host is None else options.host
+    port = DEFAULT_PORT if options.port is None else options.port
+    return serving.serve(options.transport, host, port, options.database, options.handlers)
 
 
 def _worker(options: argparse.Namespace) -> int:

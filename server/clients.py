@@ -65,8 +65,8 @@ def inspect(file: ClientFile) -> Finding | None:
     if not isinstance(config, dict):
         return Finding(file, "is not a JSON object", ())
     entries = list(_entries(config))
-    problem = next((said for _, entry in entries if (said := _problem(entry))), "")
-    return Finding(file, problem, tuple(name for name, entry in entries if _is_ours(entry)))
+    problem = next((said for name, entry in entries if (said := _problem(name, entry))), "")
+    return Finding(file, problem, tuple(name for name, entry in entries if _is_ours(name, entry)))
 
 
 def _entries(config: Mapping[str, object]) -> Iterator[tuple[str, object]]:
@@ -81,11 +81,15 @@ def _entries(config: Mapping[str, object]) -> Iterator[tuple[str, object]]:
             yield from _entries(project)
 
 
-def _problem(entry: object) -> str:
+def _problem(name: str, entry: object) -> str:
     if not isinstance(entry, dict):
         return "mcpServers must be an object of objects"
-    if _is_ours(entry):
-        command = entry.get("command")
+    if _is_ours(name, entry):
+        command, arguments = entry.get("command"), entry.get("args", [])
+        if not ((isinstance(command, str) and command) or entry.get("url") or entry.get("serverUrl")):
+            return "the entry of this server has no command"
+        if not (isinstance(arguments, list) and all(isinstance(argument, str) for argument in arguments)):
+            return "args must be a list of texts in quotes"
         if isinstance(command, str) and Path(command).is_absolute() and not Path(command).exists():
             return f"its command does not exist: {command}"
         environment = entry.get("env")
@@ -96,10 +100,13 @@ def _problem(entry: object) -> str:
     return ""
 
 
-def _is_ours(entry: object) -> bool:
+def _is_ours(name: str, entry: object) -> bool:
     if not isinstance(entry, dict):
         return False
+    if DISTRIBUTION in name:
+        return True
     arguments = entry.get("args")
     words = [entry.get("command"), *(arguments if isinstance(arguments, list) else [])]
     texts = [str(word) for word in words if isinstance(word, str)]
-    return any(DISTRIBUTION in text for text in texts) or texts[1:3] == ["-m", "server"]
+    by_path = any(Path(text).parts[-2:] == ("server", "__main__.py") for text in texts[1:2])
+    return by_path or any(DISTRIBUTION in text for text in texts) or texts[1:3] == ["-m", "server"]

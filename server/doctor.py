@@ -7,15 +7,19 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from core.errors import HeablcoinError
 from core.paths import MEMORY, config_dir, data_dir, database_path
 from server import DISTRIBUTION, package_version
 from server.clients import client_files, inspect
+from server.logs import redact
 from server.settings import PREFIX, Settings, load_settings
+
+if TYPE_CHECKING:
+    from core.cloud.store.sqlite import SqliteStore
 
 Level = Literal["ok", "note", "bad"]
 MARKS: dict[Level, str] = {"ok": "ok  ", "note": "note", "bad": "BAD "}
@@ -36,7 +40,7 @@ class Finding:
 
 def main(database: str | None, handlers: str | None, *, as_json: bool) -> int:
     """Print the report; 1 when something is bad."""
-    findings = list(examine(database, handlers))
+    findings = [replace(found, text=redact(found.text)) for found in examine(database, handlers)]
     if as_json:
         print(json.dumps([asdict(finding) for finding in findings], indent=2, ensure_ascii=False))  # noqa: T201
     else:
@@ -146,8 +150,30 @@ def _database(settings: Settings) -> Iterator[Finding]:
                 "live process",
                 "none; tasks run when a client starts the server, or in `heablcoin-cloud worker`",
             )
+        yield from _endpoints(store, settings)
     finally:
         store.close()
+
+
+def _endpoints(store: "SqliteStore", settings: Settings) -> Iterator[Finding]:
+    """The pool's endpoints, and where the key of each comes from, by name."""
+    from core.cloud.api_manager import ApiManager
+    from core.cloud.keys.secrets import KeyStore
+
+    manager = ApiManager(store.pool, keys=KeyStore(settings.keys))
+    try:
+        usable = manager.usable()
+        for endpoint in manager.endpoints:
+            variable, command = endpoint.api_key_env, f"`{DISTRIBUTION} set-key {endpoint.name}`"
+            if endpoint.name not in usable:
+                ways = f"set {variable}, or run {command}" if variable else f"run {command}"
+                yield Finding("note", "endpoint", f"{endpoint.name} has no key in this terminal: {ways}")
+                continue
+            set_here = bool(variable and os.environ.get(variable, "").strip())
+            key = f"key from {variable}" if set_here else "stored key" if endpoint.api_key else "no key"
+            yield Finding("ok", "endpoint", f"{endpoint.name} at {endpoint.base_url}, {key}")
+    finally:
+        manager.close()
 
 
 def _keys(settings: Settings) -> Iterator[Finding]:

@@ -247,15 +247,15 @@ def test_the_doctor_names_the_endpoints_and_where_their_keys_are(
     store = open_store(database)
     manager = ApiManager(store.pool)
     for name in ("here", "absent"):
-        manager.add_endpoint(ApiEndpoint(name, f"https://{name}.invalid/v1", api_key_env=f"KEY_OF_{name.upper()}"))
+        manager.add_endpoint(ApiEndpoint(name, f"https://{name}.invalid/v1", api_key_env=f"{name.upper()}_API_KEY"))
     manager.close()
     store.close()
-    monkeypatch.setenv("KEY_OF_HERE", KEY)
+    monkeypatch.setenv("HERE_API_KEY", KEY)
     monkeypatch.setenv("HEABLCOIN_CLOUD_KEYS", "process")
     assert cli.main(["doctor", "--database", database]) == 0
     told = capsys.readouterr().out
-    assert "here at https://here.invalid/v1, key from KEY_OF_HERE" in told
-    assert "absent has no key in this terminal: set KEY_OF_ABSENT, or run `heablcoin-cloud set-key absent`" in told
+    assert "here at https://here.invalid/v1, key from HERE_API_KEY" in told
+    assert "absent has no key in this terminal: set ABSENT_API_KEY, or run `heablcoin-cloud set-key absent`" in told
     assert KEY not in told
 
 

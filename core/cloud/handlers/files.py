@@ -149,6 +149,6 @@ def _unusable(spec: str, error: BaseException, part: str = "it") -> BaseExceptio
             trace = trace.tb_next
     text = error.message if isinstance(error, HeablcoinError) else str(error)
     return InvalidArgument(
-        f"The handlers file {spec} cannot be used: {part} failed{place} with {type(error).__name__}: {text[:500]}",
+        f"The handlers file {spec} cannot be used: {part} failed{place} with {type(error).__name__}: {text[:500].rstrip('.')}.",
         "correct the file and start again.",
     )
