@@ -21,15 +21,17 @@ from core.cloud.store.pool_rows import read_health
 from core.errors import AllEndpointsFailed
 from tests.support.pool_world import HttpError, most_in_window
 
+RETRY_AFTER = 20
 LIMITS = {"a": 5, "b": 3, "c": 0}
 ENDS = {
     "ok": None,
     "caller_fault": HttpError(400),
     "transient": HttpError(503),
-    "rate_limited": HttpError(429, {"retry-after": "20"}),
+    "rate_limited": HttpError(429, {"retry-after": str(RETRY_AFTER)}),
     "endpoint_fault": HttpError(401),
     "timeout": TimeoutError(),
 }
+FAILURES = ["rate_limited", "transient", "endpoint_fault", "rate_limited", "timeout", "ok"]
 STRATEGIES = ["priority", "round_robin", "random", "least_latency", "least_busy", "weighted"]
 
 
@@ -82,6 +84,8 @@ class PoolMachine(RuleBasedStateMachine):
         self.ended: dict[str, Counter[str]] = {name: Counter() for name in LIMITS}
         self.probes: dict[str, tuple[Running, float]] = {}
         """Calls that test a failed endpoint, and when they began."""
+        self.closed_until = dict.fromkeys(LIMITS, 0.0)
+        """What servers asked for, reckoned here: nobody may call an endpoint before."""
 
     def teardown(self) -> None:
         if hasattr(self, "processes"):
@@ -115,10 +119,16 @@ class PoolMachine(RuleBasedStateMachine):
         flying = [call for process in self.processes for call in process.calls if call.flight is not None]
         flying.sort(key=lambda call: call.flight.began, reverse=newest)
         for running in flying[:count]:
-            flight = running.flight
-            end = self.ends[flight.member.name]
-            self.lands(running, "transient" if end == "timeout" else end)
-            self.send(running, Landed(flight, "answer", ENDS[end]))
+            self.land(running)
+
+    @rule(index=st.integers(0, 2), name=st.sampled_from(sorted(LIMITS)), end=st.sampled_from(FAILURES))
+    def a_call_fails_and_others_follow(self, index: int, name: str, end: str) -> None:
+        self.ends[name] = end
+        self.calls(index, "priority", name, 1, 1)
+        for running in [call for call in self.processes[index % len(self.processes)].calls if call.flight is not None]:
+            if running.flight.member.name == name:
+                self.land(running)
+        self.all_call_shortly_before_a_hold_ends(name, 0.9)
 
     @rule(pick=st.integers(0, 50))
     def a_call_is_cancelled(self, pick: int) -> None:
@@ -138,6 +148,17 @@ class PoolMachine(RuleBasedStateMachine):
                 if running.wakes_at is not None and running.wakes_at <= self.clock.now():
                     running.wakes_at = None
                     self.send(running, None)
+
+    @rule(name=st.sampled_from(sorted(LIMITS)), early=st.sampled_from([0.05, 0.9, 5.0]))
+    def all_call_shortly_before_a_hold_ends(self, name: str, early: float) -> None:
+        process = self.processes[0]
+        process.store.flush()
+        with process.database.read() as connection:
+            until = max(read_health(connection, name).held_until, self.closed_until[name])
+        if until - early > self.clock.now():
+            self.time_passes(until - early - self.clock.now())
+        for index in range(len(self.processes)):
+            self.calls(index, "priority", name, 1, 1)
 
     @rule(index=st.integers(0, 2))
     def a_writer_runs(self, index: int) -> None:
@@ -191,6 +212,15 @@ class PoolMachine(RuleBasedStateMachine):
 
     # Driving
 
+    def land(self, running: Running) -> None:
+        flight = running.flight
+        end = self.ends[flight.member.name]
+        self.lands(running, "transient" if end == "timeout" else end)
+        self.send(running, Landed(flight, "answer", ENDS[end]))
+        if end == "rate_limited":
+            running.process.store.flush()
+            self.closed_until[flight.member.name] = self.clock.now() + RETRY_AFTER
+
     def send(self, running: Running, event) -> None:
         process = running.process
         if running not in process.calls or process not in self.processes:
@@ -219,6 +249,8 @@ class PoolMachine(RuleBasedStateMachine):
         with process.database.read() as connection:
             before = read_health(connection, name)
         answer = command.member.account.admit(self.clock, last_resort=command.last_resort)
+        if not isinstance(answer, Refused):
+            assert self.closed_until[name] <= now, "an endpoint was called before the time its server asked for"
         if before.hard and not before.clean and not isinstance(answer, Refused):
             assert before.held_until <= now, "a failed endpoint was called during its hold"
             probe = self.probes.get(name)
@@ -237,7 +269,7 @@ class PoolMachine(RuleBasedStateMachine):
 TestPool = PoolMachine.TestCase
 TestPool.settings = settings(
     max_examples=120,
-    stateful_step_count=40,
+    stateful_step_count=30,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )

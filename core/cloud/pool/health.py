@@ -120,8 +120,9 @@ class Health:
             self.kind = kind
             self.held_from = now
             self.held_until = max(self.held_until, now + self.hold * (1 + JITTER * jitter))
-        if outcome.retry_after is not None:
-            self.held_until = max(self.held_until, now + outcome.retry_after)
+        if outcome.retry_after is not None and now + outcome.retry_after > self.held_until:
+            # News from now: a probe that began before them must not lift it.
+            self.held_from, self.held_until = now, now + outcome.retry_after
 
     def rewind(self, now: float) -> bool:
         """Whether the wall clock was put back; what is known then counts from now, lest a hold last until the old time comes again."""

@@ -111,3 +111,13 @@ def test_headers_that_say_nothing_is_left_hold_without_blame():
     assert (health.failures, health.opens_at(110.0, last_resort=True)) == (0, 120.0)
     health.succeeded(began=120.0)
     assert health.clean
+
+
+def test_a_probes_success_does_not_lift_a_hold_that_was_asked_for_after_it_began():
+    health = Health()
+    fail(health, 100.0, limited(30.0))
+    assert health.begin(7, probe_until=140.0)
+    fail(health, 131.0, limited(30.0), began=99.0)
+    health.end(7)
+    health.succeeded(began=130.5)
+    assert health.opens_at(132.0) == 161.0
