@@ -204,6 +204,24 @@ def test_an_agent_claims_reports_and_is_refused_when_it_comes_too_late(publisher
     assert publisher.update_status(mine.task_id, "completed", result=2, worker="claude-2", attempt=2).result == 2
 
 
+def test_half_a_character_is_refused_wherever_a_text_comes_in(publisher):
+    half = "\ud800"
+    task = publisher.publish("x")
+    for attempt in (
+        lambda: publisher.publish("x", depends_on=half),
+        lambda: publisher.publish("x", depends_on=[half]),
+        lambda: publisher.update_status(task.task_id, "failed", error=half),
+        lambda: publisher.update_status(task.task_id, "running", progress=0.5, progress_message=half),
+        lambda: publisher.cancel_task(task.task_id, half),
+        lambda: publisher.get_task(half * 5),
+        lambda: publisher.list_tasks(name=half),
+        lambda: publisher.list_tasks(tags=[half]),
+    ):
+        with pytest.raises(InvalidArgument, match="half a character"):
+            attempt()
+    assert publisher.list_tasks() == [task]
+
+
 @pytest.mark.parametrize("arguments", [{"limit": 0}, {"lease": 0.5}, {"lease": 1e6}, {"names": [""]}, {"worker": ""}])
 def test_a_claim_that_makes_no_sense_is_refused(publisher, arguments):
     with pytest.raises(InvalidArgument):
@@ -295,6 +313,68 @@ class TestExecuteTask:
         with pytest.raises(Permanent, match="has no 'b'"):
             publisher.execute_task(second)
         assert publisher.get_task(second.task_id).status == "failed"
+
+    def test_an_async_handler_is_stopped_at_its_timeout_and_the_attempt_says_so(self, publisher):
+        stopped = []
+
+        async def endless(payload):
+            try:
+                await asyncio.Event().wait()
+            finally:
+                stopped.append(True)
+
+        publisher.register_handler("endless", endless)
+        task = publisher.publish("endless", timeout=0.05, max_retries=0)
+        with pytest.raises(TimeoutError, match="timed out after"):
+            publisher.execute_task(task)
+        assert stopped == [True]
+        after = publisher.get_task(task.task_id)
+        assert (after.status, after.error) == ("failed", "Timed out after 0.05 s.")
+        assert [each.outcome.value for each in publisher.attempts(task.task_id)] == ["timed_out"]
+
+    def test_a_sync_handler_is_told_of_its_timeout_and_what_it_returns_after_it_counts_for_nothing(self, publisher):
+        def stubborn(payload, context):
+            while not context.cancelled:
+                threading.Event().wait(0.005)
+            return "late"
+
+        publisher.register_handler("stubborn", stubborn, timeout=0.05)
+        task = publisher.publish("stubborn")
+        with pytest.raises(TimeoutError):
+            publisher.execute_task(task)
+        after = publisher.get_task(task.task_id)
+        assert (after.status, after.result) == ("pending", None)
+        assert [each.outcome.value for each in publisher.attempts(task.task_id)] == ["timed_out"]
+
+    def test_a_handlers_own_timeout_error_is_an_ordinary_failure(self, publisher):
+        async def gives_up(payload):
+            raise TimeoutError("the other side was slow")
+
+        publisher.register_handler("gives_up", gives_up)
+        task = publisher.publish("gives_up", timeout=60, max_retries=0)
+        with pytest.raises(TimeoutError, match="the other side"):
+            publisher.execute_task(task)
+        assert [each.outcome.value for each in publisher.attempts(task.task_id)] == ["failed"]
+
+    def test_a_handler_in_a_process_of_its_own_is_killed_at_its_timeout(self, publisher):
+        import time
+
+        publisher.register_handler("nap", time.sleep, isolation="process")
+        task = publisher.publish("nap", 600, timeout=0.3, max_retries=0)
+        with pytest.raises(TimeoutError):
+            publisher.execute_task(task)
+        assert publisher.get_task(task.task_id).error == "Timed out after 0.3 s."
+
+    async def test_an_async_handler_is_not_run_inside_a_running_loop_but_beside_it(self, publisher):
+        async def hello(payload):
+            return "hello"
+
+        publisher.register_handler("hello", hello)
+        task = publisher.publish("hello")
+        with pytest.raises(InvalidArgument, match="event loop runs in this thread"):
+            publisher.execute_task(task)
+        assert publisher.get_task(task.task_id).attempts == 0
+        assert await asyncio.to_thread(publisher.execute_task, task) == "hello"
 
     def test_only_a_ready_task_with_a_handler_runs(self, publisher):
         with pytest.raises(NoHandler, match="unheard_of"):

@@ -226,7 +226,7 @@ class Executor:
         if reason is StopReason.LOST:
             return None
         if reason is StopReason.TIMEOUT:
-            return self._outcomes.timed_out(flight)
+            return self._outcomes.timed_out(flight.claim, flight.timeout)
         if error is None:
             return self._outcomes.returned(flight.claim, value)
         if reason is StopReason.CUT:

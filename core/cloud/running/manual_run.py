@@ -1,13 +1,17 @@
 """One task run by hand, in the caller's thread: claimed, its lease renewed, settled like a runner's."""
 
+import asyncio
 import contextlib
 import logging
+import math
 import os
 import random
 import secrets
 import socket
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from typing import cast
 
 from core.clock import Clock
 from core.cloud.handlers.registry import Handler, HandlerRegistry
@@ -17,7 +21,7 @@ from core.cloud.retry import RetryPolicy
 from core.cloud.running.outcome import Outcomes, result_text
 from core.cloud.store.base import Claim, ClaimRequest, Settlement, TaskStore
 from core.cloud.task import Task
-from core.errors import InvalidTransition, LeaseLost, StoreError
+from core.errors import InvalidArgument, InvalidTransition, LeaseLost, StoreError
 from core.json_types import loads
 
 log = logging.getLogger(__name__)
@@ -46,6 +50,11 @@ class ManualRun:
     def execute(self, task: Task, *, why: Callable[[str], str]) -> object:
         """The handler's value; see EnhancedCloudTaskPublisher.execute_task."""
         handler = self._handlers.require(task.name)
+        if handler.is_async and _in_a_loop():
+            raise InvalidArgument(
+                f"The handler {task.name} is async, and an event loop runs in this thread already.",
+                "use: await asyncio.to_thread(publisher.execute_task, task).",
+            )
         request = ClaimRequest(self._worker, (), 1, LEASE, task_id=task.task_id)
         claims = self._tasks.exchange([], request, self._clock.now()).claims
         if not claims:
@@ -53,17 +62,23 @@ class ManualRun:
                 f"Task {task.task_id} cannot be run now: {why(task.task_id)}", "run it when it is ready."
             )
         claim = claims[0]
-        lost = threading.Event()
-        with self._lease_of(claim, lost):
+        timeout = claim.timeout if claim.timeout is not None else handler.timeout
+        with self._watched(claim, timeout) as watch:
             try:
-                value = self._run(claim, handler, lost)
+                value = self._run(claim, handler, watch)
                 result_text(value)
             except Exception as error:
+                if watch.late.is_set():
+                    self._settle(self._outcomes.timed_out(claim, timeout))
+                    raise TimeoutError(f"Task {claim.task_id} timed out after {timeout} s.") from error
                 self._settle(self._outcomes.raised(claim, error))
                 raise
             except BaseException:
                 self._settle(self._outcomes.interrupted(claim))
                 raise
+        if watch.late.is_set():
+            self._settle(self._outcomes.timed_out(claim, timeout))
+            raise TimeoutError(f"Task {claim.task_id} timed out after {timeout} s.")
         if not self._settle(self._outcomes.returned(claim, value)):
             raise LeaseLost(
                 f"Task {task.task_id} was cancelled or taken away while it ran; its result counts for nothing.",
@@ -71,7 +86,7 @@ class ManualRun:
             )
         return value
 
-    def _run(self, claim: Claim, handler: Handler, lost: threading.Event) -> object:
+    def _run(self, claim: Claim, handler: Handler, watch: "_Watch") -> object:
         stored = self._tasks.results(claim.depends_on) if claim.depends_on else {}
         results = {task_id: loads(text) for task_id, text in stored.items()}
         context = TaskContext(
@@ -80,9 +95,18 @@ class ManualRun:
             claim.attempt,
             results=results,
             report=lambda share, message: self._note(claim, share, message),
-            cancelled=lost.is_set,
+            cancelled=lambda: watch.lost.is_set() or watch.late.is_set(),
         )
-        return handler.run_here(resolve(loads(claim.payload), results), context)
+        payload = resolve(loads(claim.payload), results)
+        if handler.isolation == "process":
+            from core.cloud.running.isolation import IsolatedRun
+
+            run = IsolatedRun(handler)
+            watch.stop = run.kill
+            return run.run(payload, context, lambda share, message: self._note(claim, share, message))
+        if handler.is_async:
+            return asyncio.run(_within(watch, cast(Awaitable[object], handler.call(payload, context))))
+        return handler.call(payload, context)
 
     def _note(self, claim: Claim, share: float | None, message: str) -> None:
         self._tasks.progress(claim.task_id, claim.attempt, self._worker, share, message)
@@ -91,24 +115,66 @@ class ManualRun:
         return not self._tasks.exchange([settlement], None, self._clock.now()).refused
 
     @contextlib.contextmanager
-    def _lease_of(self, claim: Claim, lost: threading.Event) -> Iterator[None]:
-        """Renew the lease from a thread of its own for as long as the block runs."""
-        done = threading.Event()
+    def _watched(self, claim: Claim, timeout: float | None) -> Iterator["_Watch"]:
+        """Renew the lease and keep the deadline, from a thread of its own, for as long as the block runs."""
+        watch = _Watch(timeout)
 
         def keep() -> None:
-            while not done.wait(LEASE / 3):
-                try:
-                    held = [(claim.task_id, claim.attempt)]
-                    if self._tasks.renew(self._worker, held, LEASE, self._clock.now()):
-                        lost.set()
-                        return
-                except StoreError as error:
-                    log.warning("the lease of task %s could not be renewed: %s", claim.task_id, error.message)
+            deadline = math.inf if timeout is None else time.monotonic() + timeout
+            while not watch.done.wait(min(LEASE / 3, max(0.0, deadline - time.monotonic()))):
+                if time.monotonic() >= deadline:
+                    deadline = math.inf
+                    watch.late.set()
+                    watch.stop()
+                elif not self._renew(claim):
+                    watch.lost.set()
+                    watch.stop()
+                    return
 
-        thread = threading.Thread(target=keep, name="heablcoin-manual-lease", daemon=True)
+        thread = threading.Thread(target=keep, name="heablcoin-manual-run", daemon=True)
         thread.start()
         try:
-            yield
+            yield watch
         finally:
-            done.set()
+            watch.done.set()
             thread.join()
+
+    def _renew(self, claim: Claim) -> bool:
+        held = [(claim.task_id, claim.attempt)]
+        try:
+            return not self._tasks.renew(self._worker, held, LEASE, self._clock.now())
+        except StoreError as error:
+            log.warning("the lease of task %s could not be renewed: %s", claim.task_id, error.message)
+            return True
+
+
+class _Watch:
+    """What the watching thread and the running one tell each other."""
+
+    def __init__(self, timeout: float | None) -> None:
+        self.timeout = timeout
+        self.done = threading.Event()
+        self.lost = threading.Event()
+        """The task is no longer ours."""
+        self.late = threading.Event()
+        """The attempt has taken longer than it may. A sync handler in this thread cannot be stopped; it is told."""
+        self.stop: Callable[[], None] = lambda: None
+
+
+async def _within(watch: _Watch, running: Awaitable[object]) -> object:
+    """An async handler, stopped at once when its time is over."""
+    limit = asyncio.timeout(watch.timeout)
+    try:
+        async with limit:
+            return await running
+    finally:
+        if limit.expired():
+            watch.late.set()
+
+
+def _in_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

@@ -6,7 +6,6 @@ import traceback
 
 from core.clock import Clock
 from core.cloud.retry import RetryPolicy, decide, retries_used
-from core.cloud.running.flight import Flight
 from core.cloud.running.isolated_error import IsolatedError
 from core.cloud.store.base import Claim, Settlement
 from core.cloud.task import AttemptOutcome, TaskStatus
@@ -55,15 +54,15 @@ class Outcomes:
         )
         return settlement
 
-    def timed_out(self, flight: Flight) -> Settlement:
+    def timed_out(self, claim: Claim, timeout: float | None) -> Settlement:
         """The attempt took longer than it may."""
-        text = f"Timed out after {flight.timeout:g} s." if flight.timeout is not None else "Timed out."
-        settlement = self._failure(flight.claim, None, AttemptOutcome.TIMED_OUT, text)
+        text = f"Timed out after {timeout:g} s." if timeout is not None else "Timed out."
+        settlement = self._failure(claim, None, AttemptOutcome.TIMED_OUT, text)
         log.info(
             "task %s (%s) attempt %d timed out: %s",
-            flight.claim.task_id,
-            flight.claim.name,
-            flight.claim.attempt,
+            claim.task_id,
+            claim.name,
+            claim.attempt,
             fate(settlement, self._clock.now()),
         )
         return settlement
