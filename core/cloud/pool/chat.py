@@ -81,7 +81,12 @@ def as_messages(messages: object) -> Sequence[Message]:
     if not isinstance(messages, Sequence) or isinstance(messages, str | bytes) or not messages:
         raise InvalidArgument("There are no messages to send.", fix)
     for message in messages:
-        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str) or "content" not in message:
+        # The type first: for a dict it saves asking an abstract class.
+        if (
+            (type(message) is not dict and not isinstance(message, Mapping))
+            or not isinstance(message.get("role"), str)
+            or "content" not in message
+        ):
             raise InvalidArgument("Each message must have a role and content.", fix)
     return messages
 

@@ -131,7 +131,8 @@ def whole_answer(wire: WireFormat, body: bytes, headers: Mapping[str, str], requ
     if not delta.text.strip():
         raise empty_answer(finish_reason)
     text = unfenced(delta.text) if request.json else delta.text
-    usage = Usage(*(count or 0 for count in delta.tokens))
+    tokens_in, tokens_out = delta.tokens
+    usage = Usage(tokens_in or 0, tokens_out or 0)
     return ChatAnswer(text, delta.model or request.model, usage, finish_reason, headers)
 
 

@@ -1,5 +1,6 @@
 """What a wire format gives the driver: requests out, answers and stream events in. Pure."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast
@@ -33,7 +34,7 @@ TokenCounts = tuple[int | None, int | None]
 """Tokens in and out, None where nothing was said."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Delta:
     """What an answer, or one event of a streamed one, adds."""
 
@@ -132,8 +133,6 @@ def as_count(value: Json) -> int | None:
 
 def parse_json(text: str | bytes) -> Json:
     """JSON from a provider. Raises WireError."""
-    import json
-
     try:
         return cast(Json, json.loads(text))
     except (ValueError, RecursionError):
