@@ -20,31 +20,26 @@ from typing import IO, Any, Self
 from core.clock import Clock, SystemClock
 from core.cloud.handlers.registry import HandlerRegistry, Isolation
 from core.cloud.queue.by_hand import AGENT_LEASE, claim_request, status_report
+from core.cloud.queue.reader import TaskReader, check_limit
 from core.cloud.queue.submission import (
     Submission,
     as_published,
-    check_name,
     from_arguments,
     new_graph,
     new_task,
-    tags_of,
 )
 from core.cloud.queue.transfer import Imported, restored, write_tasks
-from core.cloud.queue.why import explain
-from core.cloud.running.maintenance import POISON_LIMIT
+from core.cloud.retry import POISON_LIMIT
 from core.cloud.running.manual_run import ManualRun, manual_worker_id
 from core.cloud.running.wakeup import Signal, WakeUp
 from core.cloud.store import open_store
-from core.cloud.store.base import NewTask, Page, Purged, Store, TaskQuery
+from core.cloud.store.base import NewTask, Purged, Store
 from core.cloud.task import (
     FINAL,
-    Attempt,
     Task,
     TaskPriority,
     TaskStatus,
-    parse_priority,
     parse_status,
-    unknown_task,
 )
 from core.errors import InvalidArgument
 
@@ -52,13 +47,8 @@ __all__ = ["EnhancedCloudTaskPublisher", "Task", "TaskPriority", "TaskStatus"]
 
 log = logging.getLogger(__name__)
 
-LARGEST_PAGE = 10_000
-SHORTEST_PREFIX = 4
-"""Characters of an id that are enough when they are unique."""
-NEWEST_NAMED = 3
 
-
-class EnhancedCloudTaskPublisher:
+class EnhancedCloudTaskPublisher(TaskReader):
     """The queue's whole interface. Thread-safe; from async code call it in a worker thread.
 
     `database` is a path or `:memory:`; None is `HEABLCOIN_CLOUD_DATABASE` or the user's data directory, where it shares the
@@ -77,9 +67,10 @@ class EnhancedCloudTaskPublisher:
         rng: random.Random | None = None,
     ) -> None:
         self._owns_store = store is None
-        self.store: Store = store if store is not None else open_store(database)
         self.handlers = handlers if handlers is not None else HandlerRegistry.with_builtins()
-        self._clock = clock or SystemClock()
+        super().__init__(
+            store if store is not None else open_store(database), clock or SystemClock(), self.handlers.capabilities
+        )
         self._owns_wakeup = wakeup is None
         self.wakeup = wakeup if wakeup is not None else WakeUp(self.store.workers, clock=self._clock)
         self._draw_id = draw_id
@@ -186,70 +177,6 @@ class EnhancedCloudTaskPublisher:
     def _read(self, task_ids: Sequence[str]) -> list[Task]:
         return [self._existing(task_id) for task_id in task_ids]
 
-    # Looking
-
-    def get_task(self, task_id: str) -> Task:
-        """The task with this id, or with the only id that starts so (4 characters or more). Raises UnknownTask."""
-        return self._existing(self._whole_id(task_id))
-
-    def list_tasks(
-        self,
-        status: str | TaskStatus | None = None,
-        priority_min: int | None = None,
-        tags: str | Iterable[str] | None = None,
-        limit: int = 100,
-        name: str | None = None,
-    ) -> list[Task]:
-        """Tasks that meet all conditions (all of `tags`): URGENT first, then oldest; at most `limit`, 1 to 10,000."""
-        query = TaskQuery(
-            status=None if status is None else parse_status(status),
-            name=None if name is None else check_name(name),
-            priority_min=None if priority_min is None else int(parse_priority(priority_min)),
-            tags=tags_of(tags),
-            limit=limit,
-        )
-        return self.page(query).tasks
-
-    def page(self, query: TaskQuery) -> Page:
-        """One page of a list, and the cursor of the next."""
-        _check_limit(query.limit)
-        now = self._clock.now()
-        if query.ready:
-            self._bring_up_to_date(now)
-        return self.store.tasks.list(query, now)
-
-    def get_ready_tasks(self, limit: int = 10) -> list[Task]:
-        """Tasks that could start now, in the order in which they will."""
-        return self.page(TaskQuery(ready=True, limit=limit)).tasks
-
-    def attempts(self, task_id: str) -> list[Attempt]:
-        """Every attempt at the task, oldest first. Raises UnknownTask."""
-        return self.store.tasks.attempts(self.get_task(task_id).task_id)
-
-    def why(self, task_id: str) -> str:
-        """Why the task is not running, in words. Raises UnknownTask."""
-        task_id = self._whole_id(task_id)
-        now = self._clock.now()
-        situation = self.store.tasks.situation(task_id, now)
-        if situation is None:
-            raise self._unknown(task_id)
-        return explain(situation, now, can_run_here=situation.capability in self.handlers.capabilities())
-
-    def get_stats(self) -> dict[str, Any]:
-        """Counts by status and priority, and the mean seconds from start to completion. Costs the same for any queue."""
-        stats = self.store.tasks.stats()
-        by_status = {status.value: stats.by_status.get(status, 0) for status in TaskStatus}
-        return {
-            "total": sum(by_status.values()),
-            "by_status": by_status,
-            "by_priority": {priority.name: stats.by_priority.get(int(priority), 0) for priority in TaskPriority},
-            "expired": by_status[TaskStatus.EXPIRED],
-            "avg_completion_time": stats.completed_seconds / stats.completed_count if stats.completed_count else 0.0,
-            "ready": stats.ready,
-            "blocked": stats.blocked,
-            "later": stats.later,
-        }
-
     # Changing
 
     def update_status(
@@ -295,7 +222,7 @@ class EnhancedCloudTaskPublisher:
         `names` are the tasks the worker can do, None for any. Each task comes back acknowledged; its `attempts` is the number
         to report under. `${...}` references are left in the payload: get_task gives the results.
         """
-        _check_limit(limit)
+        check_limit(limit)
         request = claim_request(worker, names, limit, lease)
         now = self._clock.now()
         self._bring_up_to_date(now)
@@ -462,34 +389,6 @@ class EnhancedCloudTaskPublisher:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _bring_up_to_date(self, now: float) -> None:
-        due = self.store.tasks.next_due()
-        if due is not None and due <= now:
-            self.store.tasks.maintain(now, POISON_LIMIT)
-
-    def _whole_id(self, task_id: str) -> str:
-        if not isinstance(task_id, str):
-            raise InvalidArgument("A task id is a text.", "pass task.task_id.")
-        task_id = task_id.strip()
-        found = self.store.tasks.resolve_id(task_id) if len(task_id) >= SHORTEST_PREFIX else None
-        if found is None:
-            raise self._unknown(task_id)
-        return found
-
-    def _existing(self, task_id: str) -> Task:
-        task = self.store.tasks.get(task_id)
-        if task is None:
-            raise self._unknown(task_id)
-        return task
-
-    def _unknown(self, task_id: str) -> Exception:
-        return unknown_task(task_id, self.store.tasks.newest_ids(NEWEST_NAMED))
-
-
-def _check_limit(limit: object) -> None:
-    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= LARGEST_PAGE:
-        raise InvalidArgument(f"The limit is {limit!r}.", f"use a whole number from 1 to {LARGEST_PAGE:,}.")
 
 
 def _inside(what: str, error: InvalidArgument) -> InvalidArgument:

@@ -8,6 +8,8 @@ from core.errors import InvalidArgument, Permanent, RetryLater
 
 LONGEST_WAIT = 86_400.0
 """Seconds. A provider that asks for more than a day is not taken at its word."""
+POISON_LIMIT = 5
+"""A task whose worker died more often than this while running it has failed: it is taken to be what kills them."""
 
 
 @dataclass(frozen=True, slots=True)

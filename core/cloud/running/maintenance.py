@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from core.clock import Clock, SystemClock
+from core.cloud.retry import POISON_LIMIT
 from core.cloud.running.wakeup import Signal, WakeUp
 from core.cloud.store.base import Store, TaskStore
 from core.cloud.task import FINAL
@@ -26,8 +27,6 @@ LONGEST_WAIT = 1.0
 SHORTEST_WAIT = 0.02
 """Seconds between two looks, however often somebody does."""
 OVERDUE = 1.0
-POISON_LIMIT = 5
-"""A task whose worker died more often than this while running it has failed: it is taken to be what kills them."""
 RETENTION_DAYS = 30.0
 ROUND = 500
 """Rows changed in one transaction, so that nobody waits long for the database."""
