@@ -38,13 +38,14 @@ async def stream_chat(
     success = await adrive(pool, plan, ask)
     opened: _Opened = success.result
     outcome, said, usage = CANCELLED, "", Usage()
+    name = success.flight.member.name
     try:
         async with aclosing(_rest(opened, ends, success.flight)) as chunks:
             async for chunk in chunks:
                 said += chunk.text
                 if chunk.usage is not None:
                     usage = Usage(chunk.usage.tokens_in, chunk.usage.tokens_out)
-                yield chunk
+                yield ChatChunk(chunk.text, chunk.finish_reason, chunk.usage, name)
         outcome = OK
     except ProviderError as error:
         outcome = classify(error, pool.clock.now())

@@ -15,6 +15,9 @@ from core.errors import InvalidArgument, UrlRefused
 LONGEST_RETRY_AFTER = 86_400.0
 """Seconds. An endpoint that asks for more than a day is not taken at its word."""
 
+LONGEST_ERROR = 64 * 1024
+"""Bytes of an error's body beyond which it is not looked into."""
+
 
 class OutcomeClass(StrEnum):
     """What the end of an attempt says about the endpoint."""
@@ -84,7 +87,9 @@ def classify(error: BaseException, now: float) -> Outcome:
 
 def _by_status(error: BaseException, status: int, headers: Mapping[str, str], now: float) -> Outcome:
     code = code_of(error)
-    reason = " ".join(part for part in (f"HTTP {status}", code, _excerpt(error)) if part)
+    excerpt = _excerpt(error)
+    told = f"HTTP {status}" in excerpt
+    reason = excerpt if told else " ".join(part for part in (f"HTTP {status}", code, excerpt) if part)
     wait = retry_after(headers, now)
     again = header(headers, "x-should-retry").lower()
     out_of_money = status in {400, 402, 403, 429} and bool(_QUOTA_CODE.search(code) or _QUOTA_TEXT.search(str(error)))
@@ -136,11 +141,27 @@ def header(headers: Mapping[str, str], name: str) -> str:
 def code_of(error: BaseException) -> str:
     """The provider's own error code (or type), '' when the exception carries none."""
     body = getattr(error, "body", None)
+    if body is None:
+        body = _read_body(getattr(error, "response", None))
     inner = body.get("error") if isinstance(body, Mapping) and isinstance(body.get("error"), Mapping) else body
     candidates = [getattr(error, "code", None), getattr(error, "type", None)]
     if isinstance(inner, Mapping):
         candidates += [inner.get("code"), inner.get("type")]
     return " ".join(dict.fromkeys(value for value in candidates if isinstance(value, str) and value))[:100]
+
+
+def _read_body(response: object) -> object:
+    """The JSON of a response of requests, httpx or httpx2 as far as it was read: nothing is fetched for it."""
+    content = getattr(response, "_content", None)
+    if not isinstance(content, bytes) or not content.startswith(b"{") or len(content) > LONGEST_ERROR:
+        return None
+    import json
+
+    try:
+        found: object = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    return found
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:

@@ -93,6 +93,8 @@ class ChatChunk:
     text: str
     finish_reason: str | None = None
     usage: Usage | None = None
+    endpoint: str = ""
+    """Name of the endpoint that answers; filled in by the pool."""
 
 
 class Provider(Protocol):

@@ -29,11 +29,26 @@ class APITimeoutError(Exception):
     pass
 
 
-def of_requests(status, headers=None):
+def of_requests(status, headers=None, body=None):
     response = requests.Response()
+    if body is not None:
+        response._content = body
     response.status_code = status
     response.headers.update(headers or {})
     return requests.HTTPError("requests error", response=response)
+
+
+def test_the_body_of_a_response_tells_a_lack_of_money_when_the_exception_does_not():
+    body = b'{"error": {"message": "see your plan", "code": "insufficient_quota"}}'
+    outcome = classify(of_requests(429, body=body), NOW)
+    assert (outcome.kind, "insufficient_quota" in outcome.reason) == (OutcomeClass.ENDPOINT_FAULT, True)
+    for other in (b'{"error": {"code": "rate_limit_exceeded"}}', b"{broken", b"<html>", b"{" * 100_000, None):
+        assert classify(of_requests(429, body=other), NOW).kind is OutcomeClass.RATE_LIMITED
+
+
+def test_a_status_that_the_message_names_is_not_named_twice():
+    error = ProviderError("Endpoint a: the answer is HTTP 503.", kind="status", status=503)
+    assert classify(error, NOW).reason.count("503") == 1
 
 
 @pytest.mark.parametrize(

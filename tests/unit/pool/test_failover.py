@@ -144,6 +144,7 @@ async def test_a_stream_counts_its_tokens_and_ends_with_a_finish_reason(manager,
     chunks = await stream(manager)
     assert "".join(chunk.text for chunk in chunks) == "one two three"
     assert chunks[-1].finish_reason == "stop"
+    assert {chunk.endpoint for chunk in chunks} == {"first"}
     info = manager.get_stats()["endpoints"]["first"]
     assert info["successes"] == 1
     assert info["tokens_out"] > 0
