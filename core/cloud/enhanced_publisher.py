@@ -22,13 +22,14 @@ from core.cloud.handlers.registry import HandlerRegistry, Isolation
 from core.cloud.queue.by_hand import AGENT_LEASE, claim_request, status_report
 from core.cloud.queue.reader import TaskReader, check_limit
 from core.cloud.queue.submission import (
+    LARGEST_GRAPH,
     Submission,
     as_published,
     from_arguments,
     new_graph,
     new_task,
 )
-from core.cloud.queue.transfer import Imported, restored, write_tasks
+from core.cloud.queue.transfer import Imported, write_tasks
 from core.cloud.retry import POISON_LIMIT
 from core.cloud.running.manual_run import ManualRun, manual_worker_id
 from core.cloud.running.wakeup import Signal, WakeUp
@@ -132,7 +133,7 @@ class EnhancedCloudTaskPublisher(TaskReader):
         return self._store_tasks([new_task(said, self._draw_id(), now)], now)[0]
 
     def publish_many(self, tasks: Iterable[Mapping[str, object]]) -> list[Task]:
-        """Store several tasks, each given as publish() arguments by name: all of them or, after an error, none."""
+        """Store several tasks, each given as publish() arguments by name: all of them (up to 100,000) or, after an error, none."""
         now = self._clock.now()
         new: list[NewTask] = []
         for index, arguments in enumerate(tasks):
@@ -158,6 +159,11 @@ class EnhancedCloudTaskPublisher(TaskReader):
         return {key: by_key[key] for key in tasks}
 
     def _store_tasks(self, new: Sequence[NewTask], now: float) -> list[Task]:
+        if len(new) > LARGEST_GRAPH:  # one transaction: longer would keep the other processes from the database
+            raise InvalidArgument(
+                f"{len(new):,} tasks were given; at most {LARGEST_GRAPH:,} are stored at once.",
+                "publish them in parts.",
+            )
         published = self.store.tasks.publish(new, now)
         created = [each.task_id for each in published if each.created]
         if created:
@@ -293,13 +299,6 @@ class EnhancedCloudTaskPublisher(TaskReader):
         imported = import_file(self.store.tasks, file, self._clock.now())
         self.wakeup.notify(origin=self)
         return imported
-
-    def import_records(self, records: Iterable[Mapping[str, object]]) -> int:
-        """Add tasks given as an export's records (`Task.to_dict`, with `history`): all or, after an error, none."""
-        now = self._clock.now()
-        published = self.store.tasks.restore([restored(record, now) for record in records], now)
-        self.wakeup.notify(origin=self)
-        return sum(each.created for each in published)
 
     def _changed(self, task: Task) -> Task:
         self.wakeup.notify([task.task_id], origin=self)

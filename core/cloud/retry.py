@@ -3,7 +3,6 @@
 import math
 from dataclasses import dataclass
 
-from core.cloud.task import AttemptOutcome
 from core.errors import InvalidArgument, Permanent, RetryLater
 
 LONGEST_WAIT = 86_400.0
@@ -88,7 +87,3 @@ def retry_after_of(error: BaseException | None) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     return float(value) if 0 <= value < math.inf else None
-
-
-FAILED_OUTCOMES = frozenset({AttemptOutcome.FAILED, AttemptOutcome.TIMED_OUT})
-"""Outcomes that use up a retry."""

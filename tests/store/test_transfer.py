@@ -37,6 +37,11 @@ def clock():
     return ManualClock()
 
 
+def records(*tasks):
+    header = {"format": "heablcoin-cloud tasks", "version": 1}
+    return io.BytesIO(b"".join(json.dumps(each).encode() + b"\n" for each in (header, *tasks)))
+
+
 def opened(clock):
     ids = itertools.count(1)
     return EnhancedCloudTaskPublisher(":memory:", clock=clock, draw_id=lambda: f"{next(ids):016x}")
@@ -183,17 +188,13 @@ def test_an_id_or_a_key_that_another_task_has_is_refused_and_nothing_is_added(fu
     assert other.get_stats()["total"] == 1
     other.publish("mine", idempotency_key="key failed")
     with pytest.raises(InvalidArgument, match="already has the idempotency key"):
-        other.import_records([{"task_id": "x1", "name": "n", "idempotency_key": "key failed"}])
+        other.import_(records({"task_id": "x1", "name": "n", "idempotency_key": "key failed"}))
     assert other.get_stats()["total"] == 2
 
 
 def test_records_need_only_a_name_and_an_id(other):
-    assert (
-        other.import_records(
-            [{"task_id": "old-1", "name": "a"}, {"task_id": "old-2", "name": "b", "depends_on": ["old-1"]}]
-        )
-        == 2
-    )
+    first, second = {"task_id": "old-1", "name": "a"}, {"task_id": "old-2", "name": "b", "depends_on": ["old-1"]}
+    assert other.import_(records(first, second)).added == 2
     assert other.get_task("old-2").blocked_by == ("old-1",)
     assert other.get_task("old-1").status == "pending"
 

@@ -516,3 +516,15 @@ def test_why_tells_of_this_process_and_of_live_workers(publisher):
     assert "held by w" in publisher.why(task.task_id)
     with pytest.raises(UnknownTask):
         publisher.why("unknown")
+
+
+@pytest.mark.parametrize("way", ["many", "graph"])
+def test_more_tasks_than_one_transaction_should_hold_are_refused_and_none_is_stored(monkeypatch, way):
+    monkeypatch.setattr("core.cloud.enhanced_publisher.LARGEST_GRAPH", 3)
+    with EnhancedCloudTaskPublisher(":memory:") as publisher:
+        tasks = {str(number): {"name": "n"} for number in range(4)}
+        with pytest.raises(InvalidArgument, match="4 tasks were given; at most 3") as refused:
+            publisher.publish_graph(tasks) if way == "graph" else publisher.publish_many(tasks.values())
+        assert "in parts" in refused.value.fix
+        assert publisher.get_stats()["total"] == 0
+        assert len(publisher.publish_many(list(tasks.values())[:3])) == 3
