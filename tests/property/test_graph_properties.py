@@ -1,5 +1,7 @@
 """Orders, cycles and references, whatever the graph and the payload."""
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,7 +36,7 @@ def test_a_graph_is_put_in_order_or_one_of_its_cycles_is_named(graph):
         assert cyclic
         named = error.message.split(": ")[1].rstrip(".").split(" -> ")
         assert named[0] == named[-1]
-        assert all(later in graph and earlier in graph[later] for earlier, later in zip(named, named[1:], strict=False))
+        assert all(later in graph and earlier in graph[later] for earlier, later in itertools.pairwise(named))
         return
     assert not cyclic
     assert sorted(order) == sorted(graph)

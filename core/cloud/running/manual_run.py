@@ -103,7 +103,11 @@ class ManualRun:
 
             run = IsolatedRun(handler)
             watch.stop = run.kill
-            return run.run(payload, context, lambda share, message: self._note(claim, share, message))
+            return run.run(
+                payload,
+                context if handler.takes_context else None,
+                lambda share, message: self._note(claim, share, message),
+            )
         if handler.is_async:
             return asyncio.run(_within(watch, cast(Awaitable[object], handler.call(payload, context))))
         return handler.call(payload, context)
