@@ -267,11 +267,15 @@ class EnhancedCloudTaskPublisher(TaskReader):
     ) -> Purged:
         """Remove ended tasks (statuses that are final) that ended more than `older_than` seconds ago, for good.
 
-        Tasks on which another that could still run depends are kept. `dry_run` only counts.
+        Tasks on which another that could still run depends are kept. `dry_run` only counts. Raises InvalidArgument.
         """
         chosen = {parse_status(status) for status in statuses}
         if not chosen <= FINAL:
             raise InvalidArgument("Only tasks that have ended can be purged.", f"use: {', '.join(sorted(FINAL))}.")
+        if not older_than >= 0:
+            raise InvalidArgument(f"older_than is {older_than!r} seconds.", "use 0 or more.")
+        if batch < 1:
+            raise InvalidArgument(f"The batch is {batch!r} tasks.", "remove 1 or more in one transaction.")
         before = self._clock.now() - older_than
         if dry_run:
             return self.store.tasks.purge(chosen, before, dry_run=True, limit=-1)

@@ -248,6 +248,9 @@ def test_purging_goes_in_batches_and_a_dry_run_only_counts(publisher, clock):
     assert publisher.get_stats()["total"] == 0
     with pytest.raises(InvalidArgument, match="ended"):
         publisher.purge(["pending"])
+    for bad in ({"older_than": -1.0}, {"older_than": float("nan")}, {"batch": 0}):
+        with pytest.raises(InvalidArgument):
+            publisher.purge(**bad)
 
 
 class TestExecuteTask:

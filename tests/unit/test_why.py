@@ -46,7 +46,7 @@ def at(seconds):
         (why(run_at=at(60)), "It starts at 2026-11-23T20:01:00.250Z at the earliest."),
         (
             why(run_at=at(60), attempts=1, error="boom"),
-            "It is tried again at 2026-11-23T20:01:00.250Z at the earliest. The last attempt failed: boom",
+            "It is tried again at 2026-11-23T20:01:00.250Z at the earliest. The last attempt failed: boom.",
         ),
         (why(expires_at=at(60)), "It expires at 2026-11-23T20:01:00.250Z."),
         (why(expires_at=at(0)), "It expired at 2026-11-23T20:00:00.250Z and will not start."),

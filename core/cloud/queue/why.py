@@ -52,7 +52,7 @@ def _pending(situation: Situation, now: float, can_run_here: bool | None) -> lis
         again = "It is tried again" if task.attempts else "It starts"
         said.append(f"{again} at {_iso(task.run_at)} at the earliest.")
         if task.error:
-            said.append(f"The last attempt failed: {task.error}")
+            said.append(f"The last attempt failed: {_reason(task)}.")
     if situation.able_workers == 0:
         said.append(_nobody(situation, can_run_here))
     elif not said:
