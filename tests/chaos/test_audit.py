@@ -10,6 +10,7 @@ from core.cloud.enhanced_publisher import EnhancedCloudTaskPublisher
 from core.cloud.store.base import ClaimRequest, Settlement
 from core.cloud.task import AttemptOutcome, TaskStatus
 from tests.chaos.audit import Books
+from tests.chaos.harness import Chaos, Plan
 
 
 @pytest.fixture
@@ -91,3 +92,30 @@ def test_a_second_completion_is_found(books, history):
             (parent,),
         )
     assert damage(books.audit(log.directory, 2)) == {"finished_twice": 1}
+
+
+def test_a_lease_that_nobody_takes_back_is_overdue(books, history, tmp_path: Path):
+    with EnhancedCloudTaskPublisher(str(tmp_path / "queue.db")) as publisher:
+        publisher.publish("step")
+        publisher.store.tasks.exchange([], ClaimRequest("dead", ["step"], 1, 30.0), time.time() - 100)
+
+    assert books.unfinished() == 1
+    assert 60 < books.overdue() < 100
+
+
+def test_a_run_in_which_a_lease_was_overdue_too_long_is_not_sound(books, history, tmp_path: Path):
+    with EnhancedCloudTaskPublisher(str(tmp_path / "queue.db")) as publisher:
+        publisher.publish("step")
+        publisher.store.tasks.exchange([], ClaimRequest("dead", ["step"], 1, 30.0), time.time() - 100)
+    chaos = Chaos(Plan(tasks=1), make_directory(tmp_path / "run"))
+    chaos.books = books
+
+    assert chaos.figures.sound
+    chaos._watch_leases()
+    assert chaos.figures.stuck == 1
+    assert not chaos.figures.sound
+
+
+def make_directory(path: Path) -> Path:
+    path.mkdir()
+    return path
