@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,11 @@ from server.tools import all_toolsets
 from tests.mcp.conftest import said
 
 CANARY = "sk-canary-77d0c1f3a9b2"
-SECONDS_A_CALL = 10.0
-"""A hang is a failure; the bound is far above the 2 s that a loaded machine still keeps."""
+SLOW = 2.0
+"""Seconds within which every call is answered. A call that takes longer is made twice more: the fastest counts, so
+that a busy machine is no failure and a slow tool is one.
+"""
+HANG = 20.0
 CLOSED_PORT = "http://127.0.0.1:9/v1"
 SPECS = {spec.name: spec for toolset in all_toolsets() for spec in toolset.specs}
 
@@ -123,8 +127,13 @@ class Bench:
             await self._end.wait()
 
     def call(self, name: str, arguments: dict[str, Any]) -> CallToolResult:
-        calling = asyncio.run_coroutine_threadsafe(self._client.call_tool(name, arguments), self._loop)
-        return calling.result(SECONDS_A_CALL)
+        for _ in range(3):
+            began = time.monotonic()
+            calling = asyncio.run_coroutine_threadsafe(self._client.call_tool(name, arguments), self._loop)
+            result = calling.result(HANG)
+            if time.monotonic() - began <= SLOW:
+                return result
+        raise AssertionError(f"{name} took more than {SLOW} s three times over")
 
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._end.set)
@@ -151,10 +160,13 @@ def records() -> Iterator[list[logging.LogRecord]]:
     logging.getLogger().removeHandler(handler)
 
 
+@pytest.mark.parametrize("examples", [100, pytest.param(1000, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("name", SPECS)
-def test_a_tool_answers_whatever_it_is_given(name: str, bench: Bench, records: list[logging.LogRecord]) -> None:
+def test_a_tool_answers_whatever_it_is_given(
+    name: str, examples: int, bench: Bench, records: list[logging.LogRecord]
+) -> None:
     @settings(
-        max_examples=10 if name == "call_api" else 50,
+        max_examples=10 if name == "call_api" else examples,
         deadline=None,
         derandomize=True,
         database=None,
