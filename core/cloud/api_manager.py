@@ -12,7 +12,7 @@ import asyncio
 import random
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
@@ -29,7 +29,7 @@ from core.cloud.pool.membership import Membership
 from core.cloud.pool.memory_ledger import MemoryPoolStore
 from core.cloud.pool.pool import Pool
 from core.cloud.pool.portal import Portal
-from core.cloud.pool.selection import check_strategy
+from core.cloud.pool.selection import Roster, check_strategy
 from core.cloud.pool.statistics import pool_stats
 from core.cloud.providers.base import ChatAnswer, ChatChunk, Message, Provider
 from core.errors import InvalidArgument
@@ -74,6 +74,7 @@ class ApiManager:
         self._sleep = sleep
         self._hedge_after = checked_hedge(hedge_after)
         self._portal: Portal | None = None
+        self._ready_for: Roster | None = None
 
     # Endpoints
 
@@ -160,6 +161,7 @@ class ApiManager:
         await self._arefresh(options.get("endpoint"))
         request = request_of(messages, options)
         plan = self._chat_plan(options)
+        self._make_ready()
 
         async def ask(endpoint: ApiEndpoint, seconds: float) -> ChatAnswer:
             provider = self._provider(endpoint)
@@ -198,6 +200,7 @@ class ApiManager:
         await self._arefresh(options.get("endpoint"))
         request = request_of(messages, options)
         plan = replace(self._chat_plan(options), hedge_after=None, keep_open=True, usage_of=no_usage)
+        self._make_ready()
         async with aclosing(stream_chat(self._pool, plan, request, self._provider)) as chunks:
             async for chunk in chunks:
                 yield chunk
@@ -282,6 +285,15 @@ class ApiManager:
             endpoint=options.get("endpoint"),
             hedge_after=options.get("hedge_after"),
         )
+
+    def _make_ready(self) -> None:
+        """Load what calls will need before they take slots: a request that is late behind its slot crowds the next window."""
+        roster = self._pool.roster
+        if roster is not self._ready_for:
+            for member in roster.members:
+                with suppress(InvalidArgument):
+                    self._provider(member.endpoint)
+            self._ready_for = roster
 
     def _provider(self, endpoint: ApiEndpoint) -> Provider:
         provider = self._providers.get(endpoint.provider)

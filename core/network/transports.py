@@ -13,11 +13,11 @@ DEFAULT_HEADERS = {"accept": "*/*", "accept-encoding": "identity", "user-agent":
 KINDS = ("auto", "httpx2", "aiohttp")
 
 
-def open_transport(policy: UrlPolicy | None = None, kind: str = "auto") -> Transport:
+def open_transport(policy: UrlPolicy | None = None, kind: str = "auto", *, at_once: bool = False) -> Transport:
     """A client under `policy`; None vets nothing, for URLs the programmer wrote.
 
     `auto` takes aiohttp where the extra `fast` is installed, else httpx2's engine. The library is imported at the
-    first request, not here.
+    first request, not here, unless `at_once`: a third of a second that should not lie between a limiter's slot and its request.
     """
     if kind not in KINDS:
         raise InvalidArgument(f"There is no HTTP transport {kind[:20]!r}.", f"use one of: {', '.join(KINDS)}.")
@@ -26,7 +26,8 @@ def open_transport(policy: UrlPolicy | None = None, kind: str = "auto") -> Trans
     installed = find_spec("aiohttp") is not None
     if kind == "aiohttp" and not installed:
         raise InvalidArgument("The aiohttp transport is not installed.", "install heablcoin-cloud[fast].")
-    return _Lazy(policy, "aiohttp" if kind != "httpx2" and installed else "httpx2")
+    transport = _Lazy(policy, "aiohttp" if kind != "httpx2" and installed else "httpx2")
+    return transport._made() if at_once else transport  # noqa: SLF001
 
 
 async def fetch(

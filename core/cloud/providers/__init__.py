@@ -23,12 +23,14 @@ def provider_for(
         from core.cloud.providers.http import HttpProvider
         from core.cloud.providers.openai_compatible import OpenAiCompatible
 
-        return HttpProvider(OpenAiCompatible(), transport or open_transport(policy), stall_timeout=stall_timeout)
+        return HttpProvider(
+            OpenAiCompatible(), transport or open_transport(policy, at_once=True), stall_timeout=stall_timeout
+        )
     if name == "anthropic":
         from core.cloud.providers.anthropic import Anthropic
         from core.cloud.providers.http import HttpProvider
 
-        return HttpProvider(Anthropic(), transport or open_transport(policy), stall_timeout=stall_timeout)
+        return HttpProvider(Anthropic(), transport or open_transport(policy, at_once=True), stall_timeout=stall_timeout)
     if name == "fake":
         from core.cloud.providers.fake import FakeProvider
 

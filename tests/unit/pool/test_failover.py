@@ -170,3 +170,20 @@ async def test_when_every_endpoint_fails_the_error_tells_each_attempt_and_shows_
     assert "2. second: transient" in text
     assert "canary" not in text
     assert [attempt.endpoint for attempt in failure.value.attempts] == ["first", "second"]
+
+
+@pytest.mark.parametrize("way", ["chat", "stream"])
+async def test_the_http_engine_is_loaded_before_a_slot_is_taken(llm_server, monkeypatch, way):
+    manager = ApiManager()
+    pair(manager, llm_server, Step())
+    account = manager._pool.get("first").account
+    admit, ready = type(account).admit, []
+
+    def admitting(self, clock, **options):
+        ready.append("openai" in manager._providers)
+        return admit(self, clock, **options)
+
+    monkeypatch.setattr(type(account), "admit", admitting)
+    await (manager.achat(**ASK) if way == "chat" else stream(manager))
+    assert ready == [True]
+    await manager.aclose()
