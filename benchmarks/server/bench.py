@@ -66,6 +66,7 @@ def started(name: str) -> Iterator[tuple[Raw, float, int]]:
             "HEABLCOIN_CLOUD_DATABASE": str(Path(home) / "queue.db"),
             "HEABLCOIN_CLOUD_KEYS": "file",
         }
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # compiling at each start would be measured as ours
         began = time.perf_counter()
         process = subprocess.Popen(
             [sys.executable, *COMMANDS[name]],
