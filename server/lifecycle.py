@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Coroutine
@@ -81,7 +82,9 @@ class Life:
         watch_parent: bool,
     ) -> None:
         ended = anyio.Event()
-        self._wake = partial(asyncio.get_running_loop().call_soon_threadsafe, ended.set)
+        loop = asyncio.get_running_loop()
+        _hear_signals_at_once(loop)
+        self._wake = partial(loop.call_soon_threadsafe, ended.set)
         if self._asked:
             ended.set()
 
@@ -126,6 +129,25 @@ async def until_ended(ended: anyio.Event) -> None:
 
 def _nothing() -> None:
     """Stands in until there is a loop to wake."""
+
+
+def _hear_signals_at_once(loop: asyncio.AbstractEventLoop) -> None:
+    """Have a signal wake the loop, whichever thread the kernel hands it to.
+
+    Python runs handlers in the main thread only, and a signal taken by a busy handler's thread would leave that one asleep.
+    """
+    if sys.platform == "win32":
+        return  # asyncio's loop there does the same by itself
+    hears, told = socket.socketpair()
+    hears.setblocking(False)
+    told.setblocking(False)
+
+    def drain() -> None:
+        with suppress(BlockingIOError):
+            hears.recv(4096)
+
+    loop.add_reader(hears, drain)
+    signal.set_wakeup_fd(told.detach(), warn_on_full_buffer=False)  # open until the process ends, as the loop is
 
 
 def _die_later(code: int) -> None:

@@ -1,6 +1,9 @@
 """Handlers that misbehave, for the servers under test: `--handlers` points here."""
 
 import os
+import signal
+import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,15 @@ def stuck(payload: Any) -> None:
     _mark("stuck")
     while True:
         time.sleep(1)
+
+
+def takes_the_signal(payload: Any) -> None:
+    """Stuck in the very thread that the kernel picked for the signal that is to end the process, while its loop sleeps."""
+    main = threading.main_thread().ident
+    while sys._current_frames()[main].f_code.co_name != "select":
+        time.sleep(0.01)
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+    stuck(payload)
 
 
 async def blocks_the_loop(payload: Any) -> None:
@@ -40,5 +52,5 @@ def _mark(name: str) -> None:
 
 
 def register(publisher: Any) -> None:
-    for handler in (stuck, blocks_the_loop, noisy, step):
+    for handler in (stuck, takes_the_signal, blocks_the_loop, noisy, step):
         publisher.register_handler(handler.__name__, handler)

@@ -66,6 +66,17 @@ def test_a_server_with_a_stuck_handler_leaves_and_gives_its_task_back(
 
 
 @posix
+def test_a_worker_leaves_although_the_signal_came_to_the_thread_of_a_stuck_handler(tmp_path: Path) -> None:
+    with EnhancedCloudTaskPublisher(str(tmp_path / "queue.db")) as publisher:
+        task = publisher.publish("takes_the_signal")
+        ended = subprocess.run(
+            command("worker", "--handlers", HANDLERS), env=environment(tmp_path), cwd=tmp_path, timeout=20, check=False
+        )
+        assert ended.returncode == 0
+        assert publisher.get_task(task.task_id).status is TaskStatus.PENDING
+
+
+@posix
 def test_a_server_whose_parent_died_leaves_although_its_pipes_stay_open(tmp_path: Path) -> None:
     launcher = textwrap.dedent("""
         import subprocess, sys, time

@@ -1,7 +1,7 @@
 """A worker as a process of its own: `python -m tests.process.worker_process OPTIONS-AS-JSON`, and its handle for tests.
 
 It says `ready WORKER-ID`, runs tasks until stdin ends or SIGTERM or SIGINT comes, stops its runner and leaves by
-`os._exit` as the server does: CPython itself may hang when it finalizes beside threads that spin.
+`os._exit` as the server does.
 """
 
 import json
@@ -54,7 +54,9 @@ def main(options: dict[str, Any]) -> None:
     threading.Thread(target=lambda: (sys.stdin.read(), stop.set()), daemon=True).start()
     runner.start()
     print("ready", worker, flush=True)
-    stop.wait()
+    while not stop.wait(0.1):
+        # Python runs signal handlers in this thread only, and the kernel may give a signal to a spinning one: look up for it.
+        continue
     runner.stop(options.get("grace", 1.0))
     publisher.close()
     os._exit(0)
