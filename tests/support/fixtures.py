@@ -1,5 +1,6 @@
 """Fixtures every test may use."""
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,6 +42,18 @@ def own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, str(path))
     monkeypatch.setenv("HEABLCOIN_CLOUD_DATABASE", str(tmp_path / ".environment" / "data" / "cloud.db"))
     monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.null.Keyring")
+
+
+@pytest.fixture(autouse=True)
+def own_logging() -> Iterator[None]:
+    """What a command under test sets up for a whole process ends with its test."""
+    loggers = [logging.getLogger(name) for name in (None, "core", "server", "utils")]
+    before = [(logger.level, list(logger.handlers)) for logger in loggers]
+    yield
+    logging.captureWarnings(capture=False)
+    for logger, (level, handlers) in zip(loggers, before, strict=True):
+        logger.setLevel(level)
+        logger.handlers[:] = handlers
 
 
 @pytest.fixture
