@@ -9,8 +9,10 @@ Json: TypeAlias = dict[str, "Json"] | list["Json"] | str | int | float | bool | 
 JsonObject: TypeAlias = dict[str, Json]
 
 
-_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-"""Made once: json.dumps() makes one for each call that has settings, which costs as much as a small value."""
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False, check_circular=False)
+"""Made once: json.dumps() makes one for each call that has settings, which costs as much as a small value. A value that holds
+itself ends in a RecursionError without the check for it, too."""
+_DECODER = json.JSONDecoder()
 
 
 def dumps(value: object, what: str = "value") -> str:
@@ -31,4 +33,7 @@ def dumps(value: object, what: str = "value") -> str:
 
 def loads(text: str) -> Json:
     """The value of JSON text that this project wrote itself."""
-    return cast(Json, json.loads(text))
+    value, end = _DECODER.raw_decode(text)
+    if end != len(text):
+        raise ValueError(f"something stands behind the JSON text, from character {end} on")
+    return cast(Json, value)

@@ -13,6 +13,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -171,11 +172,12 @@ class EnhancedCloudTaskPublisher(TaskReader):
             self.wakeup.notify(created, origin=self)
         # A dependency that was there before, however far up, decides what a task is by now: only the store knows.
         foreseen: set[str] = set()
+        created_at = datetime.fromtimestamp(now, UTC)
         stored = []
         for task, each in zip(new, published, strict=True):
             if each.created and foreseen.issuperset(task.depends_on):
                 foreseen.add(each.task_id)
-                stored.append(as_published(task, now))
+                stored.append(as_published(task, created_at))
             else:
                 stored.append(self._existing(each.task_id))
         return stored

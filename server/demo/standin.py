@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Self
 
-from core.json_types import JsonObject, loads
+from core.json_types import JsonObject
 
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
@@ -94,7 +94,7 @@ class StandIn:
 
     def _answer(self, request: BaseHTTPRequestHandler) -> None:
         request.close_connection = True
-        body = loads(request.rfile.read(int(request.headers.get("Content-Length") or 0)).decode())
+        body: JsonObject = json.loads(request.rfile.read(int(request.headers.get("Content-Length") or 0)).decode())
         prompt = _last_message(body)
         step = self._next_step()
         self.served.append(Served(time.monotonic(), request.headers.get("Authorization", ""), prompt, step))

@@ -1,12 +1,13 @@
 """The `http_request` handler: one vetted HTTP request as a task."""
 
 import base64
+import json
 import time
 
 from core.cloud.handlers.registry import HandlerRegistry
 from core.cloud.pool.outcome import retry_after
 from core.errors import HeablcoinError, Permanent
-from core.json_types import Json, JsonObject, dumps, loads
+from core.json_types import Json, JsonObject, dumps
 from core.network import HttpError, HttpRequest, HttpResponse, RequestHeaders, Transport, UrlPolicy, open_transport
 from core.redaction import excerpt
 
@@ -119,7 +120,7 @@ def as_result(response: HttpResponse, now: float) -> JsonObject:
         return result
     if "json" in kind:
         try:
-            result["json"] = loads(text)
+            result["json"] = json.loads(text)
         except (ValueError, RecursionError):
             result["body"] = text
         return result

@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from datetime import UTC, datetime
+from datetime import datetime
 
 from core.clock import to_datetime
 from core.cloud.queue.graph import LOCAL_KEY, check_graph, check_references, rename_references
@@ -31,7 +31,7 @@ LARGEST_GRAPH = 100_000
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Submission:
     """The arguments of one `publish`, as the caller gave them."""
 
@@ -54,7 +54,7 @@ _KNOWN = frozenset(ARGUMENTS)
 
 def from_arguments(arguments: Mapping[str, object], what: str) -> Submission:
     """A submission from publish() arguments by name; InvalidArgument for a name that publish() does not have."""
-    if not isinstance(arguments, Mapping):
+    if type(arguments) is not dict and not isinstance(arguments, Mapping):
         raise InvalidArgument(
             f"{what} is not an object of publish() arguments.", 'write {"name": ..., "payload": ...}.'
         )
@@ -138,7 +138,7 @@ def _check_keys(keys: Iterable[object]) -> None:
             )
 
 
-def as_published(task: NewTask, now: float) -> Task:
+def as_published(task: NewTask, created_at: datetime) -> Task:
     """The task as it stands right after it was stored, for one whose dependencies (if any) were stored with it."""
     return Task(
         task_id=task.task_id,
@@ -155,7 +155,7 @@ def as_published(task: NewTask, now: float) -> Task:
         attempts=0,
         interruptions=0,
         idempotency_key=task.idempotency_key,
-        created_at=datetime.fromtimestamp(now, UTC),
+        created_at=created_at,
         run_at=to_datetime(task.run_at),
         expires_at=to_datetime(task.expires_at),
         started_at=None,
@@ -269,6 +269,8 @@ def _integer(value: object, what: str) -> int:
 
 
 def _priority(value: object) -> int:
+    if type(value) is int and TaskPriority.LOW <= value <= TaskPriority.URGENT:
+        return value
     return int(parse_priority(_integer(value, "priority")))
 
 

@@ -14,7 +14,7 @@ from core.cloud.queue.submission import ARGUMENTS, from_arguments, new_task
 from core.cloud.store.base import RestoredTask, TaskStore
 from core.cloud.task import FINAL, Attempt, AttemptOutcome, TaskStatus, parse_status
 from core.errors import InvalidArgument
-from core.json_types import Json, JsonObject, dumps, loads
+from core.json_types import Json, JsonObject, dumps
 
 FORMAT = "heablcoin-cloud tasks"
 VERSION = 1
@@ -210,7 +210,7 @@ def reading(file: str | Path | IO[bytes]) -> Iterator[IO[bytes]]:
 def is_export(first_line: bytes) -> bool:
     """True for the header line of an export."""
     try:
-        header = loads(first_line.decode())
+        header = json.loads(first_line.decode())
     except (ValueError, RecursionError):
         return False
     return isinstance(header, dict) and header.get("format") == FORMAT

@@ -11,12 +11,12 @@ import builtins
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from core.cloud.task import Attempt, AttemptOutcome, OnDependencyFailure, Task, TaskStatus
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that doubles the time it takes to make one, and publish_many makes thousands
 class NewTask:
     """A task to insert, checked and with its id drawn."""
 
@@ -39,8 +39,7 @@ class NewTask:
     idempotency_key: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Published:
+class Published(NamedTuple):
     """What became of one NewTask."""
 
     task_id: str
