@@ -14,7 +14,7 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from core.clock import Clock, SystemClock
 from core.cloud.pool.attempts import AttemptRecord
@@ -32,6 +32,7 @@ from core.cloud.pool.portal import Portal
 from core.cloud.pool.selection import Roster, check_strategy
 from core.cloud.pool.statistics import pool_stats
 from core.cloud.providers.base import ChatAnswer, ChatChunk, Message, Provider
+from core.cloud.providers.returned_error import unless_error
 from core.errors import InvalidArgument
 from core.network import UrlPolicy
 from core.redaction import redact
@@ -125,12 +126,17 @@ class ApiManager:
 
         `max_retries` counts attempts in all. Another endpoint is asked at once; the same one again only when no other is left, after
         a random wait whose ceiling grows by `backoff_factor`. `deadline` (seconds, 120 if None) bounds everything but `func` itself,
-        which has `endpoint.timeout` to go by. A 400, 413 or 422 is raised as it came. Raises AllEndpointsFailed (a RuntimeError),
+        which has `endpoint.timeout` to go by. A 400, 413 or 422 is raised as it came. What `func` returns counts as raised if it is
+        an error: an HTTP response of 400 or more, or an LLM API's `{"error": {...}}`. Raises AllEndpointsFailed (a RuntimeError),
         InvalidArgument, UnknownEndpoint.
         """
         self._refresh(endpoint)
         plan = self._plan(max_retries, strategy, backoff_factor, deadline=deadline, endpoint=endpoint)
-        success = drive(self._pool, plan, func, self._sleep)
+
+        def ask(endpoint: ApiEndpoint) -> R:
+            return unless_error(endpoint, func(endpoint))
+
+        success = drive(self._pool, plan, ask, self._sleep)
         return success.result, success.flight.member.endpoint
 
     async def acall_with_retry(
@@ -153,7 +159,12 @@ class ApiManager:
         plan = self._plan(
             max_retries, strategy, backoff_factor, deadline=deadline, endpoint=endpoint, hedge_after=hedge_after
         )
-        success = await adrive(self._pool, plan, as_work(func))
+        work = as_work(func)
+
+        async def ask(endpoint: ApiEndpoint, seconds: float) -> Any:
+            return unless_error(endpoint, await work(endpoint, seconds))
+
+        success = await adrive(self._pool, plan, ask)
         return success.result, success.flight.member.endpoint
 
     async def achat(self, messages: str | Sequence[Message], **options: Unpack[ChatOptions]) -> ChatResult:
@@ -230,6 +241,18 @@ class ApiManager:
         """`close` for async code."""
         await self._close_providers()
         await asyncio.to_thread(self.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *failure: object) -> None:
+        await self.aclose()
 
     async def _close_providers(self) -> None:
         for provider in list(self._providers.values()):
