@@ -115,39 +115,47 @@ class Exchanger:
             return 0
         return self._concurrency + self._pace.ahead - len(self._flights)
 
+    def step(self, backoff: float = 0.0) -> float:
+        """One round: write what ended, claim for the free slots.
+
+        Returns the seconds after which the next round is worth it: 0, or more than `backoff` when the store is in trouble.
+        """
+        with self._changed:
+            self._writing, self._waiting = self._waiting, []
+            free = self._free()
+            self._look = self._look and free <= 0
+            self._pace.ended(len(self._writing), self._clock.monotonic())
+        try:
+            self._exchange(free)
+        except StoreError as error:
+            backoff = longer(backoff)
+            log.warning("the queue's store is in trouble, trying again in %.2f s: %s", backoff, error.message)
+            self._keep()
+        except Exception:
+            backoff = longer(backoff)
+            log.exception("the queue's store refused a batch; its parts are tried one by one")
+            self._one_by_one()
+        else:
+            return 0.0
+        return backoff
+
     def _run(self) -> None:
         backoff = 0.0
-        while True:
-            with self._changed:
-                if not self._wait(backoff):
-                    return
-                self._writing, self._waiting = self._waiting, []
-                free = self._free()
-                self._look = self._look and free <= 0
-                self._pace.ended(len(self._writing), self._clock.monotonic())
-            try:
-                self._exchange(free)
-                backoff = 0.0
-            except StoreError as error:
-                backoff = longer(backoff)
-                log.warning("the queue's store is in trouble, trying again in %.2f s: %s", backoff, error.message)
-                self._keep()
-            except Exception:
-                backoff = longer(backoff)
-                log.exception("the queue's store refused a batch; its parts are tried one by one")
-                self._one_by_one()
+        while self._wait(backoff):
+            backoff = self.step(backoff)
 
     def _wait(self, backoff: float) -> bool:
         """Wait until there is something to do; False when there is nothing more to do, ever."""
-        if backoff and not self._closing:
-            self._changed.wait(backoff * (0.5 + self._rng.random()))
-        while not self._waiting and self._free() <= 0:
-            if self._closing:
-                return False
-            idle = self._claiming and len(self._flights) < self._concurrency
-            poll = self._poll_interval * (0.75 + 0.5 * self._rng.random()) if idle else None
-            if not self._changed.wait(poll) and idle:
-                self._look = True
+        with self._changed:
+            if backoff and not self._closing:
+                self._changed.wait(backoff * (0.5 + self._rng.random()))
+            while not self._waiting and self._free() <= 0:
+                if self._closing:
+                    return False
+                idle = self._claiming and len(self._flights) < self._concurrency
+                poll = self._poll_interval * (0.75 + 0.5 * self._rng.random()) if idle else None
+                if not self._changed.wait(poll) and idle:
+                    self._look = True
         return True
 
     def _exchange(self, free: int) -> None:

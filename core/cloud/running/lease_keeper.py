@@ -47,6 +47,8 @@ class LeaseKeeper:
         self._progress: dict[FlightKey, tuple[Flight, float | None, str]] = {}
         self._asked = False
         self._closed = False
+        self._renew_at = clock.monotonic() + lease / 3
+        self._write_at = float("-inf")
         self._thread = threading.Thread(target=self._run, name="heablcoin-leases", daemon=True)
 
     def start(self) -> None:
@@ -71,30 +73,35 @@ class LeaseKeeper:
             self._closed = True
             self._changed.notify()
 
+    def step(self) -> None:
+        """One round: write progress and renew leases, each when its time has come or somebody asked."""
+        with self._changed:
+            now = self._clock.monotonic()
+            renewing = self._asked or now >= self._renew_at
+            self._asked = False
+            reports = {}
+            if self._progress and now >= self._write_at:
+                reports, self._progress = self._progress, {}
+        if reports:
+            self._write_at = now + PROGRESS_INTERVAL
+            self._guarded(self._write, list(reports.values()))
+        if renewing:
+            self._renew_at = self._clock.monotonic() + self._lease / 3
+            self._guarded(self._renew)
+            self._guarded(self._beat)
+
     def _run(self) -> None:
-        renew_at = self._clock.monotonic() + self._lease / 3
-        write_at = float("-inf")
-        while True:
-            with self._changed:
-                now = self._clock.monotonic()
-                wake_at = min(renew_at, write_at) if self._progress else renew_at
-                if not self._closed and not self._asked and wake_at > now:
-                    self._changed.wait(wake_at - now)
-                if self._closed:
-                    return
-                now = self._clock.monotonic()
-                renewing = self._asked or now >= renew_at
-                self._asked = False
-                reports = {}
-                if self._progress and now >= write_at:
-                    reports, self._progress = self._progress, {}
-            if reports:
-                write_at = now + PROGRESS_INTERVAL
-                self._guarded(self._write, list(reports.values()))
-            if renewing:
-                renew_at = self._clock.monotonic() + self._lease / 3
-                self._guarded(self._renew)
-                self._guarded(self._beat)
+        while self._wait():
+            self.step()
+
+    def _wait(self) -> bool:
+        """Wait until there may be something to do; False once it is closed."""
+        with self._changed:
+            wake_at = min(self._renew_at, self._write_at) if self._progress else self._renew_at
+            left = wake_at - self._clock.monotonic()
+            if not self._closed and not self._asked and left > 0:
+                self._changed.wait(left)
+            return not self._closed
 
     def _guarded(self, action: Callable[..., None], *arguments: object) -> None:
         try:
