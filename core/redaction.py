@@ -10,7 +10,8 @@ MASK = "[redacted]"
 _LOOKS_LIKE_KEY = re.compile(
     r"""
     (?P<scheme>\b(?:bearer|basic)\s+)[A-Za-z0-9._~+/=-]{6,}             # Authorization values
-    | \b(?:sk|rk|pk|gsk|xai|hf|pplx|nvapi|ghp|gho|ghs|glpat|key)[-_][A-Za-z0-9._-]{6,}  # vendors' prefixes
+    | \b(?:sk|rk|pk|gsk|xai|hf|pplx|nvapi|ghp|gho|ghs|glpat)[-_][A-Za-z0-9._-]{6,}  # vendors' prefixes
+    | \bkey[-_](?=[a-z]*[0-9])[a-z0-9]{16,}                              # the same, where words begin so too (key_points)
     | \bAIza[A-Za-z0-9_-]{10,}                                          # Google
     | \bAKIA[A-Z0-9]{12,}                                               # AWS
     | \beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*         # JSON web tokens

@@ -3,18 +3,23 @@
 import argparse
 import gc
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from server import DISTRIBUTION, package_version
 
 TRANSPORTS = ("stdio", "streamable-http", "http", "sse")
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8765
+RUNTIME_OPTIONS = {"database": ("PATH", "the task database"), "handlers": ("FILE_OR_MODULE", "your own task handlers")}
+"""Options that stand for a setting, with what they take."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code. Serving does not return."""
     options = parser().parse_args(arguments)
+    for name in RUNTIME_OPTIONS:
+        if getattr(options, name) is not None and name not in options.takes:
+            options.refuse(f"--{name} has no effect here: leave it out")
     try:
         return int(options.run(options) or 0)
     except KeyboardInterrupt:
@@ -40,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     )
     root.add_argument("--version", action="version", version=f"{DISTRIBUTION} {package_version()}")
     _runtime_options(root)
-    root.set_defaults(run=_serve, transport="stdio", host=None, port=None, refuse=root.error)
+    root.set_defaults(run=_serve, transport="stdio", host=None, port=None)
     commands = root.add_subparsers(title="commands", metavar="COMMAND")
 
     serve = commands.add_parser("serve", help="serve MCP to a client (the default)")
@@ -48,13 +53,14 @@ def parser() -> argparse.ArgumentParser:
     serve.add_argument("--host", help=f"address to listen on ({DEFAULT_HOST}); HTTP only")
     serve.add_argument("--port", type=_port, help=f"TCP port, 0 for any free one ({DEFAULT_PORT}); HTTP only")
     _runtime_options(serve, suppress=True)
-    serve.set_defaults(run=_serve, refuse=serve.error)
+    serve.set_defaults(run=_serve)
 
     worker = commands.add_parser("worker", help="run queued tasks without a client")
     _runtime_options(worker, suppress=True)
     worker.set_defaults(run=_worker)
 
     demo = commands.add_parser("demo", help="see it work, without a key or a network")
+    _runtime_options(demo, takes=())
     demo.set_defaults(run=_demo)
 
     doctor = commands.add_parser("doctor", help="check this installation and say what is wrong")
@@ -65,17 +71,19 @@ def parser() -> argparse.ArgumentParser:
     show = commands.add_parser("print-config", help="print what a client needs to start this server")
     clients = ("claude-desktop", "claude-code", "windsurf", "inspector")
     show.add_argument("client", choices=clients, metavar="CLIENT", help=f"one of: {', '.join(clients)}")
+    _runtime_options(show, suppress=True)
     show.set_defaults(run=_print_config)
 
     key = commands.add_parser("set-key", help="keep an endpoint's API key (typed in, or read from a pipe)")
     key.add_argument("name", metavar="NAME", help="the endpoint's name")
     key.add_argument("--base-url", default="", metavar="URL", help="its address, for an endpoint not yet added")
     key.add_argument("--remove", action="store_true", help="forget the key instead")
-    _runtime_options(key, suppress=True)
+    _runtime_options(key, suppress=True, takes=("database",))
     key.set_defaults(run=_set_key)
 
     tools = commands.add_parser("tools", help="list the tools that clients see")
     tools.add_argument("--json", action="store_true", help="as JSON: what a model is shown of each")
+    _runtime_options(tools, takes=())
     tools.set_defaults(run=_tools)
 
     for name, text, stream in (
@@ -84,16 +92,19 @@ def parser() -> argparse.ArgumentParser:
     ):
         command = commands.add_parser(name, help=text)
         command.add_argument("file", metavar="FILE", help=f"its path, or - for standard {stream}")
-        _runtime_options(command, suppress=True)
+        _runtime_options(command, suppress=True, takes=("database",))
         command.set_defaults(run=_import if name == "import" else _export)
     return root
 
 
-def _runtime_options(command: argparse.ArgumentParser, *, suppress: bool = False) -> None:
-    """Options that stand for a setting; given after a command they replace those given before it."""
-    default = argparse.SUPPRESS if suppress else None
-    command.add_argument("--database", metavar="PATH", default=default, help="the task database")
-    command.add_argument("--handlers", metavar="FILE_OR_MODULE", default=default, help="your own task handlers")
+def _runtime_options(
+    command: argparse.ArgumentParser, *, suppress: bool = False, takes: Collection[str] = tuple(RUNTIME_OPTIONS)
+) -> None:
+    """Options that `command` takes; given after a command they replace those given before it."""
+    for name in takes:
+        metavar, text = RUNTIME_OPTIONS[name]
+        command.add_argument(f"--{name}", metavar=metavar, default=argparse.SUPPRESS if suppress else None, help=text)
+    command.set_defaults(takes=takes, refuse=command.error)
 
 
 def _port(text: str) -> int:
@@ -137,7 +148,7 @@ def _doctor(options: argparse.Namespace) -> int:
 def _print_config(options: argparse.Namespace) -> int:
     from server import print_config
 
-    return print_config.main(options.client)
+    return print_config.main(options.client, options.database, options.handlers)
 
 
 def _set_key(options: argparse.Namespace) -> int:

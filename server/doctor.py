@@ -23,8 +23,12 @@ if TYPE_CHECKING:
 
 Level = Literal["ok", "note", "bad"]
 MARKS: dict[Level, str] = {"ok": "ok  ", "note": "note", "bad": "BAD "}
+NEW_LINE, INDENTED = "\n", "\n       "
 TWIN_SECONDS = 60.0
 """A process that was seen within this time counts as live."""
+CORRECT_IT = (
+    f"correct the file (`{DISTRIBUTION} print-config` prints what our entry should be), then restart the client"
+)
 TOP_LEVEL = ("server", "core", "utils")
 LIBRARIES = ("mcp", "apsw", "httpx2", "pydantic", "anyio", "keyring", "aiohttp")
 
@@ -45,7 +49,7 @@ def main(database: str | None, handlers: str | None, *, as_json: bool) -> int:
         print(json.dumps([asdict(finding) for finding in findings], indent=2, ensure_ascii=False))  # noqa: T201
     else:
         for finding in findings:
-            print(f"{MARKS[finding.level]} {finding.about}: {finding.text}")  # noqa: T201 - a command's output
+            print(f"{MARKS[finding.level]} {finding.about}: {finding.text.replace(NEW_LINE, INDENTED)}")  # noqa: T201 - a command's output
     return int(any(finding.level == "bad" for finding in findings))
 
 
@@ -57,8 +61,10 @@ def examine(database: str | None, handlers: str | None) -> Iterator[Finding]:
         settings = load_settings(database=database, handlers=handlers)
     except HeablcoinError as error:
         yield Finding("bad", "settings", str(error))
+        yield from _guarded("clients", _clients)
         return
     yield from _guarded("settings", lambda: _settings(settings))
+    yield from _guarded("handlers", lambda: _handlers(settings))
     yield from _guarded("database", lambda: _database(settings))
     yield from _guarded("keys", lambda: _keys(settings))
     yield from _guarded("clients", _clients)
@@ -113,12 +119,21 @@ def _settings(settings: Settings) -> Iterator[Finding]:
     yield Finding(
         "ok", "tools", f"toolsets {', '.join(settings.toolsets)}{' (read-only)' if settings.read_only else ''}"
     )
+
+
+def _handlers(settings: Settings) -> Iterator[Finding]:
+    """Whether the user's own handlers load, as they would at a start."""
     if settings.handlers:
+        from core.cloud.api_manager import ApiManager
         from core.cloud.enhanced_publisher import EnhancedCloudTaskPublisher
         from core.cloud.handlers.files import load_handlers
 
-        with EnhancedCloudTaskPublisher(MEMORY) as publisher:
-            names = load_handlers(settings.handlers, publisher)
+        manager = ApiManager()
+        try:
+            with EnhancedCloudTaskPublisher(MEMORY) as publisher:
+                names = load_handlers(settings.handlers, publisher, manager)
+        finally:
+            manager.close()
         yield Finding("ok", "handlers", f"{settings.handlers} registers {', '.join(names) or 'nothing'}")
 
 
@@ -127,8 +142,8 @@ def _database(settings: Settings) -> Iterator[Finding]:
 
     location = settings.database or database_path()
     yield Finding("ok", "directories", f"data {data_dir()}, configuration {config_dir()}")
-    if location != MEMORY and not Path(location).exists():
-        yield Finding("note", "database", f"{location} does not exist yet; the first start makes it")
+    if location != MEMORY and (before_use := _not_to_be_opened(Path(location).expanduser().absolute())):
+        yield before_use
         return
     store = open_store(location)
     try:
@@ -153,6 +168,34 @@ def _database(settings: Settings) -> Iterator[Finding]:
         yield from _endpoints(store, settings)
     finally:
         store.close()
+
+
+def _not_to_be_opened(file: Path) -> Finding | None:
+    """What to say of a file that is not there or would be changed by opening it; None for one of this version."""
+    from core.cloud.store.database import schema_of
+
+    elsewhere = f"or set {PREFIX}DATABASE to another path"
+    try:
+        if not file.exists():
+            nearest = next(folder for folder in file.parents if folder.exists())
+            if nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK):
+                return Finding("note", "database", f"{file} does not exist yet; the first start makes it")
+            return Finding(
+                "bad", "database", f"{file} cannot be made. Fix: make {nearest} a directory you can write, {elsewhere}"
+            )
+    except OSError as error:
+        return Finding(
+            "bad",
+            "database",
+            f"{file} cannot be reached ({error.strerror}). Fix: make its directory yours to read and write, {elsewhere}",
+        )
+    if file.is_dir():
+        return None
+    found, known = schema_of(str(file))
+    if found >= known:
+        return None
+    copied = ", after making a copy" if found else ""
+    return Finding("note", "database", f"{file} has schema {found}; the next start brings it to {known}{copied}")
 
 
 def _endpoints(store: "SqliteStore", settings: Settings) -> Iterator[Finding]:
@@ -194,7 +237,7 @@ def _clients() -> Iterator[Finding]:
             continue
         seen = True
         if finding.problem:
-            yield Finding("bad", file.client, f"{file.path}: {finding.problem}")
+            yield Finding("bad", file.client, f"{file.path}: {finding.problem}. Fix: {CORRECT_IT}")
         elif finding.servers:
             yield Finding("ok", file.client, f"{file.path} starts this server as {', '.join(finding.servers)}")
         else:

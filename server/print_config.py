@@ -1,14 +1,18 @@
 """Prints what a client needs to start this server. Absolute paths, because a GUI's PATH is short; edits nothing."""
 
 import json
+import os
 import shlex
 import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
+from core.cloud.handlers.files import looks_like_a_path
+from core.paths import MEMORY
 from server import DISTRIBUTION
 from server.clients import client_files
+from server.settings import PREFIX
 
 SERVER_NAME = "heablcoin-cloud"
 
@@ -24,20 +28,34 @@ def launch_command() -> list[str]:
     return [str(Path(sys.executable).absolute()), str(Path(__file__).absolute().with_name("__main__.py"))]
 
 
-def client_entry() -> dict[str, Any]:
-    """The entry under `mcpServers`."""
+def options(database: str | None, handlers: str | None) -> list[str]:
+    """The options given here, for a client that starts the server in another directory: their paths made absolute."""
+    told = []
+    if database:
+        told += ["--database", database if database == MEMORY else str(Path(database).expanduser().absolute())]
+    if handlers:
+        told += [
+            "--handlers",
+            str(Path(handlers).expanduser().absolute()) if looks_like_a_path(handlers) else handlers,
+        ]
+    return told
+
+
+def client_entry(*given: str) -> dict[str, Any]:
+    """The entry under `mcpServers`; `given` are options of the server."""
     command, *arguments = launch_command()
-    return {"command": command, "args": arguments}
+    return {"command": command, "args": [*arguments, *given]}
 
 
-def config_text(client: str) -> str:
-    """What to paste or run for `client`."""
-    command = launch_command()
+def config_text(client: str, *given: str) -> str:
+    """What to paste or run for `client`; `given` are options of the server."""
+    command = [*launch_command(), *given]
     if client == "claude-code":
         return shlex.join(["claude", "mcp", "add", SERVER_NAME, "--", *command])
     if client == "inspector":
-        return shlex.join(["npx", "@modelcontextprotocol/inspector", *command])
-    return json.dumps({"mcpServers": {SERVER_NAME: client_entry()}}, indent=2, ensure_ascii=False)
+        apart = ["--"] if given else []  # else the Inspector would take the options for its own
+        return shlex.join(["npx", "@modelcontextprotocol/inspector", *apart, *command])
+    return json.dumps({"mcpServers": {SERVER_NAME: client_entry(*given)}}, indent=2, ensure_ascii=False)
 
 
 def advice(client: str) -> str:
@@ -53,8 +71,13 @@ def advice(client: str) -> str:
     return "Run this in a terminal (needs Node):"
 
 
-def main(client: str) -> int:
+def main(client: str, database: str | None = None, handlers: str | None = None) -> int:
     """Print the text on stdout, so that it can be piped, and the advice on stderr."""
     print(advice(client), file=sys.stderr)  # noqa: T201 - a command's output
-    print(config_text(client))  # noqa: T201 - a command's output
+    if only_here := sorted(name for name in os.environ if name.startswith(PREFIX)):
+        print(  # noqa: T201 - a command's output
+            f"Set in this terminal, but not in what is printed (the client has an environment of its own): {', '.join(only_here)}.",
+            file=sys.stderr,
+        )
+    print(config_text(client, *options(database, handlers)))  # noqa: T201 - a command's output
     return 0

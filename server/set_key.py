@@ -3,7 +3,7 @@
 import getpass
 import sys
 
-from core.cloud.api_manager import ApiManager
+from core.cloud.api_manager import ApiEndpoint, ApiManager
 from core.errors import InvalidArgument, UnknownEndpoint
 from server.serving import open_runtime
 from server.settings import load_settings
@@ -17,7 +17,12 @@ def main(name: str, base_url: str, database: str | None, *, remove: bool) -> int
             found = runtime.keys.delete(name)
             _say(f"The key of {name} is forgotten." if found else f"No key was kept for {name}.")
             return 0 if found else 1
-        address = base_url or _address_of(runtime.manager, name)
+        if runtime.keys.where() == "process":
+            raise InvalidArgument(
+                "With HEABLCOIN_CLOUD_KEYS=process a key is kept by the process it is given to, and this one ends now.",
+                "set it to auto, keyring or file, or name an environment variable in the endpoint's api_key_env",
+            )
+        address = ApiEndpoint(name=name, base_url=base_url or _address_of(runtime.manager, name)).base_url
         place = runtime.keys.set(name, address, read_key(name))
     finally:
         runtime.stop(0)
@@ -28,7 +33,10 @@ def main(name: str, base_url: str, database: str | None, *, remove: bool) -> int
 def read_key(name: str) -> str:
     """The key from the terminal, without echo, or the first line of what is piped in."""
     if sys.stdin.isatty():
-        return getpass.getpass(f"Key of {name} (not shown): ")
+        try:
+            return getpass.getpass(f"Key of {name} (not shown): ")
+        except EOFError:
+            return ""
     return sys.stdin.readline(10_000)
 
 

@@ -7,12 +7,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 
 from core.cloud.api_manager import ApiEndpoint, ApiManager
 from core.cloud.keys.secrets import KeyStore
 from core.cloud.store import open_store
-from server import cli, doctor, print_config
+from core.cloud.store.migrate import APPLICATION_ID
+from core.errors import StoreReadOnly
+from server import cli, doctor, print_config, set_key
 from server.clients import ClientFile, client_files, inspect
 from server.docs import pages
 from tests.process.servers import ROOT, environment
@@ -66,6 +69,47 @@ def test_an_address_without_an_http_transport_is_refused_not_ignored(
         cli.main(["serve", *option])
     assert left.value.code == 2
     assert "need --transport streamable-http" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (["--database", "q.db", "tools"], "--database"),
+        (["--handlers", "h.py", "demo"], "--handlers"),
+        (["--handlers", "h.py", "export", "-"], "--handlers"),
+        (["--handlers", "h.py", "set-key", "deepseek"], "--handlers"),
+    ],
+)
+def test_an_option_without_effect_is_refused_not_ignored(
+    arguments: list[str], option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        cli.main(arguments)
+    assert left.value.code == 2
+    assert f"{option} has no effect here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["set-key", "import", "export", "tools", "demo"])
+def test_a_command_offers_no_handlers_that_it_would_not_load(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main([command, "--help"])
+    assert "--handlers" not in capsys.readouterr().out
+
+
+def test_a_printed_configuration_carries_the_options_given_with_absolute_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HEABLCOIN_CLOUD_LEASE", "20")
+    assert cli.main(["print-config", "claude-desktop", "--handlers", "mine.py", "--database", "queue.db"]) == 0
+    printed = capsys.readouterr()
+    [entry] = json.loads(printed.out)["mcpServers"].values()
+    given = entry["args"][-4:]
+    assert given == ["--database", str(tmp_path / "queue.db"), "--handlers", str(tmp_path / "mine.py")]
+    assert cli.parser().parse_args(given).handlers == str(tmp_path / "mine.py")
+    assert "HEABLCOIN_CLOUD_LEASE" in printed.err
+    assert print_config.options(":memory:", "my.module") == ["--database", ":memory:", "--handlers", "my.module"]
+    assert " -- " in print_config.config_text("inspector", "--handlers", "my.module")
 
 
 def test_an_error_on_the_command_line_shows_no_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -189,6 +233,32 @@ def test_set_key_for_an_endpoint_that_is_not_there_says_what_to_do(tmp_path: Pat
     assert KEY not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("name", "url", "mode", "said"),
+    [
+        ("bad name/..", "https://a.example/v1", "file", "no endpoint name"),
+        ("deepseek", "nonsense", "file", "http or https URL"),
+        ("deepseek", "https://a.example/v1", "process", "this one ends now"),
+    ],
+)
+def test_a_key_that_could_never_be_used_is_not_said_to_be_kept(
+    tmp_path: Path, name: str, url: str, mode: str, said: str
+) -> None:
+    done = run("set-key", name, "--base-url", url, folder=tmp_path, stdin=KEY, keys=mode)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert "kept (" not in done.stderr
+
+
+def test_the_end_of_input_at_the_question_for_a_key_is_an_empty_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ended(_prompt: str) -> str:
+        raise EOFError
+
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("getpass.getpass", ended)
+    assert set_key.read_key("deepseek") == ""
+
+
 def test_a_queue_can_be_exported_and_imported_elsewhere(tmp_path: Path) -> None:
     from core.cloud.enhanced_publisher import EnhancedCloudTaskPublisher
 
@@ -272,6 +342,90 @@ def test_the_doctor_sees_the_live_twins(tmp_path: Path, capsys: pytest.CaptureFi
         for runtime in runtimes:
             runtime.stop(0.5)
     assert capsys.readouterr().out.count("live process: ") == 2
+
+
+def bad_lines(said: str) -> list[str]:
+    return [line for line in said.splitlines() if line.startswith("BAD")]
+
+
+def test_the_doctor_says_that_a_database_cannot_be_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = tmp_path / "q.db"
+    open_store(str(database)).close()
+
+    def read_only(*_given: Any, **_options: Any) -> Any:
+        raise StoreReadOnly(f"The database {database} is read-only; nothing was changed.", "make it writable.")
+
+    monkeypatch.setattr("core.cloud.store.database.Database.write", read_only)  # root may write read-only files
+    assert cli.main(["doctor", "--database", str(database)]) == 1
+    [line] = bad_lines(capsys.readouterr().out)
+    assert "is read-only" in line
+    assert "Fix: make it writable" in line
+
+
+def test_the_doctor_says_that_a_database_cannot_be_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("no directory")
+    assert cli.main(["doctor", "--database", str(tmp_path / "file" / "q.db")]) == 1
+    assert "Fix: " in bad_lines(capsys.readouterr().out)[0]
+    monkeypatch.setattr("os.access", lambda *_given: False)
+    assert cli.main(["doctor", "--database", str(tmp_path / "new" / "q.db")]) == 1
+    assert "cannot be made. Fix: make" in bad_lines(capsys.readouterr().out)[0]
+
+
+def test_the_doctor_says_that_a_directory_is_closed_to_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(_path: Path) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "exists", closed)
+    [finding] = [found for found in doctor.examine(str(tmp_path / "q.db"), None) if found.about == "database"]
+    assert finding.level == "bad"
+    assert "cannot be reached (Permission denied). Fix: " in finding.text
+
+
+@pytest.mark.parametrize(("made", "word"), [(False, "schema 0"), (True, "schema 1; the next start")])
+def test_the_doctor_leaves_an_older_database_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], made: bool, word: str
+) -> None:
+    database = tmp_path / "old.db"
+    if made:
+        old = apsw.Connection(str(database))
+        old.execute(f"CREATE TABLE t (a); PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version=1")
+        old.close()
+    else:
+        database.touch()
+    before = database.read_bytes()
+    assert cli.main(["doctor", "--database", str(database)]) == 0
+    assert word in capsys.readouterr().out
+    assert database.read_bytes() == before
+
+
+def test_the_doctor_looks_at_the_clients_even_with_a_bad_setting(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / ".codeium" / "windsurf" / "mcp_config.json"
+    broken.parent.mkdir(parents=True)
+    broken.write_text("{")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    monkeypatch.setenv("HEABLCOIN_CLOUD_LEASE", "soon")
+    assert cli.main(["doctor"]) == 1
+    settings, client = bad_lines(capsys.readouterr().out)
+    assert "HEABLCOIN_CLOUD_LEASE" in settings
+    assert "not valid JSON (line 1). Fix: correct the file" in client
+
+
+def test_handlers_that_print_and_fail_leave_the_doctors_json_whole(tmp_path: Path) -> None:
+    handlers = tmp_path / "loud.py"
+    handlers.write_text("print('hello')\ndef register(publisher, manager):\n    manager.nonsense()\n", encoding="utf-8")
+    done = run("doctor", "--json", "--handlers", str(handlers), folder=tmp_path)
+    [bad] = [finding for finding in json.loads(done.stdout) if finding["level"] == "bad"]
+    assert bad["about"] == "handlers"
+    assert "AttributeError" in bad["text"]
 
 
 def test_a_check_that_breaks_does_not_hide_the_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

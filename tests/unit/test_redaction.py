@@ -33,6 +33,8 @@ SECRET = "myOwnSecretValue42"
             "nothing to hide: task 3f9a, 12 tokens, risk-free, keyboard",
             "nothing to hide: task 3f9a, 12 tokens, risk-free, keyboard",
         ),
+        ("key-3ax6xnjp29jd6fds4gc373sgvjxteol0", MASK),
+        ("set KEY_DEEPSEEK_PROD_2 to key_points_of_2026", "set KEY_DEEPSEEK_PROD_2 to key_points_of_2026"),
         ("https://api.example.com/v1/chat", "https://api.example.com/v1/chat"),
     ],
 )

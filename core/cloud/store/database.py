@@ -12,7 +12,7 @@ from typing import Literal
 
 import apsw
 
-from core.cloud.store.migrate import migrate, refuse_foreign
+from core.cloud.store.migrate import migrate, migrations, refuse_foreign, schema_version
 from core.cloud.store.place import make_private_file, refuse_affected_library, refuse_network_file_system
 from core.errors import (
     HeablcoinError,
@@ -150,6 +150,20 @@ class Database:
             if self._reader is not self._writer:
                 self._reader.close()
             self._writer.close()
+
+
+def schema_of(location: str) -> tuple[int, int]:
+    """The schema of the database file at `location` and the newest this code knows. Changes nothing, whatever it finds.
+
+    Raises StoreError for a file that cannot be read or is not ours.
+    """
+    with _OurWords(location):
+        connection = apsw.Connection(location, flags=apsw.SQLITE_OPEN_READONLY)
+        try:
+            refuse_foreign(connection, location)
+            return schema_version(connection), migrations()[-1][0]
+        finally:
+            connection.close()
 
 
 def busy_handler(timeout: float) -> Callable[[int], bool]:

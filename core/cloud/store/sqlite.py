@@ -43,7 +43,9 @@ class SqliteStore:
         return self.database.location
 
     def health(self, now: float) -> StoreHealth:
-        """Check the whole file: seconds for a large one."""
+        """Check the whole file (seconds for a large one), and that it can be written: StoreReadOnly, StoreBusy."""
+        with self.database.write(durable=False):
+            pass
         with self.database.read() as connection:
             version = schema_version(connection)
             size = int(one(connection, "PRAGMA page_count")) * int(one(connection, "PRAGMA page_size"))
