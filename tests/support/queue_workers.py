@@ -1,0 +1,169 @@
+"""What worker processes do to a queue and to its model: claim, run, settle, renew, keep it up, stop, die."""
+
+from tests.support.queue_model import COMPLETED, RUNNING, Ending, Hole, ModelTask
+from tests.support.queue_parts import ENDS, LEASE, NAMES, Choose, Held, QueueParts, Worker
+
+ABILITIES = (NAMES, NAMES, NAMES[:2], NAMES[1:])
+OVERDUE = 1.0
+"""Seconds after which any process does what the leader should have done."""
+
+
+class Workers(QueueParts):
+    # Claiming and settling
+
+    def exchange(self, choose: Choose) -> None:
+        worker = choose(self.workers)
+        trouble = choose([""] * 12 + ["busy", "broken", "killed"])
+        self.make_exchange(worker, poll=choose([True, True, True, False]), trouble=trouble)
+        if choose([True, True, False]):
+            for held in list(worker.held):
+                self.begin(worker, held)
+
+    def make_exchange(self, worker: Worker, *, poll: bool, trouble: str = "") -> None:
+        process = worker.process
+        surely = poll or bool(worker.ended)
+        room = process.slots - len(worker.held)
+        outcome = process.exchange(poll=poll, trouble=trouble)
+        if outcome == "busy":
+            return  # and nothing is lost: the same ends are written by a later exchange
+        ended, worker.ended = worker.ended, []
+        for ending in ended:
+            self.model.settle(ending, worker.name)
+        if outcome == "broken":
+            return
+        ready = self.model.ready(process.names)[:room]
+        if process.claimed or surely:
+            assert [task_id for task_id, _ in process.claimed] == [each.task_id for each in ready]
+            for task in ready:
+                self.model.begin(task, worker.name, RUNNING, LEASE)
+                if outcome != "killed":
+                    self.board(worker, task)
+        if outcome == "killed":
+            self.replace(worker, NAMES)
+
+    def board(self, worker: Worker, task: ModelTask) -> None:
+        try:
+            given = self.model.input_of(task)
+        except Hole:
+            worker.ended.append(self.ending(task, task.attempt, "hole", None))
+            return
+        now = self.clock.monotonic()
+        deadline = float("inf") if task.timeout is None else now + task.timeout
+        call = worker.process.calls[task.task_id, task.attempt]
+        worker.held.append(Held(task, task.attempt, call, given, deadline, self.clock.now() + LEASE))
+
+    # Running
+
+    def begin(self, worker: Worker, held: Held) -> None:
+        """The handler is called; not when its lease ended while it waited, as in a process that was suspended."""
+        if held.call.thread_started:
+            return
+        held.call.begin()
+        assert held.call.begun == (self.clock.now() < held.lease_until)
+        if held.call.begun:
+            assert held.call.payload == held.given
+            parents = [self.store.tasks.get(each) for each in held.task.depends_on]
+            assert all(parent.status is COMPLETED for parent in parents)
+        else:
+            self.over(worker, held, self.ending(held.task, held.attempt, "interrupted", None))
+
+    def over(self, worker: Worker, held: Held, ending: Ending | None) -> None:
+        """The process has no more to do with it, except to have its end written."""
+        worker.held.remove(held)
+        if held.call.begun:
+            worker.left_behind.append(held.call)
+        if ending is not None:
+            worker.ended.append(ending)
+
+    def finish(self, choose: Choose) -> None:
+        busy = [worker for worker in self.workers if worker.held]
+        if busy:
+            worker = choose(busy)
+            self.finish_one(worker, choose(worker.held), choose(ENDS), {"n": choose([1, 2])})
+
+    def finish_one(self, worker: Worker, held: Held, end: str, value: object) -> None:
+        self.begin(worker, held)
+        if held in worker.held:
+            held.call.finish(end, value)
+            self.over(worker, held, self.ending(held.task, held.attempt, end, value))
+            worker.left_behind.remove(held.call)
+
+    def finish_too_late(self, choose: Choose) -> None:
+        """A handler that was left behind returns at last: it counts for nothing."""
+        late = [worker for worker in self.workers if worker.left_behind]
+        if late:
+            worker = choose(late)
+            call = choose(worker.left_behind)
+            call.finish("returns", "too late")
+            worker.left_behind.remove(call)
+
+    def deadlines(self, choose: Choose) -> None:
+        worker, now = choose(self.workers), self.clock.monotonic()
+        worker.process.deadlines()
+        for held in sorted(worker.held, key=lambda each: each.deadline):
+            if held.deadline <= now:
+                self.over(worker, held, self.ending(held.task, held.attempt, "timed_out", None))
+
+    # Leases
+
+    def renew(self, choose: Choose) -> None:
+        worker, asked = choose(self.workers), choose([True, True, False])
+        worker.process.renew(asked=asked)
+        asked, worker.asked = asked or worker.asked, False
+        if not asked and self.clock.monotonic() < worker.renew_at:
+            return
+        now = self.clock.now()
+        worker.renew_at = self.clock.monotonic() + LEASE / 3
+        for task, attempt in [
+            *((each.task, each.attempt) for each in worker.held),
+            *(each[:2] for each in worker.ended),
+        ]:
+            if task.held_by(worker.name, attempt):
+                task.lease_until = max(task.lease_until, now + LEASE)
+        for held in list(worker.held):
+            if held.task.held_by(worker.name, held.attempt):
+                held.lease_until = now + LEASE
+            else:
+                self.over(worker, held, None)
+
+    def hear(self, choose: Choose) -> None:
+        """A hint that a task changed; it makes the process look at its leases, when it runs that task."""
+        worker, task = choose(self.workers), self.some_task(choose)
+        worker.process.hear(task.task_id)
+        worker.asked = worker.asked or any(held.task is task for held in worker.held)
+
+    # Upkeep
+
+    def upkeep(self, choose: Choose) -> None:
+        worker = choose(self.workers)
+        overdue = self.model.something_due(self.clock.now() - OVERDUE)
+        ran = worker.process.upkeep()
+        assert ran or not overdue
+        if ran:
+            self.model.tidy_up()
+
+    # Ends of processes
+
+    def kill(self, choose: Choose) -> None:
+        """Between claim and settle, with ends not yet written: the leases say the rest."""
+        self.replace(choose(self.workers), choose(ABILITIES))
+
+    def stop(self, choose: Choose) -> None:
+        worker, graceful = choose(self.workers), choose([True, False])
+        worker.process.stop()
+        for held in list(worker.held):
+            if graceful and held.call.begun:
+                self.finish_one(worker, held, choose(["returns", "killed"]), {"n": 1})
+        worker.process.leave()
+        for held in list(worker.held):
+            self.over(worker, held, self.ending(held.task, held.attempt, "interrupted", None))
+        for ending in worker.ended:
+            self.model.settle(ending, worker.name)
+        for task in self.model.tasks.values():
+            if task.owner == worker.name:
+                self.model.give_back(task)
+        self.replace(worker, NAMES)
+
+    def replace(self, worker: Worker, names: tuple[str, ...]) -> None:
+        self.dead.append(worker.process)
+        self.workers[self.workers.index(worker)] = self.new_worker(names)
