@@ -55,7 +55,7 @@ class RequestHeaders(Mapping[str, str]):
         return f"<headers {', '.join(shown)}>"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that takes several times as long to make
 class HttpRequest:
     """One request. `url` is sent as written; redirects are answers like any other and never followed."""
 
@@ -65,7 +65,7 @@ class HttpRequest:
     body: bytes = field(default=b"", repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that takes several times as long to make
 class HttpResponse:
     """A whole response."""
 

@@ -10,7 +10,7 @@ MOST_SKIPPED = 20
 """Skipped endpoints that are listed; of more, the rest is counted."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that takes several times as long to make
 class AttemptRecord:
     """One attempt of a call, for the reader."""
 

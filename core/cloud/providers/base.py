@@ -49,7 +49,7 @@ class ProviderError(HeablcoinError):
         """Text of a stream received before it failed."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that takes several times as long to make
 class ChatRequest:
     """One chat call, independent of the wire format."""
 
@@ -64,7 +64,7 @@ class ChatRequest:
     """Goes before the messages, in the way the format wants it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that takes several times as long to make
 class Usage:
     """Tokens a call was charged for; 0 where the provider did not say."""
 
@@ -72,7 +72,7 @@ class Usage:
     tokens_out: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that takes several times as long to make
 class ChatAnswer:
     """A complete answer."""
 
@@ -86,7 +86,7 @@ class ChatAnswer:
     """Response headers that tell of limits and request ids, names in lower case."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that takes several times as long to make
 class ChatChunk:
     """A piece of a streamed answer; the last one has `finish_reason`, one of them (mostly the last) has `usage`."""
 

@@ -12,7 +12,7 @@ class EventError(ValueError):
     """The stream is not server-sent events (too long, or not UTF-8)."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that takes several times as long to make
 class Event:
     """One dispatched event; comments and empty events never become one."""
 
