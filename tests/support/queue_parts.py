@@ -35,7 +35,7 @@ NAMES = ("fetch", "parse", "report")
 NOBODY = "nobody"
 """Tasks of this name have no handler anywhere."""
 AGENTS = ("ann", "bob")
-ENDS = ("returns",) * 5 + ("raises", "raises", "later", "permanent", "unwritable")
+ENDS = ("returns",) * 8 + ("raises", "raises", "later", "permanent", "unwritable")
 Choose = Callable[[Sequence[Any]], Any]
 
 
@@ -119,7 +119,7 @@ class QueueParts:
         return publisher
 
     def new_worker(self, names: Sequence[str]) -> Worker:
-        process = Process(self.connect(), self.clock, f"w{next(self.worker_numbers)}", names, slots=2)
+        process = Process(self.connect(), self.clock, f"w{next(self.worker_numbers)}", names, slots=3)
         return Worker(process, self.clock.monotonic() + LEASE / 3)
 
     def close(self) -> None:

@@ -47,10 +47,14 @@ class Users(QueueParts):
 
     def submission(self, choose: Choose, parents: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
         """publish() arguments, and what the model is to know of them. `parents` may be ids and local keys."""
-        name = choose((*NAMES, *NAMES, NOBODY))
+        name = choose((*NAMES, *NAMES, *NAMES, NOBODY))
         key = choose([None, None, None, "k1", "k2"])
-        delay, expires_in = choose([0, 0, 0, 5, 20]), choose([0, 0, 0, 5, 40])
-        form, payload, reads = choose(["plain", "whole", "field", "text", "hole"]), {"plain": True}, None
+        delay, expires_in = choose([0, 0, 0, 0, 5, 20]), choose([0, 0, 0, 0, 0, 5, 40, 100])
+        form, payload, reads = (
+            choose(["plain", "plain", "whole", "field", "text", "field", "text", "hole"]),
+            {"plain": True},
+            None,
+        )
         if parents and form != "plain" and key is None:
             parent = choose(parents)
             reads = (form, parent)
@@ -60,10 +64,10 @@ class Users(QueueParts):
             "name": name,
             "payload": payload,
             "priority": choose([1, 2, 2, 3, 4]),
-            "timeout": choose([None, None, 5.0, 45.0]),
+            "timeout": choose([None, 5.0, 45.0]),
             "max_retries": choose([0, 1, 2]),
         }
-        cancels = choose([False, True])
+        cancels = choose([False, False, True])
         said = {
             **shared,
             "depends_on": list(parents),
@@ -85,8 +89,8 @@ class Users(QueueParts):
         return said, known
 
     def some_ids(self, choose: Choose) -> list[str]:
-        ids = list(self.model.tasks)
-        return [choose(ids) for _ in range(choose([0, 0, 1, 2, 3]))] if ids else []
+        ids = list(self.model.tasks)[-8:]
+        return [choose(ids) for _ in range(choose([0, 0, 0, 1, 2, 3]))] if ids else []
 
     def remember(self, task: Task, known: dict[str, Any], *, by: EnhancedCloudTaskPublisher) -> None:
         first = self.model.with_key(known["key"])
@@ -297,7 +301,7 @@ class Users(QueueParts):
         self.bring_up_to_date()
         ready = self.model.ready()
         task = choose(ready) if ready and choose([True, True, False]) else self.some_task(choose)
-        self.end, self.meanwhile = choose((*ENDS, "killed")), choose(["", "", "", "cancelled", "suspended"])
+        self.end, self.meanwhile = choose((*ENDS, "killed")), choose(["", "", "", "", "", "", "cancelled", "suspended"])
         self.running, self.value, self.given = task, {"n": choose([1, 2])}, None
         startable = self.model.startable(task)
         if task.name == NOBODY:

@@ -9,6 +9,9 @@ OVERDUE = 1.0
 
 
 class Workers(QueueParts):
+    def busy_worker(self, choose: Choose) -> Worker:
+        return choose([each for each in self.workers if each.held or each.ended] or self.workers)
+
     # Claiming and settling
 
     def exchange(self, choose: Choose) -> None:
@@ -55,7 +58,7 @@ class Workers(QueueParts):
     # Running
 
     def begin(self, worker: Worker, held: Held) -> None:
-        """The handler is called; not when its lease ended while it waited, as in a process that was suspended."""
+        """Its handler is called; not when its lease ended while it waited, as in a process that was suspended."""
         if held.call.thread_started:
             return
         held.call.begin()
@@ -76,9 +79,10 @@ class Workers(QueueParts):
             worker.ended.append(ending)
 
     def finish(self, choose: Choose) -> None:
-        busy = [worker for worker in self.workers if worker.held]
-        if busy:
-            worker = choose(busy)
+        worker = self.busy_worker(choose)
+        if not worker.held:
+            self.exchange(choose)
+        else:
             self.finish_one(worker, choose(worker.held), choose(ENDS), {"n": choose([1, 2])})
 
     def finish_one(self, worker: Worker, held: Held, end: str, value: object) -> None:
@@ -98,7 +102,7 @@ class Workers(QueueParts):
             worker.left_behind.remove(call)
 
     def deadlines(self, choose: Choose) -> None:
-        worker, now = choose(self.workers), self.clock.monotonic()
+        worker, now = self.busy_worker(choose), self.clock.monotonic()
         worker.process.deadlines()
         for held in sorted(worker.held, key=lambda each: each.deadline):
             if held.deadline <= now:
@@ -107,7 +111,7 @@ class Workers(QueueParts):
     # Leases
 
     def renew(self, choose: Choose) -> None:
-        worker, asked = choose(self.workers), choose([True, True, False])
+        worker, asked = self.busy_worker(choose), choose([True, True, False])
         worker.process.renew(asked=asked)
         asked, worker.asked = asked or worker.asked, False
         if not asked and self.clock.monotonic() < worker.renew_at:
@@ -141,6 +145,13 @@ class Workers(QueueParts):
         assert ran or not overdue
         if ran:
             self.model.tidy_up()
+
+    def suspend(self, choose: Choose) -> None:
+        """Nobody renews for longer than a lease; then others are there first, or those who slept, as if nothing had been."""
+        self.clock.advance(LEASE + 1)
+        for _ in range(choose([1, 2])):
+            self.upkeep(choose)
+            self.make_exchange(choose(self.workers), poll=True)
 
     # Ends of processes
 

@@ -13,7 +13,7 @@ from tests.support.queue_workers import Workers
 
 class QueueWorld(Users, Workers):
     def wait(self, choose: Choose) -> None:
-        self.clock.advance(choose([0.5, 1.0, 5.0, 10.0, 31.0, 31.0, 4000.0]))
+        self.clock.advance(choose([0.5, 1.0, 1.0, 1.0, 5.0, 5.0, 5.0, 10.0, 10.0, 31.0, 31.0, 4000.0]))
 
     # What must be true after each step
 
