@@ -27,10 +27,37 @@ TOOLS_OF_METHODS = {
     "retry_task": "retry_failed_task",
     "update_status": "update_task_status",
     "get_task": "get_task_status",
+    "publish_graph": "publish_task_graph",
+    "list_tasks": "list_enhanced_tasks",
 }
 """The core advises in the names of its Python methods; a chat has tools."""
 _METHODS = re.compile("|".join(rf"(?<![\w.]){re.escape(name)}(?!\w)" for name in TOOLS_OF_METHODS))
 NAME_LENGTH = 40
+OTHER_NAMES = {
+    "args": "payload",
+    "arguments": "payload",
+    "data": "payload",
+    "input": "payload",
+    "params": "payload",
+    "dependencies": "depends_on",
+    "depends": "depends_on",
+    "expires": "expires_in",
+    "handler": "name",
+    "id": "task_id",
+    "ids": "task_id",
+    "key": "api_key_env",
+    "messages": "prompt",
+    "question": "prompt",
+    "retries": "max_retries",
+    "retry": "max_retries",
+    "rpm": "max_requests_per_minute",
+    "rate_limit": "max_requests_per_minute",
+    "task": "name",
+    "url": "base_url",
+    "interval": "every",
+    "tz": "timezone",
+}
+"""What models call our arguments when they guess."""
 
 
 class BadArguments(HeablcoinError):
@@ -72,7 +99,8 @@ def unknown_arguments(tool: str, given: Collection[str], known: Sequence[str]) -
     shown, hints = [], []
     for name in sorted(given)[:NAMES_SHOWN]:
         shown.append(repr(name[:NAME_LENGTH]))
-        hints += difflib.get_close_matches(name[:NAME_LENGTH], known, n=1)
+        other = OTHER_NAMES.get(name.lower(), "")
+        hints += [other] if other in known else difflib.get_close_matches(name[:NAME_LENGTH], known, n=1)
     more = f" and {len(given) - NAMES_SHOWN} more" if len(given) > NAMES_SHOWN else ""
     meant = f"did you mean {', '.join(dict.fromkeys(hints))}? " if hints else ""
     takes = f"it takes: {', '.join(known)}" if known else "it takes no arguments"

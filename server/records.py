@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Required, TypedDict
 
-from core.cloud.task import Attempt, Task
+from core.cloud.task import HELD, Attempt, Task
 from core.json_types import Json
 from server.results import compact
 from server.schema import UNTRUSTED
@@ -118,7 +118,7 @@ def task_row(task: Task) -> TaskRow:
             "created_at": iso(task.created_at),
             "completed_at": iso(task.completed_at),
             "blocked_by": list(task.blocked_by),
-            "progress": task.progress if not task.done else None,
+            "progress": task.progress if task.status in HELD else None,
         }
     )
     return row
@@ -132,8 +132,8 @@ def task_outcome(task: Task, why: str) -> TaskOutcome:
             "task_id": task.task_id,
             "name": task.name,
             "status": task.status.value,
-            "progress": task.progress if not task.done else None,
-            "progress_message": "" if task.done else task.progress_message,
+            "progress": task.progress if task.status in HELD else None,
+            "progress_message": task.progress_message if task.status in HELD else "",
             "error": task.error,
             "cut": cut,
             "why": why,

@@ -24,6 +24,8 @@ class Waited:
     reasons: dict[str, str]
     """For each task that is not done, why."""
     seconds: float
+    hopeless: bool = False
+    """True when it ended early, because no live process can run what is left."""
 
     @property
     def done(self) -> bool:
@@ -41,6 +43,7 @@ async def wait_until_done(app: App, task_ids: Sequence[str], timeout: float, pro
     Raises UnknownTask. Nothing depends on the waiter: being cancelled loses nothing.
     """
     started = anyio.current_time()
+    hopeless = False
     tasks = await app.store(_read, app, task_ids)
     with app.changes.watch(task.task_id for task in tasks) as watch:
         while True:
@@ -51,12 +54,13 @@ async def wait_until_done(app: App, task_ids: Sequence[str], timeout: float, pro
             if left <= 0 or all(task.done for task in tasks):
                 break
             await progress(round(waited, 3), timeout, _summary(tasks))
-            if waited >= PATIENCE and await app.store(_hopeless, app, tasks):
+            hopeless = waited >= PATIENCE and await app.store(_hopeless, app, tasks)
+            if hopeless:
                 break
             with anyio.move_on_after(min(left, NET_SECONDS)):
                 await watch.changed.wait()
     reasons = await app.store(_reasons, app, tasks)
-    return Waited(tasks, reasons, anyio.current_time() - started)
+    return Waited(tasks, reasons, anyio.current_time() - started, hopeless)
 
 
 def _read(app: App, task_ids: Sequence[str]) -> list[Task]:
@@ -74,7 +78,7 @@ def _reasons(app: App, tasks: Sequence[Task]) -> dict[str, str]:
 def _summary(tasks: Sequence[Task]) -> str:
     if len(tasks) == 1:
         task = tasks[0]
-        share = f" {task.progress:.0%}" if task.progress is not None else ""
+        share = f" {task.progress:.0%}" if task.status in HELD and task.progress is not None else ""
         return f"{task.name}: {task.status.value}{share}"
     done = sum(task.done for task in tasks)
     return f"{done} of {len(tasks)} tasks done"

@@ -103,7 +103,9 @@ def unknown_task(task_id: str, newest: Sequence[str]) -> UnknownTask:
     """The error for an id nothing has; `newest` are ids the caller may have meant."""
     return UnknownTask(
         f"There is no task {task_id[:60]!r}.",
-        f"use a whole task id; the newest are {', '.join(newest)}." if newest else "publish a task first.",
+        f"use a whole task id; the newest are {', '.join(newest)}; list_tasks shows all."
+        if newest
+        else "publish a task first.",
     )
 
 

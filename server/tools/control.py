@@ -2,11 +2,12 @@
 
 from typing import Annotated, Required, TypedDict, cast
 
-from core.cloud.task import FINAL
+from core.cloud.task import FINAL, TaskStatus
+from core.errors import InvalidTransition
 from server.records import TaskRow, task_row
-from server.tools.arguments import choice, number, text
+from server.tools.arguments import choice, number
 from server.tools.registry import READS, REMOVES, RESTARTS_WORK, Call
-from server.tools.tasks import TASK_ID, TASKS
+from server.tools.tasks import TASKS, TaskId
 
 
 class Changed(TypedDict, total=False):
@@ -17,17 +18,35 @@ class Changed(TypedDict, total=False):
 
 
 @TASKS.tool("Retry a task", RESTARTS_WORK)
-async def retry_failed_task(call: Call, task_id: Annotated[str, text(TASK_ID, least=1)]) -> Changed:
+async def retry_failed_task(call: Call, task_id: TaskId) -> Changed:
     """Put a failed, cancelled or expired task back in the queue with all its retries; tasks that waited for it go on."""
     task = await call.app.store(call.app.runtime.publisher.retry_task, task_id)
     return {"task": task_row(task), "next": f'wait_for_task(task_id="{task.task_id}")'}
 
 
 @TASKS.tool("Cancel a task", REMOVES)
-async def cancel_task(call: Call, task_id: Annotated[str, text(TASK_ID, least=1)]) -> Changed:
+async def cancel_task(call: Call, task_id: TaskId) -> Changed:
     """Cancel a task that has not ended; a running one is stopped. Tasks that depend on it wait or are cancelled, as they say."""
-    task = await call.app.store(call.app.runtime.publisher.cancel_task, task_id)
-    return {"task": task_row(task), "next": f'retry_failed_task(task_id="{task.task_id}") would bring it back'}
+
+    def cancel() -> Changed:
+        publisher = call.app.runtime.publisher
+        said = ""
+        try:
+            task = publisher.cancel_task(task_id)
+        except InvalidTransition:
+            task = publisher.get_task(task_id)
+            if task.status is not TaskStatus.CANCELLED:
+                raise InvalidTransition(
+                    f"Task {task.task_id} has ended as {task.status}; there is nothing to cancel.",
+                    f'get_task_status(task_id="{task.task_id}") shows what came of it',
+                ) from None
+            said = "it was cancelled before; "
+        return {
+            "task": task_row(task),
+            "next": f'{said}retry_failed_task(task_id="{task.task_id}") would bring it back',
+        }
+
+    return await call.app.store(cancel)
 
 
 class QueueStats(TypedDict, total=False):

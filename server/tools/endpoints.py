@@ -63,6 +63,7 @@ async def add_api_endpoint(
 ) -> EndpointAdded:
     """Add an LLM API to the pool or replace the one of that name. Kept over restarts; used by ai_call tasks and call_api."""
     refuse_misplaced_key(call, api_key, name=name, base_url=base_url, model=model, api_key_env=api_key_env)
+    refuse_whole_path(base_url)
 
     def add() -> EndpointAdded:
         manager = call.app.runtime.manager
@@ -99,6 +100,17 @@ def refuse_misplaced_key(call: Call, api_key: str, **texts: str) -> None:
             )
 
 
+def refuse_whole_path(base_url: str) -> None:
+    """Raise InvalidArgument for the address of one method of an API, to which the same path would be added again."""
+    bare = base_url.strip().rstrip("/")
+    for path in ("/chat/completions", "/completions", "/responses", "/messages"):
+        if bare.endswith(path):
+            raise InvalidArgument(
+                f"The base_url ends in {path}; nothing was added.",
+                f"pass it without that, up to the API's version such as /v1: {path} is added to each call",
+            )
+
+
 def added(endpoint: ApiEndpoint, usable: bool, kept: str, warnings: list[str]) -> EndpointAdded:
     """What the caller is told of a new endpoint: everything but the key. `kept`: where a key that was given is."""
     told = list(warnings)
@@ -123,7 +135,9 @@ def added(endpoint: ApiEndpoint, usable: bool, kept: str, warnings: list[str]) -
         if endpoint.api_key_env
         else "none",
         "usable": usable,
-        "next": "call_api tries it; get_api_manager_stats shows it",
+        "next": "call_api tries it; get_api_manager_stats shows it"
+        if usable
+        else "tell the user what is missing (see warnings); tasks may be published meanwhile, they wait for the key",
     }
     if told:
         answer["warnings"] = told

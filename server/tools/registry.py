@@ -19,6 +19,7 @@ from server.context import App
 from server.errors import bad_values, explain, unknown_arguments
 from server.results import tool_result
 from server.schema import result_schema, strip_noise, untrusted_keys
+from server.tools.arguments import as_meant
 
 P = ParamSpec("P")
 R = TypeVar("R", bound=Mapping[str, Any])
@@ -123,8 +124,15 @@ class Arguments:
         properties = cast(dict[str, JsonObject], self.schema["properties"])
         if unknown := given.keys() - properties.keys():
             raise unknown_arguments(doing, unknown, list(properties))
+        required = cast(list[str], self.schema.get("required", []))
+        # Models write null for "not given": for what may be left out the two are the same.
+        meant = {
+            name: as_meant(value, properties[name])
+            for name, value in given.items()
+            if value is not None or name in required
+        }
         try:
-            return self.metadata.validate_arguments(dict(given))
+            return self.metadata.validate_arguments(meant)
         except ValidationError as error:
             described = {name: str(part.get("description", "")) for name, part in properties.items()}
             raise bad_values(doing, error, described) from None

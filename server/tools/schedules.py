@@ -8,7 +8,7 @@ from core.cloud.store.base import ScheduleRecord
 from core.errors import InvalidArgument
 from core.json_types import JsonObject, loads
 from server.records import filled
-from server.tools.arguments import MAX_NAME, WEEK, YEAR, choice, json_value, names, number, text, whole
+from server.tools.arguments import MAX_NAME, WEEK, YEAR, choice, json_value, names, number, priority_words, text, whole
 from server.tools.registry import READS, REMOVES, REPLACES, Call, Toolset
 
 SCHEDULES = Toolset("schedules", "Publish tasks at set times.")
@@ -70,7 +70,7 @@ async def schedule_task(
         Literal["once", "skip", "all"], choice("Runs missed while no server ran: make up for one, none or all.")
     ] = "once",
     enabled: Annotated[bool, choice("false pauses it.")] = True,
-    priority: Annotated[int, whole("1 LOW, 2 NORMAL, 3 HIGH, 4 URGENT.", 1, 4)] = 2,
+    priority: Annotated[int, whole("1 LOW, 2 NORMAL, 3 HIGH, 4 URGENT.", 1, 4), priority_words] = 2,
     tags: Annotated[Sequence[str], names("Comma-separated tags.")] = "",
     timeout: Annotated[float, number("Seconds one attempt may run; 0: no limit.", 0, WEEK)] = 0.0,
 ) -> Scheduled:

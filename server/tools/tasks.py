@@ -1,7 +1,7 @@
 """Tools that publish, watch and change tasks."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, Required, TypedDict, cast
+from typing import Annotated, Any, Literal, Required, TypeAlias, TypedDict, cast
 
 from core.cloud.handlers.ai_call import NAME as AI_CALL
 from core.cloud.store.base import TaskQuery
@@ -29,9 +29,12 @@ from server.tools.arguments import (
     StatusFilter,
     any_when_empty,
     choice,
+    id_forms,
+    ids,
     json_value,
     names,
     number,
+    priority_words,
     text,
     whole,
 )
@@ -40,7 +43,7 @@ from server.waiting import wait_until_done
 
 TASKS = Toolset("tasks", "Publish, watch and change background tasks.")
 
-TASK_ID = "Task id, or enough of its beginning to be the only one."
+TaskId: TypeAlias = Annotated[str, text("Task id, or enough of its beginning to be the only one.", least=1), id_forms]
 
 
 class Published(TypedDict, total=False):
@@ -104,13 +107,13 @@ async def publish_enhanced_task(
             " endpoint, max_tokens. ${TASK_ID} or ${TASK_ID.path} in a text becomes that dependency's result."
         ),
     ] = "",
-    priority: Annotated[int, whole("1 LOW, 2 NORMAL, 3 HIGH, 4 URGENT.", 1, 4)] = 2,
+    priority: Annotated[int, whole("1 LOW, 2 NORMAL, 3 HIGH, 4 URGENT.", 1, 4), priority_words] = 2,
     tags: Annotated[Sequence[str], names("Comma-separated tags.")] = "",
     timeout: Annotated[float, number("Seconds one attempt may run; 0: no limit.", 0, WEEK)] = 0.0,
     expires_in: Annotated[
         float, number("Seconds after which it is no longer started; 0: never expires.", 0, YEAR)
     ] = 0.0,
-    depends_on: Annotated[Sequence[str], names("Comma-separated ids of tasks that must complete first.")] = "",
+    depends_on: Annotated[Sequence[str], ids("Comma-separated ids of tasks that must complete first.")] = "",
     max_retries: Annotated[int, whole("Retries after a failure.", 0, 100)] = 3,
     delay: Annotated[float, number("Seconds before it may start.", 0, YEAR)] = 0.0,
     idempotency_key: Annotated[str, text("The same key again returns the first task instead of a new one.")] = "",
@@ -165,7 +168,7 @@ async def list_enhanced_tasks(
     call: Call,
     *,
     status: Annotated[StatusFilter, any_when_empty, choice("Only tasks in this status.")] = "any",
-    priority_min: Annotated[int, whole("Only this priority or higher (1 LOW .. 4 URGENT).", 0, 4)] = 0,
+    priority_min: Annotated[int, whole("Only this priority or higher (1 LOW .. 4 URGENT).", 0, 4), priority_words] = 0,
     tags: Annotated[Sequence[str], names("Only tasks with all of these comma-separated tags.")] = "",
     name: Annotated[str, text("Only tasks of this name.")] = "",
     ready: Annotated[bool, choice("Only tasks that could start now.")] = False,
@@ -207,7 +210,7 @@ class TaskPart(TaskDetail, total=False):
 async def get_task_status(
     call: Call,
     *,
-    task_id: Annotated[str, text(TASK_ID, least=1)],
+    task_id: TaskId,
     part: Annotated[
         Literal["all", "result", "payload", "error"], choice("all, or read one long value piece by piece with offset.")
     ] = "all",
@@ -265,7 +268,7 @@ class Waited(TypedDict, total=False):
 async def wait_for_task(
     call: Call,
     *,
-    task_id: Annotated[Sequence[str], names("One task id, or several separated by commas.", least=1, most=50)],
+    task_id: Annotated[Sequence[str], ids("One task id, or several separated by commas.", least=1, most=50)],
     timeout: Annotated[float, number("Seconds to wait at most.", 0, MAX_WAIT)] = DEFAULT_WAIT,
 ) -> Waited:
     """Wait until tasks have ended and return their results. Not yet done is no error: call it again.
@@ -281,5 +284,10 @@ async def wait_for_task(
     if not waited.done:
         pending = ",".join(task.task_id for task in waited.tasks if not task.done)
         answer["poll_after_seconds"] = waited.poll_after
-        answer["next"] = f'wait_for_task(task_id="{pending}") again in {waited.poll_after:g} s'
+        again = f'wait_for_task(task_id="{pending}")'
+        answer["next"] = (
+            f"nobody can run this now, so waiting brings nothing: do what why says, then {again}"
+            if waited.hopeless
+            else f"{again} again in {waited.poll_after:g} s"
+        )
     return answer

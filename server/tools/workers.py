@@ -10,7 +10,7 @@ from server.schema import UNTRUSTED
 from server.tools.arguments import choice, json_or_text, names, number, text, whole
 from server.tools.control import Changed
 from server.tools.registry import ADDS, REPLACES, Call, Toolset
-from server.tools.tasks import TASK_ID
+from server.tools.tasks import TaskId
 
 WORKERS = Toolset("workers", "Do tasks yourself: claim them and report.")
 
@@ -86,7 +86,7 @@ def _next(tasks: list[Assignment], worker: str) -> str:
 async def update_task_status(
     call: Call,
     *,
-    task_id: Annotated[str, text(TASK_ID, least=1)],
+    task_id: TaskId,
     status: Annotated[
         Literal["acknowledged", "running", "completed", "failed", "pending", "cancelled"],
         choice("running renews the lease; pending gives the task back."),

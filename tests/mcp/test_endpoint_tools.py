@@ -203,3 +203,18 @@ async def test_limits_that_are_not_set_are_not_shown_as_zero(call: Any) -> None:
     await call("add_api_endpoint", name="e", base_url="http://127.0.0.1:9/v1", model="m")
     today = (await call("get_api_manager_stats"))["endpoints"]["e"]["today"]
     assert today == {"requests": 0, "tokens": 0, "cost": 0}
+
+
+@pytest.mark.parametrize("path", ["/chat/completions", "/messages/"])
+async def test_the_address_of_one_method_is_refused_for_it_would_be_added_twice(refused: Any, path: str) -> None:
+    text = await refused("add_api_endpoint", name="a", base_url=f"https://api.example.com/v1{path}", model="m")
+    assert f"ends in {path.rstrip('/')}; nothing was added. Fix: pass it without that" in text
+
+
+async def test_an_endpoint_without_its_key_does_not_lead_to_a_call_that_must_fail(call: Any) -> None:
+    added = await call(
+        "add_api_endpoint", name="a", base_url="https://a.invalid/v1", model="m", api_key_env="NO_SUCH_KEY_HERE"
+    )
+    assert added["usable"] is False
+    assert "call_api" not in added["next"]
+    assert any("NO_SUCH_KEY_HERE" in warning for warning in added["warnings"])

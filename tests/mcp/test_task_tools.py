@@ -45,10 +45,40 @@ async def test_a_payload_is_an_object_or_json_text(call: Any, payload: Any) -> N
     assert (await call("get_task_status", task_id=task["task_id"]))["payload"] == {"symbol": "BTC"}
 
 
-@pytest.mark.parametrize("tags", ["a, b", ["a", "b"], '["a", "b"]', "a,b,"])
+@pytest.mark.parametrize("tags", ["a, b", ["a", "b"], '["a", "b"]', "a,b,", "a，b", "a、b"])
 async def test_tags_are_a_comma_text_or_a_list(call: Any, tags: Any) -> None:
     task = await call("publish_enhanced_task", name=NOBODY, tags=tags)
     assert (await call("get_task_status", task_id=task["task_id"]))["tags"] == ["a", "b"]
+
+
+@pytest.mark.parametrize(("priority", "number"), [("high", 3), ("URGENT", 4), (" Low ", 1), ("3", 3), (2.0, 2)])
+async def test_a_priority_may_come_by_its_name(call: Any, priority: Any, number: int) -> None:
+    assert (await call("publish_enhanced_task", name=NOBODY, priority=priority))["priority"] == number
+
+
+@pytest.mark.parametrize("status", ["pending", "PENDING", " Pending ", "all", "any", "", None])
+async def test_a_status_is_read_in_any_case(call: Any, status: Any) -> None:
+    await call("publish_enhanced_task", name=NOBODY)
+    assert len((await call("list_enhanced_tasks", status=status))["tasks"]) == 1
+    assert (await call("list_enhanced_tasks", status="canceled"))["tasks"] == []
+
+
+async def test_null_for_what_may_be_left_out_is_the_same_as_leaving_it_out(call: Any) -> None:
+    given = dict.fromkeys(("payload", "priority", "tags", "timeout", "depends_on", "idempotency_key"))
+    task = await call("publish_enhanced_task", name=NOBODY, **given)
+    detail = await call("get_task_status", task_id=task["task_id"])
+    assert (detail["payload"], detail["priority"]) == ({}, 2)
+    assert not {"tags", "timeout", "idempotency_key"} & detail.keys()
+
+
+@pytest.mark.parametrize("form", ["{}", "task://{}", "${{{}}}", " `{}` ", '"{}"'])
+async def test_an_id_is_found_in_the_forms_we_write_it_in(call: Any, form: str) -> None:
+    task = await call("publish_enhanced_task", name="echo")
+    given = form.format(task["task_id"])
+    assert (await call("get_task_status", task_id=given.upper().replace("TASK", "task")))["task_id"] == task["task_id"]
+    assert (await call("wait_for_task", task_id=given))["done"] is True
+    after = await call("publish_enhanced_task", name=NOBODY, depends_on=[given])
+    assert (await call("get_task_status", task_id=after["task_id"]))["depends_on"] == [task["task_id"]]
 
 
 async def test_numbers_and_truth_values_may_come_as_text(call: Any) -> None:
@@ -165,11 +195,16 @@ async def test_a_graph_with_anything_wrong_is_refused_whole(
         ({}, ["`name` is required"]),
         ({"name": "echo", "timeout": -1}, ["`timeout`", "at least 0"]),
         ({"name": "echo", "timeout": "soon"}, ["`timeout`", "must be a number"]),
-        ({"name": "echo", "timeout": float("inf")}, ["`timeout`"]),
+        ({"name": "echo", "timeout": "inf"}, ["`timeout`", "finite"]),
         ({"name": "echo", "max_retries": 1.5}, ["`max_retries`", "whole number"]),
         ({"name": "echo", "on_dependency_failure": "explode"}, ["'wait' or 'cancel'"]),
         ({"name": "echo", "tags": {"a": 1}}, ["`tags`", "list"]),
-        ({"name": "echo", "priority": None}, ["`priority`", "whole number"]),
+        ({"name": None}, ["`name`", "must be text"]),
+        ({"name": "echo", "priority": "soon"}, ["`priority`", "whole number", "3 HIGH"]),
+        ({"name": "echo", "payload": "{'a': 1}"}, ["`payload`", "double quotes", "at character 2"]),
+        ({"name": "echo", "payload": "Write a haiku"}, ["`payload`", '{"prompt": "..."}']),
+        ({"name": "echo", "depends_on": "fetch_data"}, ["'fetch_data'", "publish_task_graph"]),
+        ({"name": "echo", "dependencies": "a", "retry": 2}, ["did you mean depends_on, max_retries?"]),
     ],
 )
 async def test_a_bad_publish_says_what_to_do_and_changes_nothing(
@@ -204,12 +239,42 @@ async def test_cancel_then_retry_brings_a_task_back(call: Any, refused: Any) -> 
     task = await call("publish_enhanced_task", name=NOBODY)
     cancelled = await call("cancel_task", task_id=task["task_id"])
     assert cancelled["task"]["status"] == "cancelled"
-    again = await refused("cancel_task", task_id=task["task_id"])
-    assert "cancelled" in again
+    again = await call("cancel_task", task_id=task["task_id"])
+    assert again["task"]["completed_at"] == cancelled["task"]["completed_at"]
+    assert again["next"].startswith("it was cancelled before; retry_failed_task(")
     retried = await call("retry_failed_task", task_id=task["task_id"])
     assert retried["task"]["status"] == "pending"
     not_failed = await refused("retry_failed_task", task_id=task["task_id"])
     assert "pending" in not_failed
+
+
+async def test_cancelling_what_has_ended_leads_to_its_result(call: Any, refused: Any) -> None:
+    task = await call("publish_enhanced_task", name="echo")
+    await call("wait_for_task", task_id=task["task_id"])
+    text = await refused("cancel_task", task_id=task["task_id"])
+    assert "has ended as completed; there is nothing to cancel" in text
+    assert f'get_task_status(task_id="{task["task_id"]}")' in text
+
+
+async def test_a_task_that_was_brought_back_shows_no_progress_of_its_last_attempt(call: Any, runtime: Runtime) -> None:
+    task = await call("publish_enhanced_task", name=NOBODY)
+    await call("claim_task", worker="me")
+    held = await call("update_task_status", task_id=task["task_id"], status="running", worker="me", progress=0.5)
+    assert held["task"]["progress"] == 0.5
+    await call("cancel_task", task_id=task["task_id"])
+    back = await call("retry_failed_task", task_id=task["task_id"])
+    assert "progress" not in back["task"]
+    waited = await call("wait_for_task", task_id=task["task_id"], timeout=0)
+    assert "progress" not in waited["tasks"][0]
+
+
+async def test_a_wait_for_what_nobody_can_run_does_not_ask_for_more_waiting(call: Any) -> None:
+    task = await call("publish_enhanced_task", name=NOBODY)
+    waited = await call("wait_for_task", task_id=task["task_id"], timeout=30)
+    assert waited["done"] is False
+    assert waited["waited_seconds"] < 30
+    assert waited["next"].startswith("nobody can run this now")
+    assert "claim it" in waited["tasks"][0]["why"]
 
 
 async def test_a_failed_task_shows_its_attempts_and_names_the_retry(call: Any, runtime: Runtime) -> None:

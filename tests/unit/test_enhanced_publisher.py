@@ -514,7 +514,7 @@ def test_why_tells_of_this_process_and_of_live_workers(publisher):
     task = publisher.publish("rare")
     assert "No live worker has a handler named 'rare'" in publisher.why(task.task_id)
     publisher.register_handler("rare", lambda payload: None)
-    assert "no runner is started" in publisher.why(task.task_id)
+    assert "runs no tasks, and nor does another" in publisher.why(task.task_id)
     publisher.store.tasks.exchange([], ClaimRequest("w", None, 1, 30.0), publisher._clock.now())
     assert "held by w" in publisher.why(task.task_id)
     with pytest.raises(UnknownTask):

@@ -31,7 +31,10 @@ def at(seconds):
             why(workers=0),
             "No live worker has a handler named 'work': start `heablcoin-cloud worker` with one, or claim it",
         ),
-        (why(workers=0, can_run_here=True), "This process has a handler for it, but no runner is started"),
+        (
+            why(workers=0, can_run_here=True),
+            "This process has a handler for it but runs no tasks, and nor does another: start `heablcoin-cloud worker`",
+        ),
         (
             why(workers=0, name="ai_call", capability="ai_call@x"),
             "No live process has what it needs (ai_call@x): add that endpoint with its key",

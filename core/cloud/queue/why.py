@@ -77,7 +77,8 @@ def _nobody(situation: Situation, can_run_here: bool | None) -> str:
         )
     if can_run_here:
         return (
-            "This process has a handler for it, but no runner is started: start the server or `heablcoin-cloud worker`."
+            "This process has a handler for it but runs no tasks, and nor does another: start `heablcoin-cloud worker`, "
+            "or a server whose HEABLCOIN_CLOUD_CONCURRENCY is above 0."
         )
     return (
         f"No live worker has a handler named {task.name!r}: start `heablcoin-cloud worker` with one, "
