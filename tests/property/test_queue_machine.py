@@ -17,7 +17,9 @@ from tests.support.queue_world import QueueWorld
 
 ANYTIME = ("publish", "publish", "publish_many", "publish_graph", "wait", "wait", "upkeep", "upkeep")
 WORK = (
-    ("exchange",) * 5 + ("finish",) * 4 + ("deadlines", "deadlines", "renew", "run_by_hand", "claim", "agent_reports")
+    ("exchange",) * 5
+    + ("finish",) * 4
+    + ("deadlines", "deadlines", "renew", "renew", "progress", "run_by_hand", "claim", "agent_reports")
 )
 RARE = ("cancel", "retry", "report", "hear", "finish_too_late", "cleanup_expired", "look", "suspend", "suspend")
 RAREST = ("kill", "stop", "refused", "purge", "import_again", "move_house")

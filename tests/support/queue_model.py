@@ -58,6 +58,7 @@ class ModelTask:
     ended_at: float | None = None
     outcomes: list[str] = field(default_factory=list)
     result: Any = None
+    progress: float | None = None
 
     def held_by(self, worker: str, attempt: int) -> bool:
         return (self.owner, self.attempt) == (worker, attempt)
@@ -85,6 +86,9 @@ class NaiveQueue:
     def all(self) -> list[ModelTask]:
         """URGENT first, then oldest."""
         return sorted(self.tasks.values(), key=lambda each: (-each.priority, each.order))
+
+    def of_status(self, *statuses: TaskStatus) -> list[ModelTask]:
+        return [each for each in self.tasks.values() if each.status in statuses]
 
     def blocked_by(self, task: ModelTask) -> list[str]:
         return [each for each in task.depends_on if self.tasks[each].status is not COMPLETED]
@@ -128,7 +132,7 @@ class NaiveQueue:
         assert task.owner is None, "claimed while somebody holds it"
         assert not self.blocked_by(task), "started before its dependencies completed"
         task.attempt += 1
-        task.status, task.owner = status, worker
+        task.status, task.owner, task.progress = status, worker, None
         task.started_at, task.lease_until = self.now(), self.now() + lease
 
     def end(self, task: ModelTask, status: TaskStatus, outcome: str = "", result: Any = None) -> None:
@@ -253,5 +257,5 @@ class NaiveQueue:
                 task.outcomes.append("interrupted")
             if task.status not in FINAL:
                 self.make_pending(task)
-            task.failures = 0
+            task.failures, task.progress = 0, None
         self._orders = itertools.count(len(self.tasks))

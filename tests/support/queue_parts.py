@@ -67,6 +67,9 @@ class Worker:
     """Handlers that still run, though their attempts are over."""
     ended: list[Ending] = field(default_factory=list)
     """Ends that are not written yet."""
+    reports: dict[tuple[str, int], float] = field(default_factory=dict)
+    """Progress that is not written yet."""
+    write_at: float = float("-inf")
     asked: bool = False
 
     @property

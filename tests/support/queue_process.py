@@ -13,6 +13,7 @@ from unittest import mock
 
 from core.clock import ManualClock
 from core.cloud.handlers.registry import HandlerRegistry
+from core.cloud.handlers.task_context import TaskContext
 from core.cloud.running import executor, runner
 from core.cloud.running.flight import Flight
 from core.cloud.running.maintenance import Maintenance, TaskUpkeep
@@ -57,6 +58,7 @@ class Call:
         self.key = flight.key
         self.begun = False
         self.payload: object = None
+        self.context: TaskContext | None = None
         self._end = ("returns", None)
         self._quiet, self._go = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, args=(run, flight), daemon=True)
@@ -76,8 +78,8 @@ class Call:
             self._thread.join(PATIENCE)
             assert not self._thread.is_alive(), "the handler does not end"
 
-    def inside(self, payload: object) -> object:
-        self.begun, self.payload = True, payload
+    def inside(self, payload: object, context: TaskContext) -> object:
+        self.begun, self.payload, self.context = True, payload, context
         self._quiet.set()
         self._go.wait()
         return carry_out(*self._end)
@@ -167,7 +169,7 @@ class Process:
         handlers = HandlerRegistry()
         for name in names:
             handlers.register(
-                name, lambda payload, context: self.calls[context.task_id, context.attempt].inside(payload)
+                name, lambda payload, context: self.calls[context.task_id, context.attempt].inside(payload, context)
             )
         with mock.patch.object(runner, "Watchdog", Deadlines), mock.patch.object(executor, "Crew", Seats):
             self.runner = SteppedRunner(

@@ -140,7 +140,7 @@ class Users(QueueParts):
             self.model.end(task, CANCELLED)
 
     def retry(self, choose: Choose) -> None:
-        lost = [each for each in self.model.tasks.values() if each.status in LOST]
+        lost = self.model.of_status(*LOST)
         task = choose(lost) if lost and choose([True, True, False]) else self.some_task(choose)
         allowed = task.status in LOST
         with expected(None if allowed else InvalidTransition):
@@ -149,7 +149,9 @@ class Users(QueueParts):
             self.model.revive(task)
 
     def report(self, choose: Choose) -> None:
-        publisher, task, status = self.some_publisher(choose), self.some_task(choose), choose(list(TaskStatus))
+        publisher, status = self.some_publisher(choose), choose([*TaskStatus, RUNNING])
+        held = self.model.of_status(*HELD)
+        task = choose(held) if held and choose([True, False]) else self.some_task(choose)
         worker = choose([*AGENTS, *([task.owner] if task.owner else [])])
         attempt = choose([None, task.attempt, task.attempt - 1, task.attempt])
         result = choose([None, 7, {"n": 0}]) if status is COMPLETED else None
@@ -299,8 +301,8 @@ class Users(QueueParts):
     def run_by_hand(self, choose: Choose) -> None:
         publisher = self.some_publisher(choose)
         self.bring_up_to_date()
-        ready = self.model.ready()
-        task = choose(ready) if ready and choose([True, True, False]) else self.some_task(choose)
+        likely = self.model.ready() if choose([True, True, False]) else self.model.of_status(PENDING)
+        task = choose(likely) if likely else self.some_task(choose)
         self.end, self.meanwhile = choose((*ENDS, "killed")), choose(["", "", "", "", "", "", "cancelled", "suspended"])
         self.running, self.value, self.given = task, {"n": choose([1, 2])}, None
         startable = self.model.startable(task)

@@ -4,6 +4,7 @@ from tests.support.queue_model import COMPLETED, RUNNING, Ending, Hole, ModelTas
 from tests.support.queue_parts import ENDS, LEASE, NAMES, Choose, Held, QueueParts, Worker
 
 ABILITIES = (NAMES, NAMES, NAMES[:2], NAMES[1:])
+PROGRESS_INTERVAL = 0.25
 OVERDUE = 1.0
 """Seconds after which any process does what the leader should have done."""
 
@@ -110,12 +111,31 @@ class Workers(QueueParts):
 
     # Leases
 
+    def progress(self, choose: Choose) -> None:
+        worker = self.busy_worker(choose)
+        begun = [held for held in worker.held if held.call.begun]
+        if begun:
+            held, share = choose(begun), choose([0.25, 0.75])
+            held.call.context.progress(share)
+            worker.reports[held.key] = share
+
     def renew(self, choose: Choose) -> None:
+        """A round of the lease keeper: it writes progress and renews."""
         worker, asked = self.busy_worker(choose), choose([True, True, False])
         worker.process.renew(asked=asked)
         asked, worker.asked = asked or worker.asked, False
-        if not asked and self.clock.monotonic() < worker.renew_at:
-            return
+        if worker.reports and self.clock.monotonic() >= worker.write_at:
+            worker.write_at = self.clock.monotonic() + PROGRESS_INTERVAL
+            reports, worker.reports = worker.reports, {}
+            for held in [each for each in worker.held if each.key in reports]:
+                if held.task.held_by(worker.name, held.attempt):
+                    held.task.progress = reports[held.key]
+                else:
+                    self.over(worker, held, None)
+        if asked or self.clock.monotonic() >= worker.renew_at:
+            self.renewed(worker)
+
+    def renewed(self, worker: Worker) -> None:
         now = self.clock.now()
         worker.renew_at = self.clock.monotonic() + LEASE / 3
         for task, attempt in [

@@ -47,7 +47,7 @@ class QueueWorld(Users, Workers):
         assert stats["by_priority"] == {
             each.name: sum(task.priority == each for task in stored) for each in TaskPriority
         }
-        pending = [task for task in self.model.tasks.values() if task.status is PENDING]
+        pending = self.model.of_status(PENDING)
         blocked = sum(bool(self.model.blocked_by(task)) for task in pending)
         later = sum(not self.model.blocked_by(task) and not task.due for task in pending)
         assert (stats["blocked"], stats["later"], stats["ready"]) == (blocked, later, len(pending) - blocked - later)
@@ -73,6 +73,7 @@ def seen(task: Task) -> dict[str, object]:
         "expires_at": None if task.expires_at is None else task.expires_at.timestamp(),
         "started_at": None if task.started_at is None else task.started_at.timestamp(),
         "ended_at": None if task.completed_at is None else task.completed_at.timestamp(),
+        "progress": task.progress,
         "result": task.result,
     }
 
@@ -91,5 +92,6 @@ def foreseen(task: ModelTask, blocked_by: list[str]) -> dict[str, object]:
         "expires_at": task.expires_at,
         "started_at": task.started_at,
         "ended_at": task.ended_at if task.status in FINAL else None,
+        "progress": task.progress,
         "result": task.result if task.status is COMPLETED else None,
     }
