@@ -125,6 +125,8 @@ async def _serve(asgi: ASGIApp, listener: socket.socket, ended: anyio.Event) -> 
 
     async def end() -> None:
         await ended.wait()
+        # Streams that are open now are cut off on purpose: no errors to report to whoever pressed Ctrl-C.
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         server.should_exit = True
 
     async with anyio.create_task_group() as group:

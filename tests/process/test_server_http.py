@@ -193,6 +193,7 @@ def test_a_signal_ends_it_although_streams_are_open(tmp_path: Path, number: sign
         assert b"200 OK" in stream.recv(4096)
         server.process.send_signal(number)
         assert server.gone() == 0
+        assert '"level": "error"' not in server.errors  # cutting the stream off was asked for
 
 
 def test_a_token_it_made_up_is_shown_once_and_works(tmp_path: Path) -> None:
