@@ -14,6 +14,8 @@ from server import DISTRIBUTION
 from server.clients import client_files
 from server.settings import PREFIX
 
+CACHE = "archive-v0"
+"""The folder of uv's cache that `uvx` runs programs from."""
 SERVER_NAME = "heablcoin-cloud"
 
 
@@ -77,6 +79,11 @@ def main(client: str, database: str | None = None, handlers: str | None = None) 
     if only_here := sorted(name for name in os.environ if name.startswith(PREFIX)):
         print(  # noqa: T201 - a command's output
             f"Set in this terminal, but not in what is printed (the client has an environment of its own): {', '.join(only_here)}.",
+            file=sys.stderr,
+        )
+    if CACHE in Path(sys.prefix).parts:
+        print(  # noqa: T201 - a command's output
+            "This copy lies in uv's cache, which may be emptied: `uv tool install` it first, then print this again.",
             file=sys.stderr,
         )
     print(config_text(client, *options(database, handlers)))  # noqa: T201 - a command's output

@@ -13,6 +13,9 @@ from core.json_types import Json
 from server.results import compact
 from server.schema import UNTRUSTED
 
+ASK_USER = "ask_user"
+"""Name of a task that is a question: no process runs it, a person (or an agent) completes it."""
+
 CUT = 8_000
 """Characters of a payload or result shown at once."""
 ROW_CUT = 2_000
@@ -89,6 +92,11 @@ class TaskDetail(TypedDict, total=False):
     cut: Annotated[str, "what was left out and how to read it"]
     link: str
     next: str
+
+
+def is_open_question(task: Task) -> bool:
+    """True for a question whose turn has come and that nobody has answered."""
+    return task.name == ASK_USER and not task.done and not task.blocked_by
 
 
 def iso(moment: datetime | None) -> str:

@@ -7,6 +7,7 @@ import anyio
 
 from core.cloud.task import HELD, Task
 from server.context import App
+from server.records import is_open_question
 
 NET_SECONDS = 2.0
 """How often a waiter looks by itself, should a wake-up have been lost (a datagram from another process can be)."""
@@ -25,7 +26,7 @@ class Waited:
     """For each task that is not done, why."""
     seconds: float
     hopeless: bool = False
-    """True when it ended early, because no live process can run what is left."""
+    """True when it ended early, because no live process can run what is left, or a question waits for its answer."""
 
     @property
     def done(self) -> bool:
@@ -38,7 +39,8 @@ class Waited:
 
 
 async def wait_until_done(app: App, task_ids: Sequence[str], timeout: float, progress: Progress) -> Waited:
-    """Wait until all tasks are done, or `timeout` seconds passed, or nobody alive could ever run those that are left.
+    """Wait until all tasks are done, or `timeout` seconds passed, or waiting cannot help: nobody alive could ever
+    run those that are left, or one of them is a question to the user.
 
     Raises UnknownTask. Nothing depends on the waiter: being cancelled loses nothing.
     """
@@ -68,6 +70,8 @@ def _read(app: App, task_ids: Sequence[str]) -> list[Task]:
 
 
 def _hopeless(app: App, tasks: Sequence[Task]) -> bool:
+    if any(is_open_question(task) for task in tasks):
+        return True
     return all(app.nobody_can_run(task) for task in tasks if not task.done)
 
 

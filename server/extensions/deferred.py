@@ -13,9 +13,10 @@ from core.cloud.store.base import TaskQuery
 from core.cloud.task import Task, TaskStatus
 from core.errors import InvalidTransition, NotFound
 from server.context import App
-from server.extensions.outlook import ASK_USER, Outlook, outlook
+from server.extensions.outlook import Outlook, outlook
 from server.extensions.questions import input_request, key_of
 from server.extensions.wire import Handle, State, Status
+from server.records import ASK_USER
 
 SECONDS_PER_DAY = 86_400.0
 LONGEST_PROGRESS = 200

@@ -4,9 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from core.cloud.task import HELD, Task
-
-ASK_USER = "ask_user"
-"""Name of a task that is a question: no process runs it, a person (or an agent) completes it."""
+from server.records import ASK_USER
 
 MOST_VISITED = 2_000
 """Tasks looked at before a graph is simply taken to be moving."""

@@ -107,7 +107,7 @@ def refuse_whole_path(base_url: str) -> None:
         if bare.endswith(path):
             raise InvalidArgument(
                 f"The base_url ends in {path}; nothing was added.",
-                f"pass it without that, up to the API's version such as /v1: {path} is added to each call",
+                "pass it without that, up to the API's version such as /v1; the rest of the path is added to each call",
             )
 
 

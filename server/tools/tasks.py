@@ -13,6 +13,7 @@ from server.records import (
     TaskOutcome,
     TaskRow,
     filled,
+    is_open_question,
     iso,
     task_detail,
     task_outcome,
@@ -85,7 +86,17 @@ def published(task: Task, why: str) -> Published:
             else claim,
         }
     )
+    if is_open_question(task):
+        answer["next"] = how_to_answer(task)
     return answer
+
+
+def how_to_answer(question: Task) -> str:
+    """What a chat does about a task that is a question, when its client does not put it to the user by itself."""
+    return (
+        f'ask the user the message of {question.task_id} (in its payload), then update_task_status(task_id="{question.task_id}", '
+        'status="completed", result=<the answer>)'
+    )
 
 
 @TASKS.tool("Publish a task", STARTS_WORK)
@@ -226,7 +237,9 @@ async def get_task_status(
             return stretch(task, part, offset, max_chars)
         why = "" if task.done else publisher.why(task.task_id)
         answer = cast(TaskPart, task_detail(task, publisher.attempts(task.task_id), why, max_chars))
-        if not task.done:
+        if is_open_question(task):
+            answer["next"] = how_to_answer(task)
+        elif not task.done:
             answer["next"] = f'wait_for_task(task_id="{task.task_id}")'
         elif task.status is not TaskStatus.COMPLETED:
             answer["next"] = f'retry_failed_task(task_id="{task.task_id}")'
@@ -285,9 +298,16 @@ async def wait_for_task(
         pending = ",".join(task.task_id for task in waited.tasks if not task.done)
         answer["poll_after_seconds"] = waited.poll_after
         again = f'wait_for_task(task_id="{pending}")'
+        question = next((task for task in waited.tasks if is_open_question(task)), None)
         answer["next"] = (
-            f"nobody can run this now, so waiting brings nothing: do what why says, then {again}"
+            f"{how_to_answer(question)}; then {again}"
+            if question is not None
+            else f"nobody can run this now, so waiting brings nothing: do what why says, then {again}"
             if waited.hopeless
             else f"{again} again in {waited.poll_after:g} s"
+        )
+    elif unlucky := [task.task_id for task in waited.tasks if task.status is not TaskStatus.COMPLETED]:
+        answer["next"] = (
+            f'get_task_status(task_id="{unlucky[0]}") shows its attempts; retry_failed_task runs it again once the cause is mended'
         )
     return answer

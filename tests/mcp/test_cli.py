@@ -109,6 +109,9 @@ def test_a_printed_configuration_carries_the_options_given_with_absolute_paths(
     assert cli.parser().parse_args(given).handlers == str(tmp_path / "mine.py")
     assert "HEABLCOIN_CLOUD_LEASE" in printed.err
     assert print_config.options(":memory:", "my.module") == ["--database", ":memory:", "--handlers", "my.module"]
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "uv" / print_config.CACHE / "x"))
+    assert cli.main(["print-config", "windsurf"]) == 0
+    assert "uv tool install" in capsys.readouterr().err
     assert " -- " in print_config.config_text("inspector", "--handlers", "my.module")
 
 

@@ -277,6 +277,31 @@ async def test_a_wait_for_what_nobody_can_run_does_not_ask_for_more_waiting(call
     assert "claim it" in waited["tasks"][0]["why"]
 
 
+async def test_a_question_is_put_to_the_user_by_the_chat_itself(call: Any) -> None:
+    graph = [
+        {"key": "ask", "name": "ask_user", "payload": {"message": "Publish it?"}},
+        {"key": "say", "name": "echo", "payload": {"said": "${ask}"}, "depends_on": "ask"},
+    ]
+    asked, said = [row["task_id"] for row in (await call("publish_task_graph", tasks=graph))["tasks"]]
+    waited = await call("wait_for_task", task_id=f"{asked},{said}", timeout=30)
+    assert waited["waited_seconds"] < 30
+    assert f"ask the user the message of {asked}" in waited["next"]
+    assert f'update_task_status(task_id="{asked}", status="completed"' in waited["next"]
+    assert (await call("get_task_status", task_id=asked))["next"].startswith("ask the user")
+    await call("update_task_status", task_id=asked, status="completed", result='{"answer": "yes"}')
+    waited = await call("wait_for_task", task_id=said)
+    assert waited["tasks"][0]["result"] == {"said": {"answer": "yes"}}
+    assert (await call("publish_enhanced_task", name="ask_user"))["next"].startswith("ask the user")
+
+
+async def test_a_wait_that_ends_in_failure_leads_to_the_retry(call: Any) -> None:
+    task = await call("publish_enhanced_task", name="sleep", payload={"secs": 5}, max_retries=0)
+    waited = await call("wait_for_task", task_id=task["task_id"])
+    assert "sleep does not know 'secs'" in waited["tasks"][0]["error"]
+    assert f'get_task_status(task_id="{task["task_id"]}")' in waited["next"]
+    assert "retry_failed_task" in waited["next"]
+
+
 async def test_a_failed_task_shows_its_attempts_and_names_the_retry(call: Any, runtime: Runtime) -> None:
     def explode(payload: Any) -> None:
         raise ValueError("no such market")

@@ -21,6 +21,8 @@ async def echo(payload: Json) -> Json:
 
 async def sleep(payload: Json, context: TaskContext) -> Json:
     """Wait `{"seconds": n}` (0 to 86,400), reporting progress; cancelling it takes effect at once."""
+    if isinstance(payload, dict) and (unknown := sorted(payload.keys() - {"seconds"})):
+        raise Permanent(f"sleep does not know {unknown[0][:40]!r}.", 'write {"seconds": 2}.')
     seconds = payload.get("seconds", 1.0) if isinstance(payload, dict) else payload
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds <= LONGEST_SLEEP:
         raise Permanent(

@@ -142,7 +142,7 @@ def find_parents(connection: apsw.Connection, tasks: Sequence[NewTask], also: It
     if missing:
         raise UnknownTask(
             f"There is no task {min(missing)[:60]!r} to depend on; nothing was published.",
-            "depend on ids of tasks that were published before, or publish_graph them together under keys of your own.",
+            "depend on ids of tasks that were published before, or use publish_graph for all of them at once, under keys of your own.",
         )
     return found
 
