@@ -21,8 +21,19 @@ WORK = (
     + ("finish",) * 4
     + ("deadlines", "deadlines", "renew", "renew", "progress", "run_by_hand", "claim", "agent_reports")
 )
-RARE = ("cancel", "retry", "report", "hear", "finish_too_late", "cleanup_expired", "look", "suspend", "suspend")
-RAREST = ("kill", "stop", "refused", "purge", "import_again", "move_house")
+RARE = (
+    "cancel",
+    "retry",
+    "report",
+    "report",
+    "hear",
+    "finish_too_late",
+    "cleanup_expired",
+    "look",
+    "suspend",
+    "suspend",
+)
+RAREST = ("kill", "stop", "stop_in_haste", "refused", "purge", "import_again", "move_house")
 USUAL = ANYTIME * 5 + WORK * 5 + RARE * 2 + RAREST
 
 

@@ -90,6 +90,11 @@ class NaiveQueue:
     def of_status(self, *statuses: TaskStatus) -> list[ModelTask]:
         return [each for each in self.tasks.values() if each.status in statuses]
 
+    def overripe(self) -> list[ModelTask]:
+        """Pending, though their time to start is over."""
+        pending = self.of_status(PENDING)
+        return [each for each in pending if each.expires_at is not None and each.expires_at <= self.now()]
+
     def blocked_by(self, task: ModelTask) -> list[str]:
         return [each for each in task.depends_on if self.tasks[each].status is not COMPLETED]
 

@@ -137,6 +137,9 @@ class QueueParts:
         """What a handler does that is run by hand."""
         raise NotImplementedError
 
+    def run_by_hand(self, choose: Choose) -> None:
+        raise NotImplementedError
+
     def some_publisher(self, choose: Choose) -> EnhancedCloudTaskPublisher:
         return choose(self.publishers)
 

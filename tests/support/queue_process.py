@@ -148,11 +148,11 @@ class Upkeep(TaskUpkeep):
 
 
 class SteppedRunner(runner.TaskRunner):
-    claimed: tuple[tuple[str, int], ...] = ()
+    claimed: tuple[Claim, ...] = ()
     dies_with_claims = False
 
     def _dispatch(self, claims: Sequence[Claim], lease_until: float) -> None:
-        self.claimed = tuple((claim.task_id, claim.attempt) for claim in claims)
+        self.claimed = tuple(claims)
         if self.dies_with_claims:
             raise Killed
         super()._dispatch(claims, lease_until)
@@ -186,7 +186,7 @@ class Process:
         self.runner._register()
 
     @property
-    def claimed(self) -> tuple[tuple[str, int], ...]:
+    def claimed(self) -> tuple[Claim, ...]:
         """What the last exchange claimed."""
         return self.runner.claimed
 
@@ -241,10 +241,15 @@ class Process:
         self.runner._executor.stop_all()
 
     def leave(self) -> None:
+        """What has not ended is given back by its end."""
         self.runner._executor.conclude_all()
         self.runner._keeper.close()
         self.runner._exchanger.close()
         assert self.runner._exchanger.step() == 0
+        self.farewell()
+
+    def farewell(self) -> None:
+        """What is still held in this process's name is given back by the store."""
         self.runner._farewell()
 
     def end_threads(self) -> None:

@@ -49,7 +49,7 @@ class Users(QueueParts):
         """publish() arguments, and what the model is to know of them. `parents` may be ids and local keys."""
         name = choose((*NAMES, *NAMES, *NAMES, NOBODY))
         key = choose([None, None, None, "k1", "k2"])
-        delay, expires_in = choose([0, 0, 0, 0, 5, 20]), choose([0, 0, 0, 0, 0, 5, 40, 100])
+        delay, expires_in = choose([0, 0, 0, 0, 5, 20]), choose([0, 0, 0, 0, 0, 5, 20, 40])
         form, payload, reads = (
             choose(["plain", "plain", "whole", "field", "text", "field", "text", "hole"]),
             {"plain": True},
@@ -153,7 +153,7 @@ class Users(QueueParts):
         held = self.model.of_status(*HELD)
         task = choose(held) if held and choose([True, False]) else self.some_task(choose)
         worker = choose([*AGENTS, *([task.owner] if task.owner else [])])
-        attempt = choose([None, task.attempt, task.attempt - 1, task.attempt])
+        attempt = choose([None, None, task.attempt, task.attempt - 1])
         result = choose([None, 7, {"n": 0}]) if status is COMPLETED else None
         if attempt is not None and not task.held_by(worker, attempt):
             refusal = LeaseLost
@@ -301,7 +301,11 @@ class Users(QueueParts):
     def run_by_hand(self, choose: Choose) -> None:
         publisher = self.some_publisher(choose)
         self.bring_up_to_date()
-        likely = self.model.ready() if choose([True, True, False]) else self.model.of_status(PENDING)
+        likely = (
+            self.model.ready()
+            if choose([True, True, False])
+            else self.model.overripe() or self.model.of_status(PENDING)
+        )
         task = choose(likely) if likely else self.some_task(choose)
         self.end, self.meanwhile = choose((*ENDS, "killed")), choose(["", "", "", "", "", "", "cancelled", "suspended"])
         self.running, self.value, self.given = task, {"n": choose([1, 2])}, None

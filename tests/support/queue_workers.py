@@ -37,9 +37,11 @@ class Workers(QueueParts):
             return
         ready = self.model.ready(process.names)[:room]
         if process.claimed or surely:
-            assert [task_id for task_id, _ in process.claimed] == [each.task_id for each in ready]
-            for task in ready:
+            assert [claim.task_id for claim in process.claimed] == [each.task_id for each in ready]
+            for task, claim in zip(ready, process.claimed, strict=True):
                 self.model.begin(task, worker.name, RUNNING, LEASE)
+                assert claim.attempt == task.attempt
+                assert claim.interruptions == task.attempt - 1 - task.failures, "an attempt that was free was counted"
                 if outcome != "killed":
                     self.board(worker, task)
         if outcome == "killed":
@@ -121,7 +123,9 @@ class Workers(QueueParts):
 
     def renew(self, choose: Choose) -> None:
         """A round of the lease keeper: it writes progress and renews."""
-        worker, asked = self.busy_worker(choose), choose([True, True, False])
+        self.keep_leases(self.busy_worker(choose), asked=choose([True, True, False]))
+
+    def keep_leases(self, worker: Worker, *, asked: bool) -> None:
         worker.process.renew(asked=asked)
         asked, worker.asked = asked or worker.asked, False
         if worker.reports and self.clock.monotonic() >= worker.write_at:
@@ -151,10 +155,12 @@ class Workers(QueueParts):
                 self.over(worker, held, None)
 
     def hear(self, choose: Choose) -> None:
-        """A hint that a task changed; it makes the process look at its leases, when it runs that task."""
-        worker, task = choose(self.workers), self.some_task(choose)
+        """A hint that a task changed: the process looks after its leases at once, when it runs that task."""
+        worker = self.busy_worker(choose)
+        task = choose([*(held.task for held in worker.held), self.some_task(choose)])
         worker.process.hear(task.task_id)
-        worker.asked = worker.asked or any(held.task is task for held in worker.held)
+        worker.asked = any(held.task is task for held in worker.held)
+        self.keep_leases(worker, asked=False)
 
     # Upkeep
 
@@ -170,7 +176,7 @@ class Workers(QueueParts):
         """Nobody renews for longer than a lease; then others are there first, or those who slept, as if nothing had been."""
         self.clock.advance(LEASE + 1)
         for _ in range(choose([1, 2])):
-            self.upkeep(choose)
+            getattr(self, choose(["upkeep", "upkeep", "run_by_hand"]))(choose)
             self.make_exchange(choose(self.workers), poll=True)
 
     # Ends of processes
@@ -180,7 +186,8 @@ class Workers(QueueParts):
         self.replace(choose(self.workers), choose(ABILITIES))
 
     def stop(self, choose: Choose) -> None:
-        worker, graceful = choose(self.workers), choose([True, False])
+        """A shutdown: handlers that end within the grace count, what has not ended is given back."""
+        worker, graceful = self.busy_worker(choose), choose([True, False])
         worker.process.stop()
         for held in list(worker.held):
             if graceful and held.call.begun:
@@ -190,6 +197,12 @@ class Workers(QueueParts):
             self.over(worker, held, self.ending(held.task, held.attempt, "interrupted", None))
         for ending in worker.ended:
             self.model.settle(ending, worker.name)
+        self.replace(worker, NAMES)
+
+    def stop_in_haste(self, choose: Choose) -> None:
+        """The process leaves without its last exchange: whatever is in its name is given back, also what had ended."""
+        worker = self.busy_worker(choose)
+        worker.process.farewell()
         for task in self.model.tasks.values():
             if task.owner == worker.name:
                 self.model.give_back(task)
