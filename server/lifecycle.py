@@ -21,7 +21,10 @@ from typing import Any, NoReturn
 
 import anyio
 
+from core.errors import HeablcoinError
 from core.runtime import Runtime
+from server import DISTRIBUTION
+from server.logs import redact
 from server.parent import parent_died
 
 log = logging.getLogger(__name__)
@@ -55,6 +58,9 @@ class Life:
         try:
             self._runtime.start()
             anyio.run(self._serve, serve, background, linger, watch_parent)
+        except HeablcoinError as error:  # it says what to do; where in the code it was raised helps nobody
+            print(f"{DISTRIBUTION}: {redact(str(error))}", file=sys.stderr)  # noqa: T201 - as the command line does
+            self.leave(1)
         except BaseException:
             log.exception("the server stops because of an error")
             self.leave(1)

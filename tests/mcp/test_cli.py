@@ -126,6 +126,34 @@ def test_an_error_on_the_command_line_shows_no_key(tmp_path: Path, capsys: pytes
     assert KEY not in "".join(capsys.readouterr())
 
 
+def test_a_server_that_cannot_start_says_why_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Left(BaseException):
+        pass
+
+    def leave(_code: int) -> None:
+        raise Left(_code)
+
+    def refuse(_self: Any) -> None:
+        raise StoreReadOnly("The database q.db is read-only; nothing was changed.", "make it writable.")
+
+    monkeypatch.setattr("os._exit", leave)
+    monkeypatch.setattr("core.runtime.Runtime.start", refuse)
+    monkeypatch.setattr("server.lifecycle.Life._listen_to_signals", lambda _self: None)
+    monkeypatch.setattr("server.lifecycle._die_later", lambda _code: None)
+    monkeypatch.setattr("server.logs.configure", lambda _level: None)
+    with pytest.raises(Left) as left:
+        cli.main(["worker", "--database", str(tmp_path / "q.db")])
+    assert left.value.args == (1,)
+    said = capsys.readouterr().err
+    assert (
+        said.splitlines()[-1]
+        == "heablcoin-cloud: The database q.db is read-only; nothing was changed. Fix: make it writable."
+    )
+    assert "trace" not in said
+
+
 def test_options_stand_before_or_after_the_command() -> None:
     parser = cli.parser()
     assert parser.parse_args(["--database", "a", "worker"]).database == "a"

@@ -60,6 +60,15 @@ def test_a_full_disk_refuses_the_publish_keeps_what_was_there_and_goes_on_when_t
     assert store.health(1.0).sound
 
 
+def test_the_health_of_a_file_that_can_only_be_read_says_so(path):
+    store = open_store(str(path))
+    store.database._writer.close()
+    store.database._writer = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)  # as SQLite does by itself
+    with pytest.raises(StoreReadOnly, match=r"is read-only.*Fix: make the file"):
+        store.health(1.0)
+    store.close()
+
+
 LIMITED = """
 import resource, sys
 from core.cloud.store import open_store

@@ -44,8 +44,9 @@ class SqliteStore:
 
     def health(self, now: float) -> StoreHealth:
         """Check the whole file (seconds for a large one), and that it can be written: StoreReadOnly, StoreBusy."""
-        with self.database.write(durable=False):
-            pass
+        with self.database.write(durable=False) as connection:
+            if connection.readonly("main"):  # such a file is read by BEGIN IMMEDIATE without complaint
+                raise apsw.ReadOnlyError("the file was opened for reading only")
         with self.database.read() as connection:
             version = schema_version(connection)
             size = int(one(connection, "PRAGMA page_count")) * int(one(connection, "PRAGMA page_size"))
