@@ -3,7 +3,8 @@
 The publisher is the real one, and the worker processes are the runner's own parts, moved a step at a time: they claim, run,
 settle, renew, time out, keep the queue up, are suspended, stopped and killed, see the database fail, and come too late.
 
-Twice: hypothesis searches and shrinks, and long seeded walks reach crowded states that short searches do not. Most of them share a store in memory, every fourth is on a file.
+Twice: hypothesis searches and shrinks, and long seeded walks reach crowded states that short searches do not. Every fourth
+walk is on a file, which each process opens for itself; the rest share a store in memory.
 """
 
 import random
@@ -35,7 +36,6 @@ RARE = (
 )
 RAREST = ("kill", "stop", "stop_in_haste", "refused", "purge", "import_again", "move_house")
 USUAL = ANYTIME * 5 + WORK * 5 + RARE * 2 + RAREST
-
 
 NOT_EMPTY = precondition(lambda self: hasattr(self, "world") and self.world.model.tasks)
 

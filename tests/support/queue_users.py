@@ -23,6 +23,7 @@ from tests.support.queue_model import (
     ACKNOWLEDGED,
     CANCELLED,
     COMPLETED,
+    FAILED,
     LOST,
     PENDING,
     RUNNING,
@@ -50,11 +51,8 @@ class Users(QueueParts):
         name = choose((*NAMES, *NAMES, *NAMES, NOBODY))
         key = choose([None, None, None, "k1", "k2"])
         delay, expires_in = choose([0, 0, 0, 0, 5, 20]), choose([0, 0, 0, 0, 0, 5, 20, 40])
-        form, payload, reads = (
-            choose(["plain", "plain", "whole", "field", "text", "field", "text", "hole"]),
-            {"plain": True},
-            None,
-        )
+        form = choose(["plain", "plain", "whole", "field", "text", "field", "text", "hole"])
+        payload, reads = {"plain": True}, None
         if parents and form != "plain" and key is None:
             parent = choose(parents)
             reads = (form, parent)
@@ -191,13 +189,14 @@ class Users(QueueParts):
             assert (got.attempts, got.status, got.worker) == (task.attempt, ACKNOWLEDGED, agent)
 
     def agent_reports(self, choose: Choose) -> None:
+        publisher = self.some_publisher(choose)
         held = [task for task in self.model.tasks.values() if task.owner in AGENTS]
         if held:
-            task, status = choose(held), choose([COMPLETED, COMPLETED, TaskStatus.FAILED, RUNNING, PENDING])
+            task, status = choose(held), choose([COMPLETED, COMPLETED, FAILED, RUNNING, PENDING])
+            with pytest.raises(InvalidTransition):
+                publisher.update_status(task.task_id, RUNNING, worker="a third")
             result = {"n": 1} if status is COMPLETED else None
-            self.some_publisher(choose).update_status(
-                task.task_id, status, result, worker=task.owner, attempt=task.attempt
-            )
+            publisher.update_status(task.task_id, status, result, worker=task.owner, attempt=task.attempt)
             self.reported(task, status, task.owner, result)
 
     def cleanup_expired(self, choose: Choose) -> None:
@@ -205,7 +204,7 @@ class Users(QueueParts):
 
     def purge(self, choose: Choose) -> None:
         publisher = self.some_publisher(choose)
-        statuses, age = choose([sorted(FINAL), [COMPLETED], [CANCELLED, TaskStatus.FAILED]]), choose([0.0, 5.0, 60.0])
+        statuses, age = choose([sorted(FINAL), [COMPLETED], [CANCELLED, FAILED]]), choose([0.0, 5.0, 60.0])
         batch, dry_run = choose([1, 1000]), choose([False, True])
         removed = self.model.purge(statuses, age, batch, dry_run=dry_run)
         purged = publisher.purge(statuses, age, dry_run=dry_run, batch=batch)
@@ -301,11 +300,8 @@ class Users(QueueParts):
     def run_by_hand(self, choose: Choose) -> None:
         publisher = self.some_publisher(choose)
         self.bring_up_to_date()
-        likely = (
-            self.model.ready()
-            if choose([True, True, False])
-            else self.model.overripe() or self.model.of_status(PENDING)
-        )
+        waiting = self.model.overripe() or self.model.of_status(PENDING)
+        likely = choose([self.model.ready(), self.model.ready(), waiting])
         task = choose(likely) if likely else self.some_task(choose)
         self.end, self.meanwhile = choose((*ENDS, "killed")), choose(["", "", "", "", "", "", "cancelled", "suspended"])
         self.running, self.value, self.given = task, {"n": choose([1, 2])}, None
