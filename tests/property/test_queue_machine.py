@@ -79,7 +79,7 @@ for _name in dict.fromkeys(ANYTIME + WORK + RARE + RAREST):
 
 TestQueue = QueueMachine.TestCase
 TestQueue.settings = settings(
-    max_examples=80,
+    max_examples=60,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
