@@ -144,7 +144,7 @@ def _words(sentence: ChatSentence, given: Mapping[str, str]) -> dict[str, str]:
         words["status_zh"] = STATUS_ZH[words["status"]]
     if "name" in words:
         plain = words["name"].lower().replace(" ", "-")
-        words["call_name"] = f'"{plain}"' if ENDPOINT_NAME.match(plain) else "..."
+        words["call_name"] = f'"{plain}"' if ENDPOINT_NAME.fullmatch(plain) else "..."
         words["api"] = _api(plain)
     if "symbol" in words:
         words["payload"] = repr(json.dumps({"symbol": words["symbol"]}, ensure_ascii=False))

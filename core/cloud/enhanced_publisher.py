@@ -269,7 +269,8 @@ class EnhancedCloudTaskPublisher(TaskReader):
     ) -> Purged:
         """Remove ended tasks (statuses that are final) that ended more than `older_than` seconds ago, for good.
 
-        Tasks on which another that could still run depends are kept. `dry_run` only counts. Raises InvalidArgument.
+        Tasks on which another that could still run depends are kept. `dry_run` only counts, and can count fewer than go: a parent
+        is free to go once its child went in an earlier batch. Raises InvalidArgument.
         """
         chosen = {parse_status(status) for status in statuses}
         if not chosen <= FINAL:

@@ -93,7 +93,8 @@ async def test_a_word_that_would_make_a_wrong_call_is_refused(
         ),
         ("Anthropic", 'provider="anthropic"'),
         ("My Own", 'name="my-own", base_url=..., model=..., api_key_env=...'),
-        ("通义千问", "name=..., base_url=..."),
+        ("《通义》", "name=..., base_url=..."),
+        ("通义千问", 'name="通义千问", base_url=...'),
     ],
 )
 async def test_a_prompt_fills_in_what_is_known_of_an_api(client: Client, name: str, call: str) -> None:

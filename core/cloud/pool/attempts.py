@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from core.cloud.pool.outcome import OutcomeClass
 from core.errors import AllEndpointsFailed
 
+KEYLESS = "its key is not known to this process"
+
 MOST_SKIPPED = 20
 """Skipped endpoints that are listed; of more, the rest is counted."""
 
@@ -47,13 +49,16 @@ def exhausted(
         else "No endpoint can take the call now:"
     )
     return AllEndpointsFailed(
-        "\n".join([head, *lines]) + "\n", _fix(attempts, retry_after), attempts=attempts, retry_after=retry_after
+        "\n".join([head, *lines]) + "\n", _fix(attempts, skipped, retry_after), attempts=attempts, retry_after=retry_after
     )
 
 
-def _fix(attempts: tuple[AttemptRecord, ...], retry_after: float | None) -> str:
+def _fix(attempts: tuple[AttemptRecord, ...], skipped: Mapping[str, str], retry_after: float | None) -> str:
     if retry_after is not None:
         return f"try again in {retry_after:.1f} seconds, allow a longer deadline, or add another endpoint."
     if any(record.outcome is OutcomeClass.ENDPOINT_FAULT for record in attempts):
         return "check the key, model, base_url and account of the endpoints above; adding one again clears its hold."
+    keyless = [name for name, why in skipped.items() if why == KEYLESS]
+    if keyless and len(keyless) == len(skipped) and not attempts:
+        return f"run `heablcoin-cloud set-key {keyless[0]}`, or name the key's variable in api_key_env."
     return "look at get_stats(), try again later, or add another endpoint."

@@ -13,9 +13,10 @@ from urllib.parse import parse_qsl, urlsplit
 from core.errors import InvalidArgument
 from core.json_types import Json, dumps
 
-NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,99}$")
-ENV_NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")
-HEADER_NAME = re.compile(r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}$")
+NAME = re.compile(r"[^\W_][\w.:/@-]{0,99}")
+"""Letters and digits of any script."""
+ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
 SECRET_WORD = re.compile(
     r"authorization|cookie|secret|passw|credential|(^|[-_])(api)?-?_?(keys?|token)($|[-_])", re.IGNORECASE
 )
@@ -163,16 +164,16 @@ def _check(endpoint: ApiEndpoint) -> None:
     for name in ("name", "base_url", "model", "provider", "api_key_env"):
         if not isinstance(getattr(endpoint, name), str):
             raise InvalidArgument(f"The endpoint's {name} must be text.")
-    if not NAME.match(endpoint.name):
+    if not NAME.fullmatch(endpoint.name):
         raise InvalidArgument(
             f"{endpoint.name[:40]!r} is no endpoint name.",
             "use 1 to 100 letters, digits and ._:/@- (starting with a letter or digit)",
         )
-    if not NAME.match(endpoint.provider):
+    if not NAME.fullmatch(endpoint.provider):
         raise InvalidArgument(f"{endpoint.provider[:40]!r} is no provider.", "use openai or anthropic")
     if len(endpoint.model) > 200 or any(ord(char) < 32 for char in endpoint.model):
         raise InvalidArgument("The model name must be one line of at most 200 characters.")
-    if endpoint.api_key_env and not ENV_NAME.match(endpoint.api_key_env):
+    if endpoint.api_key_env and not ENV_NAME.fullmatch(endpoint.api_key_env):
         # The value is not repeated: somebody may have put the key itself there.
         raise InvalidArgument(
             "api_key_env must be the name of an environment variable.",
@@ -232,7 +233,7 @@ def _check_headers(headers: object) -> None:
     if not isinstance(headers, Mapping):
         raise InvalidArgument("headers must be an object of texts.", 'pass for example {"x-title": "my app"}')
     for name, value in headers.items():
-        if not isinstance(name, str) or not HEADER_NAME.match(name):
+        if not isinstance(name, str) or not HEADER_NAME.fullmatch(name):
             raise InvalidArgument("A header has a name that HTTP does not allow.")
         if not isinstance(value, str) or not value.isprintable():
             raise InvalidArgument(f"The header {name} must have one line of text as its value.")

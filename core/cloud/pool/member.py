@@ -1,5 +1,6 @@
 """An endpoint as one pool sees it: its book, and what this process measured of it."""
 
+from core.cloud.pool.attempts import KEYLESS
 from core.cloud.pool.endpoint import ApiEndpoint, ApiStatus
 from core.cloud.pool.health import CLOCK_SKEW, HoldKind
 from core.cloud.pool.latency import PeakEwma, bucket_of, percentile
@@ -150,7 +151,7 @@ class Member:
     def why_not(self, now: float) -> str:
         """Why it takes no call now, in words; '' when it does."""
         if self.keyless:
-            return "its key is not known to this process"
+            return KEYLESS
         blocked, health = self.blocked, self.account.health
         if blocked is not None and blocked.until > now:
             more = f" ({blocked.detail})" if blocked.detail else ""

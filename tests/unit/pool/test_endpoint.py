@@ -49,11 +49,19 @@ def test_the_environment_goes_before_a_key_that_was_given(monkeypatch):
     assert endpoint.api_key == "from-the-environment"
 
 
+@pytest.mark.parametrize("name", ["通义千问", "DeepSeek-深度求索", "модель.2", "gpt-4o:mini@eu/west_1"])
+def test_a_name_is_letters_and_digits_of_any_script(name):
+    assert ApiEndpoint(name, "https://a.example").name == name
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
         {"name": ""},
         {"name": "a b"},
+        {"name": "a\n"},
+        {"name": "-a"},
+        {"name": "通义 千问"},
         {"name": "x" * 101},
         {"base_url": "api.example"},
         {"base_url": "ftp://api.example"},
