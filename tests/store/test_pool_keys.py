@@ -46,7 +46,9 @@ def test_an_endpoint_whose_key_is_not_here_is_left_out_and_says_so(opened):
     twin = opened("process")
     assert twin.usable() == set()
     assert not twin.get_stats()["endpoints"]["a"]["usable"]
-    with pytest.raises(AllEndpointsFailed, match=r"(?s)a: its key is not known to this process.*`heablcoin-cloud set-key a`"):
+    with pytest.raises(
+        AllEndpointsFailed, match=r"(?s)a: its key is not known to this process.*`heablcoin-cloud set-key a`"
+    ):
         twin.call_with_retry(lambda one: None)
 
 

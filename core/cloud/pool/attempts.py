@@ -49,7 +49,10 @@ def exhausted(
         else "No endpoint can take the call now:"
     )
     return AllEndpointsFailed(
-        "\n".join([head, *lines]) + "\n", _fix(attempts, skipped, retry_after), attempts=attempts, retry_after=retry_after
+        "\n".join([head, *lines]) + "\n",
+        _fix(attempts, skipped, retry_after),
+        attempts=attempts,
+        retry_after=retry_after,
     )
 
 
