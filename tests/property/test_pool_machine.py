@@ -44,6 +44,7 @@ class Process:
         self.store._writer.close()
         self.manager = ApiManager(self.store, clock=clock, rng=random.Random(seed))
         self.calls: list[Running] = []
+        self.patience = {name: Patience() for name in LIMITS}
 
     def close(self) -> None:
         for call in self.calls:
@@ -59,6 +60,19 @@ class Running:
         self.steps = Call(process.manager._pool, plan).steps()
         self.flight = None
         self.wakes_at = None
+
+
+class Patience:
+    """What calls waited for one endpoint of one process, reckoned here: calls cut short in a row blame it when they fill its timeout."""
+
+    def __init__(self) -> None:
+        self.vain = self.until = 0.0
+
+    def blames(self, flight, fair_time: float, now: float) -> bool:
+        waited, self.until = now - max(flight.started, self.until), now
+        if flight.allowed < fair_time:
+            self.vain += waited
+        return flight.allowed >= fair_time or self.vain >= flight.member.endpoint.timeout
 
 
 class PoolMachine(RuleBasedStateMachine):
@@ -102,11 +116,14 @@ class PoolMachine(RuleBasedStateMachine):
         endpoint=st.sampled_from(["", "", "a", "b", "c"]),
         attempts=st.integers(1, 4),
         count=st.integers(1, 8),
+        deadline=st.sampled_from([500.0, 500.0, 10.0, 1.5]),
     )
-    def calls(self, index: int, strategy: str, endpoint: str, attempts: int, count: int) -> None:
+    def calls(
+        self, index: int, strategy: str, endpoint: str, attempts: int, count: int, deadline: float = 500.0
+    ) -> None:
         process = self.processes[index % len(self.processes)]
         for _ in range(count):
-            running = Running(process, CallPlan(strategy, attempts, deadline=500.0, endpoint=endpoint))
+            running = Running(process, CallPlan(strategy, attempts, deadline=deadline, endpoint=endpoint))
             process.calls.append(running)
             self.send(running, None)
 
@@ -215,7 +232,14 @@ class PoolMachine(RuleBasedStateMachine):
     def land(self, running: Running) -> None:
         flight = running.flight
         end = self.ends[flight.member.name]
-        self.lands(running, "transient" if end == "timeout" else end)
+        patience = running.process.patience[flight.member.name]
+        kind = end
+        if end == "timeout":
+            blamed = patience.blames(flight, flight.member.fair_time, self.clock.monotonic())
+            kind = "transient" if blamed else "cancelled"
+        if kind != "cancelled":
+            patience.vain = 0.0
+        self.lands(running, kind)
         self.send(running, Landed(flight, "answer", ENDS[end]))
         if end == "rate_limited":
             running.process.store.flush()
@@ -238,6 +262,7 @@ class PoolMachine(RuleBasedStateMachine):
                 else:
                     assert isinstance(command, Attempt)
                     running.flight = command.flight
+                    assert command.timeout == command.flight.allowed <= command.flight.member.endpoint.timeout
                     self.arrivals[command.flight.member.name].append(self.clock.now())
                     return
         except (StopIteration, AllEndpointsFailed, HttpError):

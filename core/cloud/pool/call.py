@@ -317,7 +317,7 @@ class Call:
         member, pool = flight.member, self._pool
         epoch = pool.clock.now()
         outcome = classify(error, epoch)
-        if outcome.timed_out and flight.allowed < member.fair_time:
+        if outcome.timed_out and member.cut_short(flight.started, flight.allowed, pool.clock.monotonic()):
             outcome = Outcome(OutcomeClass.CANCELLED, reason="the call's deadline came before it could answer")
         reason = pool.redact(outcome.reason)
         usage = Usage(exhausted_for=exhausted_for(headers_of(error), epoch))

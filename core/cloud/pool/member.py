@@ -15,8 +15,10 @@ RECENT = 0.1
 """Weight of the newest call in that share."""
 
 ENOUGH = 20
-"""Successful calls that make a percentile worth something."""
-FAIR_TIME = 1.0
+"""Successful calls that make a percentile worth hedging by."""
+SHORTEST_FAIR_TIME = 1.0
+FIRST_FAIR_TIME = 5.0
+"""Seconds an endpoint must have been given to be blamed for not answering: at least, and before it answered for the first time."""
 
 
 class Member:
@@ -24,11 +26,13 @@ class Member:
 
     __slots__ = (
         "_buckets",
+        "_vain_until",
         "account",
         "blocked",
         "budget",
         "endpoint",
         "failing",
+        "in_vain",
         "keyless",
         "last_resort_at",
         "latency",
@@ -47,6 +51,9 @@ class Member:
         self.budget = RetryBudget()
         self.failing = 0.0
         """Moving share of recent calls that failed."""
+        self.in_vain = 0.0
+        """Seconds in which it had calls and answered none, of calls that were cut short in a row; what overlaps counts once."""
+        self._vain_until = 0.0
         self.blocked: Refused | None = None
         """The newest refusal that was not about health."""
         self.noted_at = 0.0
@@ -71,8 +78,22 @@ class Member:
 
     @property
     def fair_time(self) -> float:
-        """Seconds an endpoint must have been given to be blamed for not answering in time."""
-        return min(self.endpoint.timeout, max(FAIR_TIME, 2.0 * (self.p95 or 0.0)))
+        """Seconds an endpoint must have been given to be blamed for not answering in time: twice what 95% of its answers took."""
+        slow = percentile(self._buckets, 0.95)
+        return min(self.endpoint.timeout, FIRST_FAIR_TIME if slow is None else max(SHORTEST_FAIR_TIME, 2.0 * slow))
+
+    def cut_short(self, started: float, allowed: float, now: float) -> bool:
+        """Whether a call that timed out (monotonic times) says nothing about the endpoint, because its own deadline cut it short.
+
+        A healthy endpoint is not blamed for a caller's short deadline: one call blames it only after its fair time. A hanging one does
+        not hide behind short deadlines: what they waited in a row, without any answer in between, adds up to its timeout.
+        """
+        waited = now - max(started, self._vain_until)
+        self._vain_until = now
+        if allowed >= self.fair_time:
+            return False
+        self.in_vain += max(0.0, waited)
+        return self.in_vain < self.endpoint.timeout
 
     def load(self, now: float) -> float:
         """Expected seconds for a further call."""
@@ -112,7 +133,7 @@ class Member:
     def reset(self) -> None:
         """Forget what was measured."""
         self.latency, self.budget, self.failing = PeakEwma(), RetryBudget(), 0.0
-        self._buckets = {}
+        self._buckets, self.in_vain = {}, 0.0
         if self.blocked is not None and self.blocked.why is not Refusal.LIMITED:
             self.blocked = None
         self.refresh(0.0)
@@ -122,6 +143,8 @@ class Member:
         kind = report.outcome.kind
         # A failure or an abandoned call took at least this long: left out, an endpoint that fails fast would look fast.
         self.latency.observe(report.latency, now)
+        if self.in_vain and kind is not OutcomeClass.CANCELLED:
+            self.in_vain = 0.0
         if kind is OutcomeClass.OK:
             bucket = bucket_of(report.latency)
             self._buckets[bucket] = self._buckets.get(bucket, 0) + 1
