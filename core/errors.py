@@ -4,7 +4,8 @@
     ├── InvalidArgument (ValueError)        a value given by the caller cannot be used
     │   ├── InvalidTransition               a task cannot go from its status to the one asked for
     │   ├── DependencyCycle                 a graph's tasks wait for each other
-    │   └── UrlRefused                      an address this installation may not call
+    │   ├── UrlRefused                      an address this installation may not call
+    │   └── KeyUnusable                     a key that no request can carry
     ├── NotFound (LookupError)
     │   ├── UnknownTask, UnknownEndpoint, UnknownSchedule
     ├── LeaseLost                           the task is no longer this worker's
@@ -45,6 +46,10 @@ class DependencyCycle(InvalidArgument):
 
 class UrlRefused(InvalidArgument):
     """A URL leads to an address this installation may not call."""
+
+
+class KeyUnusable(InvalidArgument):
+    """A key holds what no request can carry, or is a placeholder; the message says where it is, never what it is."""
 
 
 class NotFound(HeablcoinError, LookupError):

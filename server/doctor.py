@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from core.errors import HeablcoinError
+from core.errors import HeablcoinError, KeyUnusable
 from core.paths import MEMORY, config_dir, data_dir, database_path
 from server import DISTRIBUTION, package_version
 from server.clients import client_files, inspect
@@ -213,7 +213,12 @@ def _endpoints(store: "SqliteStore", settings: Settings) -> Iterator[Finding]:
                 yield Finding("note", "endpoint", f"{endpoint.name} has no key in this terminal: {ways}")
                 continue
             set_here = bool(variable and os.environ.get(variable, "").strip())
-            key = f"key from {variable}" if set_here else "stored key" if endpoint.api_key else "no key"
+            try:
+                key = f"key from {variable}" if set_here else "stored key" if endpoint.api_key else "no key"
+                endpoint.known_key()
+            except KeyUnusable as error:
+                yield Finding("bad", "endpoint", f"{endpoint.name}: {error}")
+                continue
             yield Finding("ok", "endpoint", f"{endpoint.name} at {endpoint.base_url}, {key}")
     finally:
         manager.close()

@@ -4,6 +4,7 @@ import getpass
 import sys
 
 from core.cloud.api_manager import ApiEndpoint, ApiManager
+from core.cloud.keys.key_text import stripped
 from core.errors import InvalidArgument, UnknownEndpoint
 from server.serving import open_runtime
 from server.settings import load_settings
@@ -23,10 +24,15 @@ def main(name: str, base_url: str, database: str | None, *, remove: bool) -> int
                 "set it to auto, keyring or file, or name an environment variable in the endpoint's api_key_env",
             )
         address = ApiEndpoint(name=name, base_url=base_url or _address_of(runtime.manager, name)).base_url
-        place = runtime.keys.set(name, address, read_key(name))
+        text = read_key(name)
+        place = runtime.keys.set(name, address, text)
     finally:
         runtime.stop(0)
-    _say(f"The key of {name} is kept ({place}) and will be sent to {address} only.")
+    taken_off = " and ".join(stripped(text)[1])
+    _say(
+        f"The key of {name} is kept ({place}) and will be sent to {address} only."
+        + (f" It was pasted with {taken_off} around it, which was taken off." if taken_off else "")
+    )
     return 0
 
 

@@ -332,4 +332,4 @@ class ApiManager:
         return provider
 
     def _redact(self, text: str) -> str:
-        return redact(text, (member.endpoint.api_key for member in self._pool.members.values()))
+        return redact(text, (member.endpoint.found_key for member in self._pool.members.values()))

@@ -55,7 +55,6 @@ _GLOBAL_V6 = ipaddress.IPv6Network("2000::/3")
 _EMBEDS_V4 = (ipaddress.IPv6Network("::ffff:0:0/96"), ipaddress.IPv6Network("64:ff9b::/96"))
 """IPv4-mapped, and NAT64's well-known prefix (RFC 6052): judged by the IPv4 address in the last 32 bits."""
 
-_NUMBER_LIKE = re.compile(r"(0x[0-9a-f]*|[0-9]+)(\.(0x[0-9a-f]*|[0-9]+))*\.?")
 _LOCAL_NAMES = ("localhost", "localhost.localdomain", "ip6-localhost", "ip6-loopback")
 
 
@@ -122,11 +121,6 @@ class UrlPolicy:
         if self._admits(target, target.address):
             return target
         address = target.address
-        if address is None and _NUMBER_LIKE.fullmatch(target.host):
-            raise UrlRefused(
-                "The URL's host is an unusual spelling of an address.",
-                "write it with four decimal numbers, as 192.0.2.1.",
-            )
         if target.host.endswith("."):
             raise UrlRefused("The URL's host ends with a dot.", "leave the last dot out.")
         if target.host in _LOCAL_NAMES or target.host.endswith(".localhost"):

@@ -5,7 +5,8 @@ from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, 
 from contextlib import AbstractAsyncContextManager
 
 from core.network.body import Decoder
-from core.network.failures import timeout_failure, too_large, unsendable
+from core.network.failures import timeout_failure, too_large
+from core.network.headers import header_fault
 from core.network.http import MAX_BODY, HttpError, HttpRequest, HttpResponse, HttpStream
 from core.network.policy import UrlPolicy
 from core.network.resolve import Targets
@@ -97,20 +98,14 @@ class StreamingTransport:
             return HttpResponse(response.status, response.headers, await response.read(limit))
 
 
-OURS = frozenset({"host", "content-length", "transfer-encoding", "connection", "upgrade", "te", "trailer", "expect"})
-"""Headers that frame or route the exchange: a transport sets them, and whoever writes a request may not."""
-
-
 def sendable_headers(request: HttpRequest) -> dict[str, str]:
     """The headers to send, empty ones left out. Raises HttpError naming the one that cannot be sent, never its value."""
     if request.headers.vetted is not None:
         return request.headers.vetted
     headers = {"accept-encoding": "identity"}
     for name, value in request.headers.items():
-        if name in OURS or name.startswith("proxy-"):
-            raise HttpError(f"The header {name!r} may not be set.", "leave it out.", kind="protocol", code="unsendable")
-        if not (name.isascii() and value.isascii() and value.isprintable()):
-            raise unsendable(f"header {name[:40]!r}")
+        if wrong := header_fault(name, value):
+            raise HttpError(f"The header {name[:40]!r} {wrong}.", "correct it.", kind="protocol", code="unsendable")
         if text := value.strip():
             headers[name] = text
     request.headers.vetted = headers

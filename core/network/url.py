@@ -3,7 +3,7 @@
 import ipaddress
 import re
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from core.errors import InvalidArgument, UrlRefused
 
@@ -11,6 +11,10 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 
 _NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?")
 _FORBIDDEN = re.compile(r"[\x00-\x20\x7f\\]")
+_NUMBER_LIKE = re.compile(r"(0x[0-9a-f]*|[0-9]+)(\.(0x[0-9a-f]*|[0-9]+))*\.?")
+"""Hosts that some resolvers read as an IPv4 address, each in its own way: 127.1, 2130706433, 0x7f.1, 0177.0.0.1."""
+
+_KEPT = "".join(map(chr, range(0x21, 0x7F)))
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -74,11 +78,15 @@ def parse_url(url: str) -> Target:
         raise UrlRefused("The URL's port is missing or 0.", "write it like https://api.example.com:8443/v1.")
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     if not path.isascii():
-        raise UrlRefused("The URL's path has characters outside ASCII.", "percent-encode them.")
+        raise UrlRefused(
+            "The URL's path has characters outside ASCII.", f"percent-encode them: {quote(path, safe=_KEPT)[:200]}"
+        )
     return Target(parts.scheme, _host(parts.hostname or ""), port or DEFAULT_PORTS[parts.scheme], path)
 
 
 def _host(host: str) -> str:
+    if ":" in host and "%" in host:
+        raise UrlRefused("The URL's address has a zone (%...).", "use a name, or an address without one.")
     try:
         if ":" in host:
             return str(ipaddress.IPv6Address(host))
@@ -86,11 +94,23 @@ def _host(host: str) -> str:
         name = host.encode("idna").decode("ascii").lower() if not host.isascii() else host.lower()
     except (ValueError, UnicodeError):
         name = ""
-    if not _NAME.fullmatch(name) or len(name) > 254:
+    if not _NAME.fullmatch(name) or len(name) > 254 or max(map(len, name.split("."))) > 63:
         raise UrlRefused(
             "The URL's host is neither a host name nor an address.", "write it like https://api.example.com/v1."
         )
+    if _NUMBER_LIKE.fullmatch(name) and not _is_address(name):
+        raise UrlRefused(
+            "The URL's host is an unusual spelling of an address.", "write it with four decimal numbers, as 192.0.2.1."
+        )
     return name
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.IPv4Address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def join_path(base_url: str, suffix: str) -> str:

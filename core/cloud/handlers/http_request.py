@@ -51,7 +51,7 @@ class HttpRequests:
         try:
             response = await self._transport.send(request, timeout, LARGEST_BODY)
         except HttpError as error:
-            if error.code == "too_large":
+            if error.code in {"too_large", "unsendable"}:
                 raise Permanent(error.message, error.fix) from error
             raise
         return as_result(response, time.time())

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from core.cloud.keys.key_file import KeyFile
+from core.cloud.keys.key_text import check_key
 from core.cloud.keys.os_keyring import KeyStoreError, OsKeyring
 from core.errors import InvalidArgument, UrlRefused
 from core.json_types import Json
@@ -32,7 +33,6 @@ KeysMode = Literal["auto", "keyring", "file", "process"]
 
 KEYS_ENV = "HEABLCOIN_CLOUD_KEYS"
 FILE_NAME = "keys.json"
-LONGEST_KEY = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,15 +190,3 @@ def origin_of(base_url: str) -> str:
         return parse_url(base_url).origin
     except UrlRefused as error:
         raise InvalidArgument(error.message, error.fix) from None
-
-
-def check_key(key: str) -> str:
-    """`key` without the white space around it; InvalidArgument, which never repeats it, when it cannot be a key."""
-    key = key.strip()
-    if not key:
-        raise InvalidArgument("The key is empty.", "paste the key the provider gave you.")
-    if not (key.isascii() and key.isprintable()) or len(key) > LONGEST_KEY:
-        raise InvalidArgument(
-            "The key has characters that no key has, or more than one line.", "copy it again, alone and whole."
-        )
-    return key

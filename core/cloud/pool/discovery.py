@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from core.cloud.keys.key_text import check_key, unfilled
 from core.cloud.pool.endpoint import ApiEndpoint
 from core.errors import InvalidArgument
 
@@ -45,6 +46,7 @@ def discover(environ: Mapping[str, str]) -> list[ApiEndpoint]:
         if not _value(environ, variable):
             continue
         try:
+            check_key(environ[variable], f"The key in {variable}")
             endpoint = ApiEndpoint(
                 name=vendor.name,
                 base_url=_value(environ, f"{vendor.prefix}_BASE_URL") or vendor.base_url,
@@ -55,7 +57,7 @@ def discover(environ: Mapping[str, str]) -> list[ApiEndpoint]:
             )
         except InvalidArgument as error:
             log.warning(
-                "%s is set, but no endpoint can be made of %s_BASE_URL and %s_MODEL: %s",
+                "%s is set, but no endpoint can be made of it, %s_BASE_URL and %s_MODEL: %s",
                 variable,
                 vendor.prefix,
                 vendor.prefix,
@@ -69,4 +71,4 @@ def discover(environ: Mapping[str, str]) -> list[ApiEndpoint]:
 def _value(environ: Mapping[str, str], variable: str) -> str:
     """What a variable says; '' also for a placeholder such as `${user_config.key}` that a host left unfilled."""
     value = environ.get(variable, "").strip()
-    return "" if value.startswith("${") and value.endswith("}") else value
+    return "" if unfilled(value) else value

@@ -10,16 +10,20 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlsplit
 
-from core.errors import InvalidArgument
+from core.cloud.keys.key_text import check_key, key_fault, stripped, unfilled
+from core.errors import InvalidArgument, KeyUnusable, UrlRefused
 from core.json_types import Json, dumps
+from core.network.headers import header_fault
+from core.network.url import parse_url
 
 NAME = re.compile(r"[^\W_][\w.:/@-]{0,99}")
 """Letters and digits of any script."""
 ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
-HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
 SECRET_WORD = re.compile(
     r"authorization|cookie|secret|passw|credential|(^|[-_])(api)?-?_?(keys?|token)($|[-_])", re.IGNORECASE
 )
+UNFIT = re.compile(r"""["<>^`{|}]""")
+"""What RFC 3986 allows nowhere in a URL; here it is mostly a placeholder such as `{account_id}`."""
 LOCAL_PROVIDERS = frozenset({"fake"})
 """Providers that send nothing over a network, so that `base_url` may be anything."""
 
@@ -56,7 +60,10 @@ class ApiEndpoint:
 
         @property
         def api_key(self) -> str:  # noqa: F811
-            """The key: from `api_key_env` when that is set here, else the one given; '' when there is none."""
+            """The key: from `api_key_env` when that is set here, else the one given; '' when there is none.
+
+            Raises KeyUnusable when the one found is no key that a request can carry.
+            """
             return self.known_key()
 
     model: str = ""
@@ -93,7 +100,8 @@ class ApiEndpoint:
             raise InvalidArgument(
                 "The api_key must be text.", "pass the key itself, or name its variable in api_key_env"
             )
-        object.__setattr__(self, "_key", _Secret(given.strip()))
+        key, taken_off = stripped(given) if given.strip() else ("", ())
+        object.__setattr__(self, "_key", _Secret(key, taken_off=taken_off))
         if self.provider not in LOCAL_PROVIDERS:
             object.__setattr__(self, "base_url", str(self.base_url).strip().rstrip("/"))
         for name in ("timeout", "weight", "cost_per_million_in", "cost_per_million_out", "max_cost_per_day"):
@@ -104,11 +112,33 @@ class ApiEndpoint:
 
     def known_key(self) -> str:
         """What `api_key` gives."""
+        found, where = self._found()
+        if not where:
+            return found
+        key = stripped(found)[0]
+        if wrong := key_fault(key):
+            del found, key  # no traceback that shows local variables may show it
+            raise KeyUnusable(f"{where} {wrong}.", "copy it again from the provider, alone and whole")
+        return key
+
+    @property
+    def found_key(self) -> str:
+        """The key that was found, whether or not it can be used: for keeping it out of texts, and to know that there is one."""
+        return stripped(self._found()[0])[0]
+
+    def _found(self) -> tuple[str, str]:
+        """The key's text and where it is, in words; the latter is '' for one that was checked when it was given."""
         if self.api_key_env:
-            found = os.environ.get(self.api_key_env, "").strip()
-            if found:
-                return found
-        return self._secret.kept() or self.given_key
+            found = os.environ.get(self.api_key_env, "")
+            if found and not found.isspace() and not unfilled(found):
+                return found, f"The key in the environment variable {self.api_key_env}"
+        kept = self._secret.kept()
+        return (kept, f"The key that is kept for {self.name}") if kept else (self.given_key, "")
+
+    @property
+    def key_note(self) -> str:
+        """What was taken off the key that was given, in words; '' when it was given as it is."""
+        return " and ".join(self._secret.taken_off)
 
     @property
     def given_key(self) -> str:
@@ -118,7 +148,7 @@ class ApiEndpoint:
     def with_key_from(self, kept: Callable[[], str]) -> "ApiEndpoint":
         """The same endpoint, whose key `kept` is asked for each time; it goes before a key given directly."""
         other = copy.copy(self)
-        object.__setattr__(other, "_key", _Secret(self.given_key, kept))
+        object.__setattr__(other, "_key", _Secret(self.given_key, kept, self._secret.taken_off))
         return other
 
     @property
@@ -134,10 +164,10 @@ class ApiEndpoint:
 class _Secret:
     """A key that shows itself only when asked to; neither printing nor pickling it tells it."""
 
-    __slots__ = ("_given", "_kept")
+    __slots__ = ("_given", "_kept", "taken_off")
 
-    def __init__(self, given: str, kept: Callable[[], str] | None = None) -> None:
-        self._given, self._kept = given, kept
+    def __init__(self, given: str, kept: Callable[[], str] | None = None, taken_off: tuple[str, ...] = ()) -> None:
+        self._given, self._kept, self.taken_off = given, kept, taken_off
 
     def given(self) -> str:
         return self._given
@@ -179,10 +209,8 @@ def _check(endpoint: ApiEndpoint) -> None:
             "api_key_env must be the name of an environment variable.",
             "pass a name such as OPENAI_API_KEY; the key itself goes into api_key",
         )
-    if not endpoint.given_key.isprintable():
-        raise InvalidArgument(
-            "The api_key holds line breaks or control characters.", "copy the key again, without spaces around it"
-        )
+    if endpoint.given_key or endpoint.key_note:
+        check_key(endpoint.given_key, "The api_key")
     _check_numbers(endpoint)
     _check_url(endpoint)
     _check_headers(endpoint.headers)
@@ -215,14 +243,17 @@ def _check_url(endpoint: ApiEndpoint) -> None:
         return
     fix = "pass the API's address up to and without /chat/completions, such as https://api.openai.com/v1"
     try:
-        parts = urlsplit(endpoint.base_url)
-        host, _ = parts.hostname, parts.port
-    except ValueError as error:
-        raise InvalidArgument("base_url is not a URL.", fix) from error
-    if parts.scheme not in {"http", "https"} or not host or any(char.isspace() for char in endpoint.base_url):
-        raise InvalidArgument("base_url must be an http or https URL with a host.", fix)
-    if parts.username is not None or parts.password is not None or parts.fragment:
-        raise InvalidArgument("base_url must hold neither a user name and password nor a fragment.", fix)
+        parse_url(endpoint.base_url)
+    except UrlRefused as error:
+        raise InvalidArgument(f"base_url must be an http or https URL. {error.message}", error.fix or fix) from None
+    parts = urlsplit(endpoint.base_url)
+    if "#" in endpoint.base_url:
+        raise InvalidArgument("base_url must not hold a fragment (#...).", "remove everything from the # on")
+    if unfit := sorted(set(UNFIT.findall(parts.path + parts.query))):
+        raise InvalidArgument(
+            f"base_url holds {' '.join(unfit)}, which no URL does.",
+            "put the real values where it has placeholders, and percent-encode what is left",
+        )
     if any(SECRET_WORD.search(name) for name, _ in parse_qsl(parts.query, keep_blank_values=True)):
         raise InvalidArgument(
             "base_url must not hold a key.", "pass the key in api_key, or its variable's name in api_key_env"
@@ -232,14 +263,20 @@ def _check_url(endpoint: ApiEndpoint) -> None:
 def _check_headers(headers: object) -> None:
     if not isinstance(headers, Mapping):
         raise InvalidArgument("headers must be an object of texts.", 'pass for example {"x-title": "my app"}')
+    seen: set[str] = set()
     for name, value in headers.items():
-        if not isinstance(name, str) or not HEADER_NAME.fullmatch(name):
-            raise InvalidArgument("A header has a name that HTTP does not allow.")
-        if not isinstance(value, str) or not value.isprintable():
-            raise InvalidArgument(f"The header {name} must have one line of text as its value.")
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise InvalidArgument(
+                "headers must have texts as names and values.", 'pass for example {"x-title": "my app"}'
+            )
+        if wrong := header_fault(name, value):
+            raise InvalidArgument(f"headers: {name[:40]!r} {wrong}.", "leave it out, or correct it")
+        if name.lower() in seen:
+            raise InvalidArgument(f"headers: {name[:40]!r} is there twice.", "keep one of them")
+        seen.add(name.lower())
         if SECRET_WORD.search(name):
             raise InvalidArgument(
-                f"The header {name} looks like a secret, and headers are stored.",
+                f"headers: {name[:40]!r} looks like a secret, and headers are stored.",
                 "pass the key in api_key, or its variable's name in api_key_env",
             )
 

@@ -35,11 +35,14 @@ class Membership:
         """Add or replace an endpoint; returns what the user should know about it, in words."""
         local = endpoint.provider in LOCAL_PROVIDERS
         warnings = [] if local else check_url(endpoint.base_url, self._url_policy)
+        endpoint.known_key()  # raises for one that no request can carry, before anything is changed
+        if endpoint.key_note:
+            warnings.append(f"The key was given with {endpoint.key_note} around it; that was taken off.")
         with self._lock:
             if endpoint.given_key and self._keys is not None:
                 self._keys.set(endpoint.name, endpoint.base_url, endpoint.given_key)
             endpoint = self._with_keys(endpoint)
-            listing = Listing(endpoint, needs_key=bool(endpoint.api_key or endpoint.api_key_env))
+            listing = Listing(endpoint, needs_key=bool(endpoint.found_key or endpoint.api_key_env))
             self._store.save(listing)
             self._install([*self._others(endpoint.name), self._member(listing)])
         log.debug("added %s", endpoint)
@@ -110,5 +113,5 @@ class Membership:
 
     def _install(self, members: list[Member]) -> None:
         for member in members:
-            member.keyless = member.needs_key and not member.endpoint.api_key
+            member.keyless = member.needs_key and not member.endpoint.found_key
         self._pool.install(members)

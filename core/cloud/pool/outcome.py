@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from core.errors import InvalidArgument, UrlRefused
+from core.errors import InvalidArgument, KeyUnusable, UrlRefused
 
 LONGEST_RETRY_AFTER = 86_400.0
 """Seconds. An endpoint that asks for more than a day is not taken at its word."""
@@ -71,7 +71,7 @@ def classify(error: BaseException, now: float) -> Outcome:
 
     An exception that has no HTTP status and is not known is transient.
     """
-    if isinstance(error, UrlRefused):
+    if isinstance(error, UrlRefused | KeyUnusable) or getattr(error, "code", "") == "unsendable":
         return Outcome(OutcomeClass.ENDPOINT_FAULT, reason=_text(error))
     if isinstance(error, InvalidArgument):
         return Outcome(OutcomeClass.CALLER_FAULT, reason=_text(error))

@@ -101,7 +101,7 @@ class Provider(Protocol):
     """One wire format over one transport. Safe to share by threads and event loops."""
 
     async def chat(self, endpoint: ApiEndpoint, request: ChatRequest, timeout: float) -> ChatAnswer:
-        """The whole answer within `timeout` seconds. Raises ProviderError, or UrlRefused before anything is sent."""
+        """The whole answer within `timeout` seconds. Raises ProviderError; UrlRefused or KeyUnusable before anything is sent."""
         ...
 
     def stream(self, endpoint: ApiEndpoint, request: ChatRequest, timeout: float) -> AsyncIterator[ChatChunk]:

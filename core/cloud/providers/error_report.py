@@ -113,7 +113,7 @@ def _fix(endpoint: ApiEndpoint, problem: WireError) -> str:
 
 
 def _fix_key(endpoint: ApiEndpoint) -> str:
-    if not endpoint.api_key:
+    if not endpoint.found_key:
         return f"no key is set: run `heablcoin-cloud set-key {endpoint.name}`, or name its variable in api_key_env."
     if endpoint.api_key_env:
         return (

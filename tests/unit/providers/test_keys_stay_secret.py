@@ -12,7 +12,7 @@ import pytest
 
 from core.cloud.pool.endpoint import ApiEndpoint
 from core.cloud.providers.base import Provider, ProviderError
-from core.errors import HeablcoinError
+from core.errors import HeablcoinError, KeyUnusable
 from core.network import UrlPolicy, open_transport
 from core.redaction import KNOWN_SECRETS
 from tests.support.llm_server import LlmServer, Step
@@ -126,7 +126,7 @@ async def test_a_key_http_cannot_carry_is_refused_without_being_shown(
 ) -> None:
     monkeypatch.setenv("ALPHA_KEY", f"{CANARY}\nX-Injected: 1")
     endpoint = ApiEndpoint("alpha", llm_server.base_url("alpha"), model="m", api_key_env="ALPHA_KEY")
-    with pytest.raises(ProviderError, match="HTTP cannot carry") as caught:
+    with pytest.raises(KeyUnusable, match="variable ALPHA_KEY has a line break") as caught:
         await provider.chat(endpoint, REQUEST, 5)
     assert llm_server.arrivals() == []
     assert PIECE not in everything_shown(caught.value) + everything_logged.getvalue()
