@@ -11,9 +11,17 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from core.errors import InvalidArgument
+from server import DISTRIBUTION
 from server.settings import PREFIX
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
+NO_OAUTH = "This server has no OAuth: it knows one token."
+NOT_SERVED = f"Nothing is served at this path. {NO_OAUTH}"
+SEND_TOKEN = (
+    "have the client send the header `Authorization: Bearer TOKEN` (mcp-remote: --header 'Authorization: Bearer TOKEN'). "
+    f"TOKEN is the value of {PREFIX}TOKEN where the server runs, or what it printed on stderr when it started"
+)
+CHALLENGE = f'Bearer realm="{DISTRIBUTION} (no OAuth: send the value of {PREFIX}TOKEN as the bearer token)"'
 SHORTEST_TOKEN = 16
 """Characters a token must have where other machines can try it."""
 
@@ -49,15 +57,28 @@ def is_loopback(host: str) -> bool:
 
 
 class Guard:
-    """ASGI middleware: 421 for a wrong Host, 403 for a wrong Origin, 401 without the token; `/health` needs no token."""
+    """ASGI middleware: 421 for a wrong Host, 403 for a wrong Origin, 404 for a path that is not served, 401 without the token.
+
+    A path that is not served answers 404 to anyone: a client without a token looks for an OAuth server there, and a 401
+    would have it believe that there is one.
+    """
 
     def __init__(
-        self, app: ASGIApp, *, token: str, hosts: Iterable[str], origins: Iterable[str], open_paths: Iterable[str]
+        self,
+        app: ASGIApp,
+        *,
+        token: str,
+        hosts: Iterable[str],
+        origins: Iterable[str],
+        paths: Iterable[str],
+        open_paths: Iterable[str],
     ) -> None:
+        """`paths`: what is served to those with the token; `open_paths`: to anyone."""
         self._app = app
         self._token = token.encode()
         self._hosts = {host.lower() for host in (*LOOPBACK_NAMES, *hosts)}
         self._origins = {origin.lower().rstrip("/") for origin in origins}
+        self._paths = {path.rstrip("/") for path in paths}
         self._open_paths = frozenset(open_paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -75,9 +96,17 @@ class Guard:
         origin = headers.get("origin")
         if origin is not None and not self._known_origin(origin):
             return _answer(403, "Pages of this Origin may not call.", f"add it to {PREFIX}HTTP_ORIGINS")
-        if path in self._open_paths or self._has_token(headers.get("authorization", "")):
+        if path in self._open_paths:
             return None
-        return _answer(401, "The bearer token is missing or wrong.", "send `Authorization: Bearer TOKEN`")
+        if path.rstrip("/") not in self._paths:
+            return _answer(404, NOT_SERVED, SEND_TOKEN)
+        authorization = headers.get("authorization", "")
+        if self._has_token(authorization):
+            return None
+        wrong = "wrong" if authorization else "missing"
+        refusal = _answer(401, f"The bearer token is {wrong}. {NO_OAUTH}", SEND_TOKEN)
+        refusal.headers["WWW-Authenticate"] = f'{CHALLENGE}, error="invalid_token"' if authorization else CHALLENGE
+        return refusal
 
     def _known_host(self, host: str) -> bool:
         host = host.lower()
@@ -108,5 +137,4 @@ def _without_port(host: str) -> str:
 
 def _answer(status: int, message: str, fix: str) -> Response:
     body = json.dumps({"error": message, "fix": fix})
-    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
-    return Response(body, status, headers, "application/json")
+    return Response(body, status, media_type="application/json")

@@ -7,7 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import anyio
 import uvicorn
@@ -25,13 +25,14 @@ from core.redaction import KNOWN_SECRETS
 from server.app import build_server
 from server.context import App
 from server.guard import Guard, check_bind
+from server.http_messages import HttpMessages
 from server.lifecycle import Life
 from server.notifications import Notifier
 from server.settings import Settings
 
 log = logging.getLogger(__name__)
 
-HEALTH = "/health"
+STREAMABLE, SSE, POSTS, HEALTH = "/mcp", "/sse", "/messages/", "/health"
 MAX_BODY = 4 * 1024 * 1024
 """Bytes of a request's body; more gets a 413."""
 GRACEFUL_SECONDS = 1
@@ -42,8 +43,9 @@ def asgi_app(server: MCPServer, app: App, *, token: str) -> ASGIApp:
     """`/mcp` (streamable HTTP), `/sse` with `/messages/` (the older transport), `/health`."""
     # The guard checks Host and Origin for every path, so the SDK's own checks, which know fewer cases, are off.
     security = TransportSecuritySettings(enable_dns_rebinding_protection=False)
-    streamable = server.streamable_http_app(transport_security=security, max_request_body_size=MAX_BODY)
-    sse = server.sse_app(transport_security=security, max_request_body_size=MAX_BODY)
+    limits: dict[str, Any] = {"transport_security": security, "max_request_body_size": MAX_BODY}
+    streamable = server.streamable_http_app(streamable_http_path=STREAMABLE, **limits)
+    sse = server.sse_app(sse_path=SSE, message_path=POSTS, **limits)
 
     async def health(_request: Request) -> Response:
         try:
@@ -59,11 +61,15 @@ def asgi_app(server: MCPServer, app: App, *, token: str) -> ASGIApp:
 
     routes = [*streamable.routes, *sse.routes, Route(HEALTH, health, methods=["GET"])]
     origins = app.settings.http_origins
+    served = HttpMessages(
+        Starlette(routes=routes, lifespan=lifespan), streamable=STREAMABLE, sse=SSE, posts=POSTS, largest=MAX_BODY
+    )
     guarded: ASGIApp = Guard(
-        Starlette(routes=routes, lifespan=lifespan),
+        served,
         token=token,
         hosts=app.settings.http_hosts,
         origins=origins,
+        paths=(STREAMABLE, SSE, POSTS),
         open_paths=(HEALTH,),
     )
     if origins:

@@ -1,7 +1,6 @@
 """Starts what the command line asked for: a server on stdio or HTTP, or a worker without clients."""
 
 import logging
-import os
 import sys
 from functools import partial
 from typing import NoReturn
@@ -17,6 +16,7 @@ from server.context import App
 from server.lifecycle import Life, until_ended
 from server.notifications import Notifier
 from server.settings import Settings, load_settings
+from server.stdio import serve_stdio
 
 log = logging.getLogger(__name__)
 
@@ -79,8 +79,4 @@ def open_app(settings: Settings) -> App:
 
 
 async def _stdio(server: MCPServer, _ended: anyio.Event) -> None:
-    try:
-        await server.run_stdio_async()
-    finally:
-        # The SDK has given descriptor 1 back to the protocol; what handlers printed, or still print, is not part of it.
-        os.dup2(2, 1)
+    await serve_stdio(server)

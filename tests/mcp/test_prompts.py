@@ -19,6 +19,7 @@ GUIDE = {
 async def text_of(client: Client, name: str, /, **arguments: str) -> str:
     [message] = (await client.get_prompt(name, arguments)).messages
     assert message.role == "user"
+    assert message.content.type == "text"
     return message.content.text  # type: ignore[union-attr]
 
 

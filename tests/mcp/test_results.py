@@ -10,7 +10,7 @@ from mcp import Client
 
 from core.runtime import Runtime
 from server.results import render, tool_result
-from tests.mcp.conftest import said
+from tests.mcp.conftest import ERAS, Connect, said
 from tests.support.llm_server import LlmServer, Step
 
 KEY = "sk-canary-31c9f0aa77"
@@ -78,6 +78,7 @@ async def test_every_tool_says_the_same_in_text_and_structure(
         assert not result.is_error, said(result)
         assert result.structured_content is not None
         assert_equal_information(said(result), result.structured_content)
+        assert [block.type for block in result.content] == ["text"], name
         seen.add(name)
         return result.structured_content
 
@@ -118,6 +119,23 @@ async def test_every_tool_says_the_same_in_text_and_structure(
     await check("remove_api_endpoint", name="spare")
     listed = {tool.name for tool in (await client.list_tools()).tools}
     assert seen == listed
+
+
+async def test_answers_that_have_a_link_and_errors_hold_one_block_of_text_in_both_eras(connect: Connect) -> None:
+    for era in ERAS:
+        async with connect(era) as client:
+            published = await client.call_tool("publish_enhanced_task", {"name": "echo", "payload": {"a": "x" * 9000}})
+            assert published.structured_content is not None
+            task_id = published.structured_content["task_id"]
+            assert published.structured_content["link"] == f"task://{task_id}"
+            detail = await client.call_tool("get_task_status", {"task_id": task_id})
+            assert detail.structured_content is not None
+            assert detail.structured_content["link"] == f"task://{task_id}"
+            wrong = await client.call_tool("get_task_status", {"task_id": "nope"})
+            for result in (published, detail, wrong):
+                assert [block.type for block in result.content] == ["text"]
+            read = await client.read_resource(f"task://{task_id}")  # the link is worth following
+            assert [content.mime_type for content in read.contents] == ["application/json"]
 
 
 async def test_times_are_iso_8601_in_utc_and_ids_are_whole(client: Client) -> None:

@@ -105,10 +105,84 @@ def test_health_is_open_and_says_nothing_else(server: HttpServer) -> None:
     assert (status, json.loads(body)) == (200, {"status": "ok"})
 
 
-def test_unknown_paths_need_the_token_too(server: HttpServer) -> None:
-    assert server.ask("/docs")[0] == 401
-    assert server.ask("/docs", headers=BEARER)[0] == 404
-    assert server.ask("/health/../mcp", body=initialize(), headers=JSON_HEADERS)[0] in (401, 404)
+OAUTH_PATHS = [
+    "/.well-known/oauth-protected-resource",
+    "/.well-known/oauth-protected-resource/mcp",
+    "/.well-known/oauth-authorization-server",
+    "/.well-known/openid-configuration/mcp",
+    "/mcp/.well-known/openid-configuration",
+    "/authorize",
+    "/token",
+    "/register",
+    "/",
+    "/docs",
+    "/health/../mcp/x",
+    "/mcpx",
+]
+
+
+@pytest.mark.parametrize("headers", [{}, BEARER], ids=["no token", "token"])
+@pytest.mark.parametrize("path", OAUTH_PATHS)
+def test_a_path_that_is_not_served_answers_404_so_that_nobody_takes_it_for_oauth(
+    server: HttpServer, path: str, headers: dict[str, str]
+) -> None:
+    for body in (None, b"{}"):
+        status, said = server.ask(path, body=body, headers=headers)
+        assert status == 404
+        assert "no OAuth" in json.loads(said)["error"]
+        assert "HEABLCOIN_CLOUD_TOKEN" in json.loads(said)["fix"]
+
+
+@pytest.mark.parametrize(
+    ("authorization", "wrong", "code"),
+    [("", "missing", ""), ("Bearer nope", "wrong", "invalid_token"), ("Basic eDp5", "wrong", "invalid_token")],
+)
+@pytest.mark.parametrize("path", ["/mcp", "/sse", "/messages/?session_id=x"])
+def test_a_401_says_what_to_set(server: HttpServer, path: str, authorization: str, wrong: str, code: str) -> None:
+    with httpx2.Client() as client:
+        headers = {"Authorization": authorization} if authorization else {}
+        answer = client.get(server.url + path, headers=headers)
+    assert answer.status_code == 401
+    assert f"token is {wrong}" in answer.json()["error"]
+    for needed in ("Authorization: Bearer TOKEN", "--header", "HEABLCOIN_CLOUD_TOKEN", "stderr"):
+        assert needed in answer.json()["fix"]
+    challenge = answer.headers["www-authenticate"]
+    assert challenge.startswith("Bearer ")
+    assert "HEABLCOIN_CLOUD_TOKEN" in challenge
+    assert "resource_metadata" not in challenge  # would send clients into OAuth
+    assert ("invalid_token" in challenge) == bool(code)
+
+
+def test_a_cancelled_request_gets_no_answer_on_its_stream(server: HttpServer) -> None:
+    headers = {**JSON_HEADERS, **BEARER}
+    with httpx2.Client(base_url=server.url, headers=headers, timeout=30) as client:
+        opened = client.post("/mcp", content=initialize())
+        session = {"Mcp-Session-Id": opened.headers["mcp-session-id"], "MCP-Protocol-Version": "2025-11-25"}
+        client.post("/mcp", json={"jsonrpc": "2.0", "method": "notifications/initialized"}, headers=session)
+
+        def call(number: int, name: str, /, **arguments: Any) -> dict[str, Any]:
+            params = {"name": name, "arguments": arguments, "_meta": {"progressToken": number}}
+            return {"jsonrpc": "2.0", "id": number, "method": "tools/call", "params": params}
+
+        made = client.post("/mcp", json=call(2, "publish_enhanced_task", name="nobody_runs_this"), headers=session)
+        task_id = json.loads(re.findall(r"^data: (.*)$", made.text, re.MULTILINE)[-1])["result"]["structuredContent"][
+            "task_id"
+        ]
+        events: list[str] = []
+        with client.stream(
+            "POST", "/mcp", json=call(3, "wait_for_task", task_id=task_id, timeout=55), headers=session
+        ) as waiting:
+            cancelled = False
+            for line in waiting.iter_lines():  # ends when the server ends the stream
+                events += [line] if line.startswith("data: ") else []
+                if events and not cancelled:
+                    cancelled = True
+                    cancel = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 3}}
+                    assert client.post("/mcp", json=cancel, headers=session).status_code == 202
+        messages = [json.loads(event.removeprefix("data: ")) for event in events]
+        assert {message.get("method") for message in messages} == {"notifications/progress"}
+        listed = client.post("/mcp", json=call(4, "get_enhanced_task_stats"), headers=session)
+        assert '"id":4' in listed.text
 
 
 @pytest.mark.parametrize("era", ["legacy", "2026-07-28"])
