@@ -182,14 +182,12 @@ class ApiManager:
 
         success = await adrive(self._pool, plan, ask)
         answer: ChatAnswer = success.result
-        endpoint = success.flight.member.endpoint
-        usage = success.usage
         return ChatResult(
             answer.text,
-            endpoint.name,
+            success.flight.member.name,
             answer.model,
-            usage,
-            endpoint.cost(usage.tokens_in, usage.tokens_out),
+            success.usage,
+            success.flight.cost,
             success.latency,
             success.attempts,
             answer.finish_reason,

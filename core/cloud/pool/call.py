@@ -25,7 +25,7 @@ from core.cloud.pool.member import Member
 from core.cloud.pool.outcome import OK, Outcome, OutcomeClass, classify, exhausted_for, headers_of
 from core.cloud.pool.pool import NO_USAGE, Flight, Pool, Usage
 from core.cloud.pool.selection import Roster
-from core.errors import AllEndpointsFailed
+from core.errors import AllEndpointsFailed, HeablcoinError
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +83,15 @@ def no_usage(_result: object, _epoch: float) -> Usage:
     return NO_USAGE
 
 
+def pool_failed(error: Exception) -> HeablcoinError:
+    """What a caller is told about a fault of our own; the log has the rest."""
+    log.error("the pool failed in the middle of a call", exc_info=error)
+    return HeablcoinError(
+        f"The pool itself failed in the middle of a call ({type(error).__name__}); nothing is held by the call.",
+        "try again; if it goes on, please report it, with the log.",
+    )
+
+
 @dataclass(slots=True)
 class CallPlan:
     """What the caller asked for."""
@@ -116,6 +125,7 @@ class Call:
     __slots__ = (
         "_again_at",
         "_asked",
+        "_callers",
         "_ends",
         "_flying",
         "_notes",
@@ -140,6 +150,8 @@ class Call:
         self._turn: Turn | None = None
         """Its place among the calls that wait."""
         self.error: Exception | None = None
+        self._callers: Exception | None = None
+        """The caller's own fault, raised as it came."""
 
     def steps(self) -> Generator[Command, Event, Success]:
         """Make the call. Closing the generator early frees what it holds."""
@@ -158,20 +170,30 @@ class Call:
                     return success
                 if self._started >= self._plan.max_attempts or self._left() <= 0.0:
                     raise self._failure(None)
+        except HeablcoinError:
+            raise
+        except Exception as error:
+            if error is self._callers:
+                raise
+            raise pool_failed(error) from error
         finally:
-            self._leave_line()
             for flight in self._flying:
-                self._record(flight, OutcomeClass.CANCELLED, "", self._pool.abandon(flight))
+                self._pool.abandon(flight)
+                log.debug("%s is not waited for any more", flight.member.name)
+            self._leave_line()
 
     def cause(self) -> Exception | None:
         """What to chain to the failure: the last error, or a stand-in when it would show a key in a traceback."""
         error = self.error
         if error is None:
             return None
-        told = "".join(traceback.format_exception(error))
-        if self._pool.redact(told) == told:
-            return error
-        return RuntimeError(self._pool.redact(f"{type(error).__name__}: {error}"))
+        try:
+            told = "".join(traceback.format_exception(error))
+            if self._pool.redact(told) == told:
+                return error
+            return RuntimeError(self._pool.redact(f"{type(error).__name__}: {error}"))
+        except Exception:  # noqa: BLE001 - an error that cannot be told must not replace the one about the call
+            return RuntimeError(type(error).__name__)
 
     def _left(self) -> float:
         """Seconds until the deadline, which no change of the wall clock moves."""
@@ -280,7 +302,7 @@ class Call:
                 second = yield from self._hedge()
                 event = yield KeepWaiting() if second is None else Attempt(second, self._timeout(second))
                 continue
-            self._flying.remove(event.flight)
+            # Until it is settled it stays among those that `steps` frees at its end.
             if event.error is None:
                 return self._succeeded(event.flight, event.result)
             self._failed(event.flight, event.error)
@@ -305,30 +327,48 @@ class Call:
         return flight.allowed
 
     def _succeeded(self, flight: Flight, result: Any) -> Success:
-        usage = self._plan.usage_of(result, self._pool.clock.now())
+        pool = self._pool
+        try:
+            usage = self._plan.usage_of(result, pool.clock.now())
+        except Exception as error:  # noqa: BLE001 - an answer is not lost because it cannot be counted
+            name = flight.member.name
+            log.warning("the usage in an answer of %s cannot be read (%s): counted as none", name, type(error).__name__)
+            usage = NO_USAGE
         if self._plan.keep_open:
-            latency = self._pool.clock.monotonic() - flight.started
+            latency = pool.clock.monotonic() - flight.started
         else:
-            latency = self._pool.settle(flight, OK, usage=usage)
+            latency = pool.settle(flight, OK, usage=usage)
         self._record(flight, OutcomeClass.OK, "", latency)
-        return Success(result, flight, usage, latency, tuple(self._records))
+        success = Success(result, flight, usage, latency, tuple(self._records))
+        self._flying.remove(flight)
+        return success
 
     def _failed(self, flight: Flight, error: Exception) -> None:
         member, pool = flight.member, self._pool
-        epoch = pool.clock.now()
-        outcome = classify(error, epoch)
+        outcome, exhausted = self._judged(error)
         if outcome.timed_out and member.cut_short(flight.started, flight.allowed, pool.clock.monotonic()):
             outcome = Outcome(OutcomeClass.CANCELLED, reason="the call's deadline came before it could answer")
-        reason = pool.redact(outcome.reason)
-        usage = Usage(exhausted_for=exhausted_for(headers_of(error), epoch))
-        latency = pool.settle(flight, outcome, reason, usage)
+        reason = pool.shown(outcome.reason)
+        latency = pool.settle(flight, outcome, reason, Usage(exhausted_for=exhausted))
+        self._flying.remove(flight)
         self._record(flight, outcome.kind, reason, latency, outcome.status)
         if outcome.kind is OutcomeClass.CALLER_FAULT:
+            self._callers = error
             raise error
         self.error = error
         alone = len(self._roster().members) == 1
         if outcome.kind is not OutcomeClass.ENDPOINT_FAULT and (outcome.same_again or alone):
             self._again_at[member] = pool.clock.monotonic() + self._backoff()
+
+    def _judged(self, error: Exception) -> tuple[Outcome, float | None]:
+        """What an error means, and for how long its headers say that nothing is left. An error that cannot be read is transient."""
+        epoch = self._pool.clock.now()
+        try:
+            return classify(error, epoch), exhausted_for(headers_of(error), epoch)
+        except Exception as trouble:  # noqa: BLE001 - an error that hides what it is still has to be counted
+            name = type(error).__name__
+            log.warning("an error of type %s cannot be read (%s): taken as transient", name, type(trouble).__name__)
+            return Outcome(OutcomeClass.TRANSIENT, reason=name), None
 
     def _backoff(self) -> float:
         """Full jitter, so that callers that failed together do not come back together."""

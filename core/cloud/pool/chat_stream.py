@@ -56,7 +56,7 @@ async def stream_chat(
 
 
 def _settle(pool: Pool, flight: Flight, outcome: Outcome, usage: Usage) -> None:
-    pool.settle(flight, outcome, pool.redact(outcome.reason), usage)
+    pool.settle(flight, outcome, pool.shown(outcome.reason), usage)
 
 
 async def _open(chunks: AsyncIterator[ChatChunk]) -> _Opened:

@@ -9,12 +9,12 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from core.cloud.pool import telemetry
-from core.cloud.pool.call import Admit, Attempt, Call, CallPlan, Command, Event, Landed, Pause, Success
+from core.cloud.pool.call import Admit, Attempt, Call, CallPlan, Command, Event, Landed, Pause, Success, pool_failed
 from core.cloud.pool.endpoint import ApiEndpoint
 from core.cloud.pool.ledger import Refused
 from core.cloud.pool.member import Member
 from core.cloud.pool.pool import Flight, Pool
-from core.errors import AllEndpointsFailed, InvalidArgument
+from core.errors import AllEndpointsFailed, HeablcoinError, InvalidArgument
 
 R = TypeVar("R")
 
@@ -24,7 +24,12 @@ AsyncWork = Callable[[ApiEndpoint, float], Awaitable[Any]]
 
 def admit(pool: Pool, command: Admit) -> int | Refused:
     """Take a slot; with a shared ledger this is a short transaction."""
-    return command.member.account.admit(pool.clock, last_resort=command.last_resort)
+    try:
+        return command.member.account.admit(pool.clock, last_resort=command.last_resort)
+    except HeablcoinError:
+        raise
+    except Exception as error:
+        raise pool_failed(error) from error
 
 
 def drive(
@@ -79,12 +84,12 @@ def _ask(flight: Flight, func: Callable[[ApiEndpoint], Any]) -> Landed:
 def _asked(flight: Flight, func: Callable[[ApiEndpoint], Any]) -> Landed:
     try:
         result = func(flight.member.endpoint)
+        is_async = hasattr(type(result), "__await__")
+        if is_async and (close := getattr(result, "close", None)) is not None:
+            close()
     except Exception as error:  # noqa: BLE001 - whatever the user's function raises is an outcome
         return Landed(flight, error=error)
-    if hasattr(type(result), "__await__"):
-        close = getattr(result, "close", None)
-        if close is not None:
-            close()
+    if is_async:
         return Landed(
             flight,
             error=InvalidArgument("call_with_retry was given an async function.", "use `await acall_with_retry(...)`"),

@@ -24,6 +24,7 @@ SECRET_WORD = re.compile(
 )
 UNFIT = re.compile(r"""["<>^`{|}]""")
 """What RFC 3986 allows nowhere in a URL; here it is mostly a placeholder such as `{account_id}`."""
+MOST_COST = 1e12
 LOCAL_PROVIDERS = frozenset({"fake"})
 """Providers that send nothing over a network, so that `base_url` may be anything."""
 
@@ -157,8 +158,12 @@ class ApiEndpoint:
         return secret
 
     def cost(self, tokens_in: int, tokens_out: int) -> float:
-        """What this many tokens cost here."""
-        return (tokens_in * self.cost_per_million_in + tokens_out * self.cost_per_million_out) / 1_000_000
+        """What this many tokens cost here; never more than MOST_COST, whatever the figures and the prices."""
+        try:
+            cost = (tokens_in * self.cost_per_million_in + tokens_out * self.cost_per_million_out) / 1_000_000
+        except OverflowError:
+            return MOST_COST
+        return min(MOST_COST, cost)
 
 
 class _Secret:

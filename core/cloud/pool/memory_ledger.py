@@ -1,6 +1,7 @@
 """The books of a pool that is private to its process: nothing is written anywhere."""
 
 import itertools
+import logging
 import threading
 from dataclasses import replace
 
@@ -21,6 +22,8 @@ from core.cloud.pool.ledger import (
 )
 from core.cloud.pool.rate_limit import WINDOW, SlidingWindow
 from core.cloud.pool.tally import Report, Spending, Tally, day_of
+
+log = logging.getLogger(__name__)
 
 
 class MemoryAccount:
@@ -79,13 +82,15 @@ class MemoryAccount:
     def settle(self, token: int, report: Report) -> None:
         with self._lock:
             self.in_flight -= 1
-            self._tally.add(report)
-            if report.tokens_in or report.tokens_out:
-                spent = self._today(report.at)
-                spent.tokens += report.tokens_in + report.tokens_out
-                spent.cost += report.cost
-            if matters(self.health, report):
-                apply(self.health, token, report)
+            try:
+                self._tally.add(report)
+                if report.tokens_in or report.tokens_out:
+                    self._today(report.at).add(report)
+                if matters(self.health, report):
+                    apply(self.health, token, report)
+            except Exception:
+                self.health.end(token)
+                log.exception("a call of %s could not be counted", self.endpoint.name)
 
     def spending(self, epoch: float) -> Spending:
         with self._lock:

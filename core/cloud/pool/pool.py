@@ -14,7 +14,7 @@ from core.cloud.pool.line import Line
 from core.cloud.pool.member import Member
 from core.cloud.pool.outcome import CANCELLED, OK, Outcome
 from core.cloud.pool.selection import Roster
-from core.cloud.pool.tally import Report
+from core.cloud.pool.tally import Report, counted
 from core.errors import UnknownEndpoint
 
 log = logging.getLogger(__name__)
@@ -33,6 +33,10 @@ class Flight:
     hedge: bool = False
     allowed: float = 0.0
     """Seconds it was given."""
+    cost: float = 0.0
+    """What it was charged, by the endpoint's prices, once it is over."""
+    settled: bool = False
+    """It is over and counted: once, whatever happens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,32 +109,62 @@ class Pool:
     def start(self, member: Member, token: int, *, hedge: bool = False) -> Flight:
         """A call that the member's account admitted begins."""
         now = self.time()
+        flight = Flight(member, token, now, self.clock.monotonic(), hedge)
         if not member.account.health.clean:
-            member.refresh(now)
-        return Flight(member, token, now, self.clock.monotonic(), hedge)
+            try:
+                member.refresh(now)
+            except Exception:
+                log.exception("what is known of %s could not be brought up to date", member.name)
+        return flight
 
     def settle(self, flight: Flight, outcome: Outcome, error: str = "", usage: Usage = NO_USAGE) -> float:
-        """A call is over; returns its latency in seconds."""
-        member, now = flight.member, self.time()
-        latency = max(0.0, self.clock.monotonic() - flight.started)
-        tokens = usage.tokens_in or usage.tokens_out
-        report = Report(
+        """A call is over; returns its latency in seconds. Its slot is free afterwards, whatever goes wrong in here: it never raises.
+
+        A second time it does nothing.
+        """
+        if flight.settled:
+            return 0.0
+        flight.settled = True
+        member = flight.member
+        try:
+            report = self._report(flight, outcome, error, usage)
+        except Exception:
+            log.exception("the accounting of a call of %s failed; it is counted without its figures", member.name)
+            report = Report(outcome, flight.began, flight.began, self.clock.now(), 0.0)
+        flight.cost = report.cost
+        account = member.account
+        clean = account.health.clean
+        hard = not clean and account.health.hard
+        try:
+            account.settle(flight.token, report)
+            self._learn(member, report, clean=clean, hard=hard)
+        except Exception:
+            log.exception("a call of %s is over, and nothing was learnt from it", member.name)
+        return report.latency
+
+    def _report(self, flight: Flight, outcome: Outcome, error: str, usage: Usage) -> Report:
+        tokens_in, tokens_out = usage.tokens_in, usage.tokens_out
+        cost = 0.0
+        if tokens_in or tokens_out:
+            tokens_in, tokens_out = counted(tokens_in), counted(tokens_out)
+            cost = flight.member.endpoint.cost(tokens_in, tokens_out)
+        return Report(
             outcome,
             flight.began,
-            now,
+            self.time(),
             self.clock.now(),
-            latency,
-            usage.tokens_in,
-            usage.tokens_out,
-            member.endpoint.cost(usage.tokens_in, usage.tokens_out) if tokens else 0.0,
+            max(0.0, self.clock.monotonic() - flight.started),
+            tokens_in,
+            tokens_out,
+            cost,
             error,
             usage.exhausted_for,
             0.0 if outcome is OK else self.rng.uniform(-1.0, 1.0),
         )
-        account = member.account
-        clean = account.health.clean
-        hard = not clean and account.health.hard
-        account.settle(flight.token, report)
+
+    def _learn(self, member: Member, report: Report, *, clean: bool, hard: bool) -> None:
+        """What this process makes of a call's end; `clean` and `hard` are what the health was before."""
+        account, now = member.account, report.ended
         member.observe(report, now)
         # Another thread may have changed the health meanwhile, so it is read again.
         clean_now = account.health.clean
@@ -144,7 +178,16 @@ class Pool:
                 member.blocked = None
                 member.refresh(now)
             self.line.freed(member)
-        return latency
+
+    def shown(self, text: str) -> str:
+        """A text from outside without keys, and fit to be written; '' when that cannot be made sure."""
+        if not text:
+            return text
+        try:
+            return self.redact(text).encode("utf-8", "replace").decode()
+        except Exception as error:  # noqa: BLE001 - a text that may hold a key is better left out
+            log.warning("the text of an error could not be made safe and is left out (%s)", type(error).__name__)
+            return ""
 
     def abandon(self, flight: Flight) -> float:
         """A call was cancelled: nothing is known but that it took this long."""

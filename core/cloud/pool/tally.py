@@ -7,6 +7,10 @@ from core.cloud.pool.latency import bucket_of
 from core.cloud.pool.outcome import Outcome, OutcomeClass
 
 DAY = 86_400
+MOST_TOKENS = 10**8
+"""Tokens one call can have used: ten times the largest context there is. Who claims more is not believed."""
+LARGEST_SUM = 10**18
+"""Sums stop here: a 64-bit integer of a database holds it, and another call beside it."""
 FAILURES = (OutcomeClass.TRANSIENT, OutcomeClass.RATE_LIMITED, OutcomeClass.ENDPOINT_FAULT)
 
 
@@ -63,9 +67,9 @@ class Tally:
             if report.error and report.at >= self.last_error_at:
                 self.last_error, self.last_error_at = report.error, report.at
         if report.tokens_in or report.tokens_out:
-            self.tokens_in += report.tokens_in
-            self.tokens_out += report.tokens_out
-            self.cost += report.cost
+            self.tokens_in = min(self.tokens_in + report.tokens_in, LARGEST_SUM)
+            self.tokens_out = min(self.tokens_out + report.tokens_out, LARGEST_SUM)
+            self.cost = min(self.cost + report.cost, LARGEST_SUM)
         self.last_used_at = max(self.last_used_at, report.at)
 
     def copy(self) -> "Tally":
@@ -77,9 +81,9 @@ class Tally:
         self.outcomes.update(other.outcomes)
         self.seconds += other.seconds
         self.buckets.update(other.buckets)
-        self.tokens_in += other.tokens_in
-        self.tokens_out += other.tokens_out
-        self.cost += other.cost
+        self.tokens_in = min(self.tokens_in + other.tokens_in, LARGEST_SUM)
+        self.tokens_out = min(self.tokens_out + other.tokens_out, LARGEST_SUM)
+        self.cost = min(self.cost + other.cost, LARGEST_SUM)
         if other.last_error_at > self.last_error_at:
             self.last_error, self.last_error_at = other.last_error, other.last_error_at
         self.last_used_at = max(self.last_used_at, other.last_used_at)
@@ -108,6 +112,18 @@ class Spending:
     requests: int = 0
     tokens: int = 0
     cost: float = 0.0
+
+    def add(self, report: Report) -> None:
+        """Count what a call was charged for."""
+        self.tokens = min(self.tokens + report.tokens_in + report.tokens_out, LARGEST_SUM)
+        self.cost = min(self.cost + report.cost, LARGEST_SUM)
+
+
+def counted(tokens: object) -> int:
+    """A token figure as it is counted: a whole number up to MOST_TOKENS; 0 for one that is not believed, lest it use up the day's limit."""
+    if type(tokens) is int and 0 <= tokens <= MOST_TOKENS:
+        return tokens
+    return int(tokens) if isinstance(tokens, int | float) and 0 <= tokens <= MOST_TOKENS else 0
 
 
 def day_of(epoch: float) -> int:

@@ -1,5 +1,6 @@
 """OpenTelemetry spans of attempts, by the GenAI semantic conventions. Nothing is imported or made unless an exporter is configured."""
 
+import logging
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -13,34 +14,43 @@ from core.cloud.providers.base import ChatAnswer
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
+log = logging.getLogger(__name__)
+
 NAME = "heablcoin-cloud"
 
 
 def begin(endpoint: ApiEndpoint) -> "Span | None":
-    """A span for an attempt that starts now; None when nobody exports spans."""
+    """A span for an attempt that starts now; None when nobody exports spans, or the exporter fails."""
     # Who configures an exporter has imported the API: looking for it costs a dictionary access, importing it would cost milliseconds.
     trace = sys.modules.get("opentelemetry.trace")
     if trace is None:
         return None
-    provider = trace.get_tracer_provider()
-    if isinstance(provider, trace.ProxyTracerProvider | trace.NoOpTracerProvider):
+    try:
+        provider = trace.get_tracer_provider()
+        if isinstance(provider, trace.ProxyTracerProvider | trace.NoOpTracerProvider):
+            return None
+        span: Span = provider.get_tracer(NAME).start_span(
+            f"chat {endpoint.model}".strip(), kind=trace.SpanKind.CLIENT, attributes=_request_attributes(endpoint)
+        )
+        return span
+    except Exception:
+        log.debug("no span could be started", exc_info=True)
         return None
-    span: Span = provider.get_tracer(NAME).start_span(
-        f"chat {endpoint.model}".strip(), kind=trace.SpanKind.CLIENT, attributes=_request_attributes(endpoint)
-    )
-    return span
 
 
 def end(span: "Span", result: object, error: BaseException | None) -> None:
-    """The attempt is over. Of an error only its kind is told: its text may quote a key."""
-    if error is None:
-        span.set_attributes(_answer_attributes(result))
-    else:
-        from opentelemetry.trace import Status, StatusCode
+    """The attempt is over. Of an error only its kind is told: its text may quote a key. Never raises."""
+    try:
+        if error is None:
+            span.set_attributes(_answer_attributes(result))
+        else:
+            from opentelemetry.trace import Status, StatusCode
 
-        span.set_attribute("error.type", str(status_of(error) or type(error).__name__))
-        span.set_status(Status(StatusCode.ERROR))
-    span.end()
+            span.set_attribute("error.type", str(status_of(error) or type(error).__name__))
+            span.set_status(Status(StatusCode.ERROR))
+        span.end()
+    except Exception:
+        log.debug("a span could not be ended", exc_info=True)
 
 
 def _request_attributes(endpoint: ApiEndpoint) -> dict[str, Any]:

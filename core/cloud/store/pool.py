@@ -56,6 +56,24 @@ log = logging.getLogger(__name__)
 FLUSH_WITHIN = 0.1
 """Seconds that a count may wait to be written."""
 FOREVER = float("inf")
+_OF_THE_DATABASE = (
+    apsw.BusyError,
+    apsw.LockedError,
+    apsw.FullError,
+    apsw.IOError,
+    apsw.CorruptError,
+    apsw.NotADBError,
+    apsw.ReadOnlyError,
+    apsw.PermissionsError,
+    apsw.CantOpenError,
+    apsw.NoMemError,
+    apsw.InterruptError,
+    apsw.SchemaChangeError,
+    apsw.ThreadingViolationError,
+    apsw.ConnectionClosedError,
+    MemoryError,
+)
+"""Errors that no single row is to blame for."""
 
 
 class SqlitePoolStore:
@@ -70,6 +88,7 @@ class SqlitePoolStore:
         self._lock = threading.RLock()
         self._accounts: dict[str, SqliteAccount] = {}
         self._pending: list[Settled] = []
+        self._being_written = 0
         # Tokens are unique over processes: a random half, a counted half.
         self._tokens = itertools.count((int.from_bytes(os.urandom(4)) >> 1) << 32)
         self._writer = WriteBehind(self.flush, FLUSH_WITHIN)
@@ -135,7 +154,8 @@ class SqlitePoolStore:
                 self._adopt(name, health)
 
     def flush(self) -> None:
-        if self._pending:
+        if self._pending or self._being_written:
+            # What another thread is writing this moment is waited for as well: a transaction begins when that one is over.
             with self.transaction():
                 pass
 
@@ -158,12 +178,16 @@ class SqlitePoolStore:
             with self.database.write(durable=False) as connection:
                 with self._lock:
                     taken, self._pending = self._pending, []
-                healths = _write(connection, taken)
+                    self._being_written += len(taken)
+                healths = _write_what_can_be(connection, taken)
                 yield connection
         except BaseException:
             with self._lock:
                 self._pending = taken + self._pending
             raise
+        finally:
+            with self._lock:
+                self._being_written -= len(taken)
         for name, health in healths.items():
             self._adopt(name, health)
 
@@ -171,12 +195,17 @@ class SqlitePoolStore:
         return next(self._tokens)
 
     def settle(self, account: "SqliteAccount", token: int, report: Report) -> None:
-        """Note a call's end; the database learns it soon, at once when other callers depend on it."""
+        """Note a call's end; the database learns it soon, at once when other callers depend on it. Never raises."""
         with self._lock:
             account.in_flight -= 1
-            changes_health = matters(account.health, report)
-            if changes_health:
-                apply(account.health, token, report)
+            try:
+                changes_health = matters(account.health, report)
+                if changes_health:
+                    apply(account.health, token, report)
+            except Exception:
+                account.health.end(token)
+                changes_health = False
+                log.exception("what a call of %s says about its health is left out", account.endpoint.name)
             self._pending.append(Settled(account.endpoint, token, report, changes_health))
         if changes_health or account.endpoint.max_concurrency:
             self._writer.now()
@@ -301,6 +330,51 @@ class SqliteAccount:
         name = self.endpoint.name
         with self._store.database.snapshot() as connection:
             return read_total(connection, name)
+
+
+def _write_what_can_be(connection: apsw.Connection, settled: Sequence[Settled]) -> dict[str, Health]:
+    """`_write`, for which one row that cannot be written holds up no other: it is set aside, and the log says what it was.
+
+    At the beginning of a transaction. Trouble of the database itself (busy, full, broken) is raised: then all rows wait.
+    """
+    try:
+        return _write(connection, settled)
+    except _OF_THE_DATABASE:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever a row does, the others are written
+        log.debug("of %d rows one cannot be written (%s); each is written by itself", len(settled), error)
+    if connection.in_transaction:
+        connection.execute("ROLLBACK")
+    connection.execute("BEGIN IMMEDIATE")
+    healths: dict[str, Health] = {}
+    for item in settled:
+        try:
+            with connection:
+                healths |= _write(connection, [item])
+        except _OF_THE_DATABASE:
+            raise
+        except Exception as error:  # noqa: BLE001 - see above
+            log.error(  # noqa: TRY400 - a traceback would say where in SQLite, and fill the log of a busy pool
+                "a call of %s could not be counted and is left out: %s, %r and %r tokens, cost %r (%s)",
+                item.endpoint.name,
+                item.report.outcome.kind,
+                item.report.tokens_in,
+                item.report.tokens_out,
+                item.report.cost,
+                type(error).__name__,
+            )
+            _set_free(connection, item)
+    return healths
+
+
+def _set_free(connection: apsw.Connection, item: Settled) -> None:
+    """The least that a call's end must do: give back its slot and its place as the probe."""
+    name = item.endpoint.name
+    connection.execute(POOL["end_flight"], (name, item.token))
+    health = read_health(connection, name)
+    if health is not None and health.probe == item.token:
+        health.end(item.token)
+        save_health(connection, name, health)
 
 
 def _write(connection: apsw.Connection, settled: Sequence[Settled]) -> dict[str, Health]:

@@ -37,8 +37,7 @@ def add_total(connection: apsw.Connection, name: str, settled: Sequence[Settled]
         if item.token < 0 or report.tokens_in or report.tokens_out:
             spent = days.setdefault(day_of(report.at), Spending())
             spent.requests += item.token < 0
-            spent.tokens += report.tokens_in + report.tokens_out
-            spent.cost += report.cost
+            spent.add(report)
     row = {
         "endpoint": name,
         "seconds": tally.seconds,

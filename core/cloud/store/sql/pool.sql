@@ -84,9 +84,12 @@ DELETE FROM pool_flight WHERE endpoint = ? AND expires_at <= ?;
 SELECT requests, tokens, cost FROM pool_spending WHERE endpoint = ? AND day = ?;
 
 -- name: spend
+-- Sums stop at 10^18: beyond 64 bits SQLite would make a number a float, which the table refuses.
 INSERT INTO pool_spending (endpoint, day, requests, tokens, cost) VALUES (?, ?, ?, ?, ?)
 ON CONFLICT (endpoint, day) DO UPDATE
-SET requests = requests + excluded.requests, tokens = tokens + excluded.tokens, cost = cost + excluded.cost;
+SET requests = requests + excluded.requests,
+    tokens = min(tokens + excluded.tokens, 1000000000000000000),
+    cost = min(cost + excluded.cost, 1e18);
 
 -- name: add_total
 -- Sums add up in any order; of the errors the newest stays. Nothing for an endpoint that was removed meanwhile.
@@ -95,9 +98,9 @@ SELECT name, :seconds, :tokens_in, :tokens_out, :cost, :last_error, :last_error_
 FROM pool_endpoint WHERE name = :endpoint
 ON CONFLICT (endpoint) DO UPDATE SET
     seconds = seconds + excluded.seconds,
-    tokens_in = tokens_in + excluded.tokens_in,
-    tokens_out = tokens_out + excluded.tokens_out,
-    cost = cost + excluded.cost,
+    tokens_in = min(tokens_in + excluded.tokens_in, 1000000000000000000),
+    tokens_out = min(tokens_out + excluded.tokens_out, 1000000000000000000),
+    cost = min(cost + excluded.cost, 1e18),
     last_error = CASE WHEN excluded.last_error_at > last_error_at THEN excluded.last_error ELSE last_error END,
     last_error_at = max(last_error_at, excluded.last_error_at),
     last_used_at = max(last_used_at, excluded.last_used_at)
