@@ -1,6 +1,14 @@
 # `make demo` and `make test` work as the first command of a fresh clone: each sets up what it needs in .venv.
+# A PYTHON named on the command line that is not the one of .venv has an environment of its own beside it.
 PYTHON ?= python3
 VENV := .venv
+ifneq ($(origin PYTHON),file)
+  VERSION := import sys; print("%d.%d" % sys.version_info[:2])
+  WANTED := $(shell $(PYTHON) -c '$(VERSION)' 2>/dev/null)
+  ifneq ($(WANTED),$(or $(shell .venv/bin/python -c '$(VERSION)' 2>/dev/null),$(WANTED)))
+    VENV := .venv-$(WANTED)
+  endif
+endif
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PYTEST ?= -n 2 --dist worksteal -m "not soak and not inspector and not conformance"
@@ -29,7 +37,7 @@ $(VENV)/.dev: $(VENV)/.made requirements-dev.lock pyproject.toml
 demo: $(VENV)/.run ## see it work, without any key or network
 	@$(BIN)/python -m server demo
 
-test: $(VENV)/.dev ## every test but the long ones
+test: $(VENV)/.dev ## every test but the long ones (PYTHON=python3.13: on that one)
 	@$(BIN)/python -m pytest $(PYTEST)
 
 check: $(VENV)/.dev ## lint, formatting, types, import contract
@@ -70,4 +78,4 @@ docs: $(VENV)/.dev ## write the generated pages anew
 	@$(BIN)/python -m server.docs
 
 clean: ## remove everything made here
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

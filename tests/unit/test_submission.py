@@ -22,6 +22,12 @@ def nested(levels):
     return value
 
 
+def holds_itself():
+    value = {"inner": []}
+    value["inner"].append(value)
+    return value
+
+
 def test_a_name_alone_is_enough():
     task = check()
     assert (task.name, task.payload, task.priority, task.tags, task.depends_on) == ("work", "{}", 2, (), ())
@@ -71,7 +77,9 @@ def test_what_can_be_used_is_kept(given, field, kept):
         ({"payload": "x" * 1_048_575}, "1,048,577 bytes"),
         ({"payload": "é" * 600_000}, "1,200,002 bytes"),
         ({"payload": nested(101)}, "deeper than 100"),
-        ({"payload": nested(5000)}, "payload cannot be written"),
+        ({"payload": nested(5000)}, "deeper than 100"),
+        ({"payload": nested(100_000)}, "deeper than 100"),
+        ({"payload": holds_itself()}, "deeper than 100"),
         ({"priority": 0}, "priority must be"),
         ({"priority": 5}, "priority must be"),
         ({"priority": "3"}, "whole number"),

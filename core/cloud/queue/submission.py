@@ -231,7 +231,12 @@ def tags_of(tags: object) -> tuple[str, ...]:
 
 
 def _payload_text(payload: object) -> str:
-    text = dumps(payload, "payload")
+    try:
+        text = dumps(payload, "payload")
+    except InvalidArgument as error:
+        if isinstance(error.__cause__, RecursionError):  # how deep an encoder goes differs between Pythons
+            raise _too_deep() from error
+        raise
     size = len(text) if len(text) < LARGEST_PAYLOAD // 4 else len(text.encode())
     if size > LARGEST_PAYLOAD:
         raise InvalidArgument(
@@ -239,10 +244,15 @@ def _payload_text(payload: object) -> str:
             "put large data into a file and pass its path.",
         )
     if text.count("[") + text.count("{") > DEEPEST_PAYLOAD and _deeper_than(payload, DEEPEST_PAYLOAD):
-        raise InvalidArgument(
-            f"The payload is nested deeper than {DEEPEST_PAYLOAD} levels.", "flatten it, or pass it as one text."
-        )
+        raise _too_deep()
     return text
+
+
+def _too_deep() -> InvalidArgument:
+    return InvalidArgument(
+        f"The payload is nested deeper than {DEEPEST_PAYLOAD} levels, or holds itself.",
+        "flatten it, or pass it as one text.",
+    )
 
 
 def _deeper_than(value: object, levels: int) -> bool:
