@@ -7,7 +7,7 @@ from typing import ParamSpec, TypeVar
 
 from anyio import to_thread
 
-from core.cloud.task import HELD, Task
+from core.cloud.task import Task
 from core.runtime import Runtime
 from server.changes import ChangeFeed
 from server.logs import redact
@@ -37,11 +37,8 @@ class App:
         return redact(text)
 
     def nobody_can_run(self, task: Task) -> bool:
-        """True when the task is not held and no live process has what it needs. Reads the store."""
-        if task.done or task.status in HELD:
-            return False
-        situation = self.runtime.store.tasks.situation(task.task_id, self.runtime.clock.now())
-        return situation is not None and situation.able_workers == 0
+        """True when the task waits and no live process has what it needs. Reads the store. Raises UnknownTask."""
+        return not task.done and self.runtime.publisher.nobody_can_run(task.task_id)
 
     def why_waiting(self, task: Task) -> str:
         """In words, what a task waits for that time alone will not bring; '' when nothing. Reads the store."""

@@ -8,13 +8,11 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Required, TypedDict
 
+from core.cloud.queue.why import ASK_USER
 from core.cloud.task import HELD, Attempt, Task
 from core.json_types import Json
 from server.results import compact
 from server.schema import UNTRUSTED
-
-ASK_USER = "ask_user"
-"""Name of a task that is a question: no process runs it, a person (or an agent) completes it."""
 
 CUT = 8_000
 """Characters of a payload or result shown at once."""

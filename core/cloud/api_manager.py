@@ -25,7 +25,7 @@ from core.cloud.pool.drivers import adrive, as_work, drive, within
 from core.cloud.pool.endpoint import ApiEndpoint, ApiStatus, is_whole
 from core.cloud.pool.hedge import checked_hedge
 from core.cloud.pool.ledger import PoolStore
-from core.cloud.pool.membership import Membership
+from core.cloud.pool.membership import Membership, lacking
 from core.cloud.pool.memory_ledger import MemoryPoolStore
 from core.cloud.pool.pool import Pool
 from core.cloud.pool.portal import Portal
@@ -109,6 +109,15 @@ class ApiManager:
         """Names of the endpoints whose key this process has (or that need none)."""
         self._refresh()
         return {member.name for member in self._pool.members.values() if not member.keyless}
+
+    def lacking(self, endpoint: str = "") -> str:
+        """Why no call can be made (to that endpoint, when one is named), and the way out; '' when one can."""
+        self._refresh(endpoint)
+        return lacking(self._pool.members.values(), endpoint)
+
+    def on_usable(self, changed: Callable[[], None]) -> None:
+        """Have `changed` called after each change of what `usable` returns, in the thread that brought it; it must not raise."""
+        self._membership.on_usable.append(changed)
 
     # Calls
 

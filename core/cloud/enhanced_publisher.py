@@ -70,9 +70,7 @@ class EnhancedCloudTaskPublisher(TaskReader):
     ) -> None:
         self._owns_store = store is None
         self.handlers = handlers if handlers is not None else HandlerRegistry.with_builtins()
-        super().__init__(
-            store if store is not None else open_store(database), clock or SystemClock(), self.handlers.capabilities
-        )
+        super().__init__(store if store is not None else open_store(database), clock or SystemClock(), self.handlers)
         self._owns_wakeup = wakeup is None
         self.wakeup = wakeup if wakeup is not None else WakeUp(self.store.workers, clock=self._clock)
         self._draw_id = draw_id

@@ -9,6 +9,7 @@ from mcp.server.context import HandlerResult, ServerRequestContext
 from mcp.shared.exceptions import MCPError
 from mcp.types import CallToolRequestParams, CallToolResult
 
+from core.cloud.queue.why import ASK_USER
 from core.cloud.store.base import TaskQuery
 from core.cloud.task import Task, TaskStatus
 from core.errors import InvalidTransition, NotFound
@@ -16,7 +17,6 @@ from server.context import App
 from server.extensions.outlook import Outlook, outlook
 from server.extensions.questions import input_request, key_of
 from server.extensions.wire import Handle, State, Status
-from server.records import ASK_USER
 
 SECONDS_PER_DAY = 86_400.0
 LONGEST_PROGRESS = 200

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from core.cloud.queue.why import ASK_USER
 from core.cloud.task import HELD, Task
-from server.records import ASK_USER
 
 MOST_VISITED = 2_000
 """Tasks looked at before a graph is simply taken to be moving."""

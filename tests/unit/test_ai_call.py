@@ -21,6 +21,12 @@ class Pool:
     def usable(self):
         return self.names
 
+    def lacking(self, endpoint=""):
+        return ""
+
+    def on_usable(self, changed):
+        """Its endpoints never change."""
+
     async def achat(self, messages, **options):
         self.asked.append((messages, options))
         if self.error:

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from core.cloud.queue.why import explain
+from core.cloud.queue.why import NOTHING, Means, explain, nobody_is_able
 from core.cloud.store.base import Situation
 from core.cloud.task import TaskStatus
 from tests.unit.test_task import MOMENT, a_task
@@ -12,9 +12,9 @@ from tests.unit.test_task import MOMENT, a_task
 NOW = MOMENT.timestamp()
 
 
-def why(unfinished=(), workers=1, ahead=0, capability="work", can_run_here=None, **task):
+def why(unfinished=(), workers=1, ahead=0, capability="work", means=NOTHING, **task):
     situation = Situation(a_task(**task), list(unfinished), workers, ahead, capability)
-    return explain(situation, NOW, can_run_here=can_run_here)
+    return explain(situation, NOW, means)
 
 
 def at(seconds):
@@ -32,16 +32,26 @@ def at(seconds):
             "No live worker has a handler named 'work': start `heablcoin-cloud worker` with one, or claim it",
         ),
         (
-            why(workers=0, can_run_here=True),
+            why(workers=0, means=Means(able=True)),
             "This process has a handler for it but runs no tasks, and nor does another: start `heablcoin-cloud worker`",
         ),
         (
             why(workers=0, name="ai_call", capability="ai_call@x"),
-            "No live process has what it needs (ai_call@x): add that endpoint with its key",
+            "No running process can use the endpoint x: start `heablcoin-cloud worker`, or a server, where one with its key",
         ),
         (
             why(workers=0, name="ai_call", capability="ai_call"),
-            "No live process has an LLM endpoint for it whose key it knows: add one (add_api_endpoint)",
+            "No running process can use an LLM endpoint: start `heablcoin-cloud worker`",
+        ),
+        (
+            why(workers=0, name="ai_call", capability="ai_call", means=Means(runs=True, lacking="Do this.")),
+            "No running process can use an LLM endpoint: Do this.",
+        ),
+        (why(workers=0, means=Means(able=True, runs=True)), "It is ready and next in turn."),
+        (why(workers=0, name="ask_user", capability="ask_user"), "It waits for the user's answer."),
+        (
+            why([("p1", TaskStatus.RUNNING)], workers=0, name="ask_user", capability="ask_user"),
+            "It waits for p1 (running). It will then wait for the user's answer.",
         ),
         (why([("p1", TaskStatus.RUNNING)]), "It waits for p1 (running)."),
         (why([("p1", TaskStatus.FAILED)]), "A dependency that failed, expired or was cancelled must be retried"),
@@ -82,3 +92,17 @@ def test_several_reasons_are_all_told():
 
 def test_a_ready_task_with_a_worker_never_blames_the_worker():
     assert "No live" not in why(created_at=MOMENT - timedelta(days=1))
+
+
+@pytest.mark.parametrize(
+    ("workers", "means", "nobody"),
+    [
+        (0, NOTHING, True),
+        (0, Means(able=True), True),
+        (0, Means(runs=True), True),
+        (0, Means(able=True, runs=True), False),
+        (1, NOTHING, False),
+    ],
+)
+def test_this_process_counts_when_it_runs_tasks_and_is_able_to(workers, means, nobody):
+    assert nobody_is_able(Situation(a_task(), [], workers, 0, "work"), means) is nobody

@@ -1,7 +1,7 @@
 """The `ai_call` handler: a task that asks a language model through the API pool."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, Unpack, cast
 
 from core.cloud.handlers.registry import HandlerRegistry
@@ -28,6 +28,10 @@ class ChatPool(Protocol):
 
     def usable(self) -> set[str]: ...
 
+    def lacking(self, endpoint: str = "") -> str: ...
+
+    def on_usable(self, changed: Callable[[], None]) -> None: ...
+
 
 def register_ai_call(registry: HandlerRegistry, manager: ChatPool) -> None:
     """Have `ai_call` tasks run on `manager`: those bound to an endpoint only when this process has that one's key."""
@@ -42,7 +46,11 @@ def register_ai_call(registry: HandlerRegistry, manager: ChatPool) -> None:
         usable = manager.usable()
         return [NAME, *(f"{NAME}@{endpoint}" for endpoint in usable)] if usable else []
 
-    registry.register(NAME, ai_call, capabilities=capabilities)
+    def lacking(capability: str) -> str:
+        return manager.lacking(capability.partition("@")[2])
+
+    registry.register(NAME, ai_call, capabilities=capabilities, lacking=lacking)
+    manager.on_usable(registry.announce)
 
 
 def parse(payload: Json) -> tuple[str | Sequence[Message], ChatOptions]:

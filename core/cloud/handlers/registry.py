@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 Isolation = Literal["thread", "process"]
 HandlerFunction = Callable[..., Any]
 CapabilitySource = Callable[[], Iterable[str]]
+Lacking = Callable[[str], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,8 @@ class Handler:
     takes_context: bool
     capabilities: CapabilitySource | None
     """What this process can run with it, asked again and again; None is the name alone."""
+    lacking: Lacking | None
+    """Given a capability that is not here: what is missing, in words for the user; '' when that is not known."""
 
     def call(self, payload: Json, context: TaskContext) -> object:
         """The function's value, or its awaitable when it is async."""
@@ -59,6 +62,7 @@ class HandlerRegistry:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._handlers: dict[str, Handler] = {}
+        self._runners: tuple[Callable[[], None], ...] = ()
 
     @classmethod
     def with_builtins(cls, policy: "UrlPolicy | None" = None) -> Self:
@@ -79,6 +83,7 @@ class HandlerRegistry:
         isolation: Isolation = "thread",
         timeout: float | None = None,
         capabilities: CapabilitySource | None = None,
+        lacking: Lacking | None = None,
     ) -> Handler:
         """Have tasks named `name` run by `func(payload)` or `func(payload, context)`, `def` or `async def`.
 
@@ -99,6 +104,7 @@ class HandlerRegistry:
             is_async=is_async_function(func),
             takes_context=takes_context(name, func),
             capabilities=capabilities,
+            lacking=lacking,
         )
         if isolation == "process":
             from core.cloud.handlers.address import address_of
@@ -108,6 +114,7 @@ class HandlerRegistry:
             replaced = name in self._handlers
             self._handlers = {**self._handlers, name: handler}
         log.debug("handler %s %s", name, "replaced" if replaced else "registered")
+        self.announce()
         return handler
 
     def register_handler(
@@ -151,6 +158,44 @@ class HandlerRegistry:
             except HeablcoinError as error:
                 log.warning("what %s can run is unknown for now: %s", handler.name, error.message)
         return frozenset(found)
+
+    def lacking(self, capability: str) -> str:
+        """What this process misses for a capability that it does not have, in words; '' when there is nothing to tell."""
+        handler = self._handlers.get(capability.partition("@")[0])
+        if handler is None or handler.lacking is None:
+            return ""
+        try:
+            return handler.lacking(capability)
+        except HeablcoinError as error:
+            log.debug("what is missing for %s is unknown for now: %s", capability, error.message)
+            return ""
+
+    @property
+    def served(self) -> bool:
+        """True while a runner in this process runs tasks with these handlers."""
+        return bool(self._runners)
+
+    def serve(self, changed: Callable[[], None]) -> Callable[[], None]:
+        """A runner begins to run tasks with these handlers; `changed` is called when `capabilities` may be others.
+
+        Returns what ends that.
+        """
+        with self._lock:
+            self._runners = (*self._runners, changed)
+
+        def end() -> None:
+            with self._lock:
+                self._runners = tuple(each for each in self._runners if each is not changed)
+
+        return end
+
+    def announce(self) -> None:
+        """Something that `capabilities` goes by has changed: tell the runners. Raises nothing."""
+        for changed in self._runners:
+            try:
+                changed()
+            except HeablcoinError as error:
+                log.warning("what this process can run could not be written down yet: %s", error.message)
 
 
 def is_async_function(func: HandlerFunction) -> bool:

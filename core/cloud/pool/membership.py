@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from core.cloud.pool.endpoint import LOCAL_PROVIDERS, ApiEndpoint
@@ -28,6 +29,9 @@ class Membership:
         self._lock = threading.RLock()
         self._version = -1
         self._looked_at = float("-inf")
+        self._usable: set[str] = set()
+        self.on_usable: list[Callable[[], None]] = []
+        """Called when the members that this process can use are others than before."""
         if store.shared:
             self.refresh()
 
@@ -114,4 +118,30 @@ class Membership:
     def _install(self, members: list[Member]) -> None:
         for member in members:
             member.keyless = member.needs_key and not member.endpoint.found_key
+        usable = self._usable
         self._pool.install(members)
+        self._usable = {member.name for member in members if not member.keyless}
+        if self._usable != usable:
+            for changed in self.on_usable:
+                changed()
+
+
+NAMED = 5
+"""Endpoints that are named; the rest are counted."""
+
+
+def lacking(members: Iterable[Member], endpoint: str) -> str:
+    """What is missing before `endpoint` ('': any) can be asked, in words; '' when nothing is."""
+    asked = [member for member in members if not endpoint or member.name == endpoint]
+    if any(not member.keyless for member in asked):
+        return ""
+    if not asked:
+        return f"{f'There is no endpoint {endpoint!r}' if endpoint else 'The pool is empty'}: add one with add_api_endpoint."
+    names = ", ".join(member.name for member in asked[:NAMED])
+    more = f" and {len(asked) - NAMED} more" if len(asked) > NAMED else ""
+    command = f"`heablcoin-cloud set-key {asked[0].name}`"
+    variable = asked[0].endpoint.api_key_env
+    return (
+        f"{names}{more} {'has' if len(asked) == 1 else 'have'} no key here. Run {command}"
+        f"{f', or set {variable} where the server starts' if variable else ''}."
+    )

@@ -1,14 +1,14 @@
 """Looking at the queue: one task, lists, what is ready, why a task waits, the counts."""
 
-from collections.abc import Callable, Collection, Iterable
-from typing import Any
+from collections.abc import Collection, Iterable
+from typing import Any, Protocol
 
 from core.clock import Clock
 from core.cloud.queue.submission import check_name, tags_of
-from core.cloud.queue.why import explain
+from core.cloud.queue.why import Means, explain, nobody_is_able
 from core.cloud.retry import POISON_LIMIT
-from core.cloud.store.base import Page, Store, TaskQuery
-from core.cloud.task import Attempt, Task, TaskPriority, TaskStatus, parse_priority, parse_status, unknown_task
+from core.cloud.store.base import Page, Situation, Store, TaskQuery
+from core.cloud.task import HELD, Attempt, Task, TaskPriority, TaskStatus, parse_priority, parse_status, unknown_task
 from core.errors import InvalidArgument
 
 LARGEST_PAGE = 10_000
@@ -17,13 +17,28 @@ SHORTEST_PREFIX = 4
 NEWEST_NAMED = 3
 
 
-class TaskReader:
-    """What can be asked of a store's tasks. `capabilities` names the tasks that this process can run."""
+class Abilities(Protocol):
+    """What this process can run."""
 
-    def __init__(self, store: Store, clock: Clock, capabilities: Callable[[], Collection[str]]) -> None:
+    @property
+    def served(self) -> bool:
+        """Whether a runner of this process runs tasks."""
+        ...
+
+    def capabilities(self) -> Collection[str]: ...
+
+    def lacking(self, capability: str) -> str:
+        """What is missing for it here, in words."""
+        ...
+
+
+class TaskReader:
+    """What can be asked of a store's tasks."""
+
+    def __init__(self, store: Store, clock: Clock, abilities: Abilities) -> None:
         self.store = store
         self._clock = clock
-        self._capabilities = capabilities
+        self._abilities = abilities
 
     def get_task(self, task_id: str) -> Task:
         """The task with this id, or with the only id that starts so (4 characters or more). Raises UnknownTask."""
@@ -70,7 +85,24 @@ class TaskReader:
         situation = self.store.tasks.situation(task_id, now)
         if situation is None:
             raise self._unknown(task_id)
-        return explain(situation, now, can_run_here=situation.capability in self._capabilities())
+        return explain(situation, now, self._means(situation))
+
+    def nobody_can_run(self, task_id: str) -> bool:
+        """True for a task that waits and that no live process has what it takes to run. Raises UnknownTask."""
+        situation = self.store.tasks.situation(task_id, self._clock.now())
+        if situation is None:
+            raise self._unknown(task_id)
+        if situation.task.done or situation.task.status in HELD:
+            return False
+        return nobody_is_able(situation, self._means(situation))
+
+    def _means(self, situation: Situation) -> Means:
+        """What this process itself could do about a task: known at once, whatever stands in the table of processes."""
+        capability = situation.capability
+        able = capability in self._abilities.capabilities()
+        return Means(
+            able=able, runs=self._abilities.served, lacking="" if able else self._abilities.lacking(capability)
+        )
 
     def get_stats(self) -> dict[str, Any]:
         """Counts by status and priority, and the mean seconds from start to completion. Costs the same for any queue."""
@@ -94,7 +126,10 @@ class TaskReader:
 
     def _whole_id(self, task_id: str) -> str:
         if not isinstance(task_id, str):
-            raise InvalidArgument("A task id is a text.", "pass task.task_id.")
+            raise InvalidArgument(
+                f"A task is named by its id, a text, not by {'None' if task_id is None else type(task_id).__name__}.",
+                "pass a task's task_id.",
+            )
         task_id = task_id.strip()
         found = self.store.tasks.resolve_id(task_id) if len(task_id) >= SHORTEST_PREFIX else None
         if found is None:

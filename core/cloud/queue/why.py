@@ -1,5 +1,7 @@
 """Why a task is not running, in words. Pure."""
 
+from dataclasses import dataclass
+
 from core.clock import to_iso
 from core.cloud.store.base import Situation
 from core.cloud.task import Task, TaskStatus
@@ -8,8 +10,32 @@ NAMED = 5
 """Dependencies that are named; the rest are counted."""
 
 
-def explain(situation: Situation, now: float, *, can_run_here: bool | None = None) -> str:
-    """One or a few sentences. `can_run_here` is whether this process has a handler for it, None when it has no runner."""
+ASK_USER = "ask_user"
+"""Name of a task that is a question: no process runs it, a person (or an agent) completes it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What the process that is asked could itself do about a task."""
+
+    able: bool = False
+    """It has a handler for it, and what that handler needs."""
+    runs: bool = False
+    """A runner of this process runs tasks."""
+    lacking: str = ""
+    """What it misses, in words; '' when there is nothing to tell."""
+
+
+NOTHING = Means()
+
+
+def nobody_is_able(situation: Situation, means: Means) -> bool:
+    """True when no live process could run the task, the one that is asked included."""
+    return situation.able_workers == 0 and not (means.able and means.runs)
+
+
+def explain(situation: Situation, now: float, means: Means = NOTHING) -> str:
+    """One or a few sentences."""
     task = situation.task
     if task.status is TaskStatus.COMPLETED:
         return f"Completed at {_iso(task.completed_at)}."
@@ -21,7 +47,7 @@ def explain(situation: Situation, now: float, *, can_run_here: bool | None = Non
         return f"Expired at {_iso(task.completed_at)} before it could start. retry_task runs it again."
     if task.status in (TaskStatus.ACKNOWLEDGED, TaskStatus.RUNNING):
         return _held(situation, now)
-    return " ".join(_pending(situation, now, can_run_here))
+    return " ".join(_pending(situation, now, means))
 
 
 def _reason(task: Task) -> str:
@@ -37,7 +63,7 @@ def _held(situation: Situation, now: float) -> str:
     return f"{since} Its lease runs until {_iso(task.lease_until)} and is renewed while its worker lives."
 
 
-def _pending(situation: Situation, now: float, can_run_here: bool | None) -> list[str]:
+def _pending(situation: Situation, now: float, means: Means) -> list[str]:
     task = situation.task
     said = []
     if task.expires_at is not None and task.expires_at.timestamp() <= now:
@@ -53,8 +79,8 @@ def _pending(situation: Situation, now: float, can_run_here: bool | None) -> lis
         said.append(f"{again} at {_iso(task.run_at)} at the earliest.")
         if task.error:
             said.append(f"The last attempt failed: {_reason(task)}.")
-    if situation.able_workers == 0:
-        said.append(_nobody(situation, can_run_here))
+    if nobody_is_able(situation, means):
+        said.append(_nobody(situation, means))
     elif not said:
         said.append(_turn(situation))
     if task.expires_at is not None:
@@ -65,21 +91,24 @@ def _pending(situation: Situation, now: float, can_run_here: bool | None) -> lis
 _STUCK = (TaskStatus.FAILED, TaskStatus.CANCELLED, TaskStatus.EXPIRED)
 
 
-def _nobody(situation: Situation, can_run_here: bool | None) -> str:
+def _nobody(situation: Situation, means: Means) -> str:
     task = situation.task
-    need = situation.capability
-    if need != task.name:
-        return f"No live process has what it needs ({need}): add that endpoint with its key, or start a worker that has it."
-    if task.name == "ai_call":
+    if task.name == ASK_USER:
         return (
-            "No live process has an LLM endpoint for it whose key it knows: add one (add_api_endpoint), "
-            "or start `heablcoin-cloud worker` where the key is."
+            "It waits for the user's answer."
+            if not situation.unfinished
+            else "It will then wait for the user's answer."
         )
-    if can_run_here:
+    if means.able:
         return (
             "This process has a handler for it but runs no tasks, and nor does another: start `heablcoin-cloud worker`, "
             "or a server whose HEABLCOIN_CLOUD_CONCURRENCY is above 0."
         )
+    if task.name == "ai_call":
+        bound = situation.capability.partition("@")[2]
+        what = f"the endpoint {bound}" if bound else "an LLM endpoint"
+        missing = means.lacking or "start `heablcoin-cloud worker`, or a server, where one with its key is."
+        return f"No running process can use {what}: {missing}"
     return (
         f"No live worker has a handler named {task.name!r}: start `heablcoin-cloud worker` with one, "
         "or claim it and report its result."

@@ -14,6 +14,8 @@ log = logging.getLogger(__name__)
 
 PROGRESS_INTERVAL = 0.25
 """Seconds between two writes of progress, whatever the handlers report."""
+GLANCE_INTERVAL = 1.0
+"""Seconds between two looks at what this process can run: another process may have changed that."""
 
 Lost = Callable[[Flight], None]
 
@@ -33,6 +35,7 @@ class LeaseKeeper:
         lost: Lost,
         beat: Callable[[], None],
         announce: Callable[[Sequence[str]], None],
+        glance: Callable[[], None] = lambda: None,
     ) -> None:
         self._tasks = tasks
         self._flights = flights
@@ -43,12 +46,14 @@ class LeaseKeeper:
         self._lost = lost
         self._beat = beat
         self._announce = announce
+        self._glance = glance
         self._changed = threading.Condition(threading.RLock())
         self._progress: dict[FlightKey, tuple[Flight, float | None, str]] = {}
         self._asked = False
         self._closed = False
         self._renew_at = clock.monotonic() + lease / 3
         self._write_at = float("-inf")
+        self._glance_at = clock.monotonic() + GLANCE_INTERVAL
         self._thread = threading.Thread(target=self._run, name="heablcoin-leases", daemon=True)
 
     def start(self) -> None:
@@ -89,6 +94,9 @@ class LeaseKeeper:
             self._renew_at = self._clock.monotonic() + self._lease / 3
             self._guarded(self._renew)
             self._guarded(self._beat)
+        if self._clock.monotonic() >= self._glance_at:
+            self._glance_at = self._clock.monotonic() + GLANCE_INTERVAL
+            self._guarded(self._glance)
 
     def _run(self) -> None:
         while self._wait():
@@ -97,7 +105,7 @@ class LeaseKeeper:
     def _wait(self) -> bool:
         """Wait until there may be something to do; False once it is closed."""
         with self._changed:
-            wake_at = min(self._renew_at, self._write_at) if self._progress else self._renew_at
+            wake_at = min(self._renew_at, self._glance_at, *([self._write_at] if self._progress else []))
             left = wake_at - self._clock.monotonic()
             if not self._closed and not self._asked and left > 0:
                 self._changed.wait(left)

@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 LAST_WORDS = 0.9
 """Seconds beyond the grace that `stop` may take to write what ended and give back the rest."""
+SIGN_OF_LIFE = 10.0
+"""Seconds at most between two signs of life, however long the lease: who gives none for 30 s counts as gone."""
 GRACE_AT_EXIT = 0.5
 """Seconds that handlers have when the program ends without a word to the runner."""
 
@@ -86,6 +88,10 @@ class TaskRunner:
         self._pid = 0
         self._runs = concurrency > 0
         self._unsubscribe = _nothing
+        self._end_service = _nothing
+        self._registering = threading.Lock()
+        self._offered: tuple[str, ...] | None = None
+        self._seen_at = float("-inf")
         self._flights = Flights()
         self._watchdog = Watchdog(clock)
         self._announcer = Announcer(self._wakeup, self._watchdog, clock, origin=self)
@@ -112,6 +118,7 @@ class TaskRunner:
             lost=self._lose,
             beat=self._beat,
             announce=partial(self._announcer.tell, work=False),
+            glance=self._glance,
         )
         self._executor = Executor(
             store.tasks,
@@ -149,6 +156,8 @@ class TaskRunner:
             if self._state == "stopped":
                 raise InvalidArgument("This runner was stopped.", "make a new TaskRunner.")
             self._wakeup.listen()
+            if self._runs:
+                self._end_service = self._handlers.serve(self._offer)
             self._register()
             self._wakeup.notify(work=False, origin=self)
             self._unsubscribe = self._wakeup.subscribe(self._on_signal)
@@ -182,6 +191,7 @@ class TaskRunner:
         atexit.unregister(self._at_exit)
         grace_end = time.monotonic() + max(0.0, grace_seconds)
         self._unsubscribe()
+        self._end_service()
         self._exchanger.stop_claiming()
         self._executor.stop_all()
         self._flights.wait_until_empty(grace_end - time.monotonic())
@@ -225,18 +235,41 @@ class TaskRunner:
         if self._owns_wakeup:
             self._wakeup.close()
 
-    def _register(self) -> None:
-        self._store.workers.register(
-            WorkerInfo(
-                worker=self.worker_id,
-                pid=os.getpid(),
-                host=socket.gethostname(),
-                wake_port=self._wakeup.port,
-                capabilities=self._offers(),
-                started_at=self._started_at,
-                seen_at=self._clock.now(),
+    def _register(self, offers: tuple[str, ...] | None = None) -> None:
+        offers = self._offers() if offers is None else offers
+        with self._registering:
+            self._store.workers.register(
+                WorkerInfo(
+                    worker=self.worker_id,
+                    pid=os.getpid(),
+                    host=socket.gethostname(),
+                    wake_port=self._wakeup.port,
+                    capabilities=offers,
+                    started_at=self._started_at,
+                    seen_at=self._clock.now(),
+                )
             )
-        )
+            self._offered = offers
+            self._seen_at = self._clock.monotonic()
+
+    def _offer(self) -> None:
+        """Write down what this process can run as soon as it is other than what was written last; then claim it."""
+        if (offers := self._offers()) == self._offered:
+            return
+        # Somebody else may write what he saw a moment earlier: whoever writes last looks again.
+        while offers != self._offered:
+            self._register(offers)
+            offers = self._offers()
+        log.debug("this process now runs: %s", ", ".join(offers) or "nothing")
+        self._exchanger.look()
+        self._wakeup.notify(origin=self)
+
+    def _glance(self) -> None:
+        if self._state != "running":
+            return
+        self._offer()
+        if self._clock.monotonic() - self._seen_at >= SIGN_OF_LIFE:
+            self._register()
 
     def _offers(self) -> tuple[str, ...]:
         return tuple(sorted(self._handlers.capabilities())) if self._runs else ()

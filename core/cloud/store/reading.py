@@ -20,7 +20,7 @@ from core.json_types import loads
 
 NEWER_THAN_ALL = (1 << 63) - 1
 AHEAD_LIMIT = 1000
-WORKER_TTL = 60.0
+WORKER_TTL = 30.0
 """Seconds after its last sign of life during which a worker counts as alive."""
 
 
