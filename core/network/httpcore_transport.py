@@ -10,6 +10,7 @@ import re
 import ssl
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
+from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 import httpcore2
@@ -28,6 +29,7 @@ from core.network.per_loop import PerLoop
 from core.network.policy import UrlPolicy
 from core.network.proxies import proxy_for
 from core.network.resolve import Lookup, system_lookup, vet_behind_proxy, vetted_addresses
+from core.network.stale import SENDING, Sent, sending_on
 from core.network.streaming import BodyStream, StreamingTransport, sendable_headers
 from core.network.url import Target
 from core.redaction import RedactingFilter
@@ -50,12 +52,9 @@ class HttpcoreTransport(StreamingTransport):
     @asynccontextmanager
     async def stream(self, request: HttpRequest, timeout: float) -> AsyncIterator[HttpStream]:
         target = self._targets.check(request.url)
-        headers = sendable_headers(request)
-        pool = await (await self._clients.get()).pool(target)
         response: httpcore2.Response | None = None
         try:
-            response = await pool.handle_async_request(core_request(request, headers, target, timeout))
-            received = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
+            response, received = await self._begin(request, target, timeout)
             yield BodyStream(response.status, received, response.aiter_stream(), target, as_failure)
         except _ERRORS as error:
             raise as_failure(error, target) or error from None
@@ -63,8 +62,38 @@ class HttpcoreTransport(StreamingTransport):
             if response is not None:
                 await response.aclose()
 
+    async def _begin(
+        self, request: HttpRequest, target: Target, timeout: float
+    ) -> tuple[httpcore2.Response, dict[str, str]]:
+        """Send the request, once more if its connection turned out to be stale; a response as soon as its head is there."""
+        headers = sendable_headers(request)
+        client = await self._clients.get()
+        pool = await client.pool(target)
+        sent = Sent()
+        token = SENDING.set(sent)
+        try:
+            response = await pool.handle_async_request(core_request(request, headers, target, timeout))
+        except (httpcore2.NetworkError, httpcore2.RemoteProtocolError):
+            if not sent.unheard:
+                raise
+        else:
+            received = _received(response)
+            if not sent.gave_up(response.status, received):
+                return response, received
+            await response.aclose()
+        finally:
+            SENDING.reset(token)
+        pool = await client.pool(target, fresh=True)
+        left = max(0.1, timeout - sent.since)
+        response = await pool.handle_async_request(core_request(request, headers, target, left))
+        return response, _received(response)
+
     async def aclose(self) -> None:
         await self._clients.aclose()
+
+
+def _received(response: httpcore2.Response) -> dict[str, str]:
+    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
 
 
 def core_request(request: HttpRequest, given: Mapping[str, str], target: Target, timeout: float) -> httpcore2.Request:
@@ -109,36 +138,41 @@ def as_failure(error: BaseException, target: Target) -> HttpError | None:
 
 
 class _Client:
-    """The connection pools of one event loop: for each scheme the direct one and one for each proxy."""
+    """The connection pools of one event loop: for each scheme the direct one and one for each proxy, and beside
+    each of them one whose connections serve one request only.
+    """
 
     def __init__(self, policy: UrlPolicy | None, lookup: Lookup) -> None:
         self._policy = policy
         self._lookup = lookup
         self._tls: ssl.SSLContext | None = None
-        self._by_origin: dict[str, httpcore2.AsyncConnectionPool] = {}
-        self._pools: dict[tuple[str, str], httpcore2.AsyncConnectionPool] = {}
+        self._by_origin: dict[tuple[str, bool], httpcore2.AsyncConnectionPool] = {}
+        self._pools: dict[tuple[str, str, bool], httpcore2.AsyncConnectionPool] = {}
 
-    async def pool(self, target: Target) -> httpcore2.AsyncConnectionPool:
-        found = self._by_origin.get(target.origin)
+    async def pool(self, target: Target, *, fresh: bool = False) -> httpcore2.AsyncConnectionPool:
+        """The pool to use; a `fresh` one opens a connection for each request."""
+        found = self._by_origin.get((target.origin, fresh))
         if found is None:
             proxy = proxy_for(target)
             if proxy:
                 await vet_behind_proxy(target, self._policy, self._lookup)
-            found = self._pools.get((target.scheme, proxy)) or self._make(target.scheme, proxy)
-            self._pools[target.scheme, proxy] = self._by_origin[target.origin] = found
+            key = (target.scheme, proxy, fresh)
+            if key not in self._pools:
+                self._pools[key] = self._make(target.scheme, proxy, fresh)
+            found = self._by_origin[target.origin, fresh] = self._pools[key]
         return found
 
-    def _make(self, scheme: str, proxy: str) -> httpcore2.AsyncConnectionPool:
+    def _make(self, scheme: str, proxy: str, fresh: bool) -> httpcore2.AsyncConnectionPool:
         if scheme == "https" and self._tls is None:
             self._tls = httpcore2.default_ssl_context()
-        backend = httpcore2.AnyIOBackend() if proxy else _VettedBackend(scheme, self._policy, self._lookup)
+        sockets = httpcore2.AnyIOBackend() if proxy else _VettedBackend(scheme, self._policy, self._lookup)
         return httpcore2.AsyncConnectionPool(
             ssl_context=self._tls,
             proxy=as_proxy(proxy) if proxy else None,
             max_connections=None,
-            max_keepalive_connections=100,
+            max_keepalive_connections=0 if fresh else 100,
             keepalive_expiry=KEEP_ALIVE,
-            network_backend=backend,
+            network_backend=_HeardBackend(sockets),
         )
 
     async def aclose(self) -> None:
@@ -200,3 +234,46 @@ class _VettedBackend(httpcore2.AsyncNetworkBackend):
             except (httpcore2.ConnectError, httpcore2.ConnectTimeout):
                 continue
         return await self._sockets.connect_tcp(addresses[-1], port, patience, local_address, socket_options)
+
+
+class _HeardBackend(httpcore2.AsyncNetworkBackend):
+    """Another backend, whose connections count what they receive."""
+
+    def __init__(self, sockets: httpcore2.AsyncNetworkBackend) -> None:
+        self._sockets = sockets
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
+    ) -> httpcore2.AsyncNetworkStream:
+        return _HeardStream(await self._sockets.connect_tcp(host, port, timeout, local_address, socket_options))
+
+
+class _HeardStream(httpcore2.AsyncNetworkStream):
+    def __init__(self, stream: httpcore2.AsyncNetworkStream) -> None:
+        self._stream = stream
+        self.heard = 0
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        received = await self._stream.read(max_bytes, timeout)
+        self.heard += len(received)
+        return received
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        sending_on(self)
+        await self._stream.write(buffer, timeout)
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    async def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore2.AsyncNetworkStream:
+        return _HeardStream(await self._stream.start_tls(ssl_context, server_hostname, timeout))
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
