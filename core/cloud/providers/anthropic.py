@@ -4,9 +4,9 @@ from urllib.parse import urlsplit
 
 from core.cloud.pool.endpoint import ApiEndpoint
 from core.cloud.providers.base import ChatRequest
-from core.cloud.providers.error_body import error_in_answer
 from core.cloud.providers.prepared import PreparedRequests
 from core.cloud.providers.sse import Event
+from core.cloud.providers.told_error import error_told
 from core.cloud.providers.wire import (
     JSON_INSTRUCTION,
     Delta,
@@ -15,8 +15,10 @@ from core.cloud.providers.wire import (
     as_count,
     as_object,
     as_text,
+    event_object,
+    finish_reason_of,
     model_of,
-    parse_json,
+    reasoning_of,
     split_system,
     text_of,
 )
@@ -26,15 +28,6 @@ from core.network import HttpRequest, join_path
 VERSION = "2023-06-01"
 DEFAULT_MAX_TOKENS = 4096
 """The format requires a limit; this one is within every model's."""
-
-_FINISH_REASONS = {
-    "end_turn": "stop",
-    "stop_sequence": "stop",
-    "max_tokens": "length",
-    "model_context_window_exceeded": "length",
-    "tool_use": "tool_calls",
-    "refusal": "content_filter",
-}
 
 
 class Anthropic:
@@ -65,36 +58,60 @@ class Anthropic:
         return HttpRequest("POST", prepared.url, headers, dumps(body, "request").encode())
 
     def answer(self, body: JsonObject) -> Delta:
+        tokens = _usage(body)
         content = body.get("content")
-        if body.get("type") == "error" or not isinstance(content, list):
-            raise error_in_answer(body) or WireError("has no content")
+        stopped = body.get("stop_reason")
+        error = error_told(body, tokens)
+        if error is not None:
+            raise error
+        if not isinstance(content, list | str) and not stopped:
+            raise WireError("has no content", tokens=tokens)
         return Delta(
             text_of(content),
-            finish_reason=_finish_reason(body.get("stop_reason")) or "stop",
+            finish_reason=finish_reason_of(stopped, tokens) or "stop",
             model=as_text(body.get("model")),
-            tokens=_usage(body),
+            tokens=tokens,
+            reasoning=reasoning_of(content),
+            calls_tool=stopped == "tool_use",
         )
 
     def event(self, event: Event) -> Delta:
-        body = parse_json(event.data)
-        if not isinstance(body, dict):
-            raise WireError("has an event that is no object")
-        kind = as_text(body.get("type")) or event.name
-        if kind == "message_start":
-            message = as_object(body.get("message"))
-            return Delta(model=as_text(message.get("model")), tokens=_usage(message))
-        if kind == "content_block_delta":
-            delta = as_object(body.get("delta"))
-            return Delta(as_text(delta.get("text")), progress=True)
-        if kind == "message_delta":
-            return Delta(
-                finish_reason=_finish_reason(as_object(body.get("delta")).get("stop_reason")), tokens=_usage(body)
-            )
-        if kind == "message_stop":
+        if event.data.strip() == "[DONE]":  # of a gateway that speaks both formats
             return Delta(end=True)
-        if kind == "error":
-            raise error_in_answer(body) or WireError("ended with an error", kind="status", status=500)
-        return Delta()
+        body = event_object(event)
+        kind = as_text(body.get("type")) or event.name
+        if kind in _BLOCKS:
+            return _block(as_object(body.get(_BLOCKS[kind])))
+        message = as_object(body.get("message")) if kind == "message_start" else body
+        tokens = _usage(message)
+        error = error_told(body, tokens)
+        if error is not None:
+            raise error
+        stopped = as_object(body.get("delta")).get("stop_reason")
+        return Delta(
+            finish_reason=finish_reason_of(stopped, tokens),
+            tokens=tokens,
+            model=as_text(message.get("model")),
+            end=kind == "message_stop",
+        )
+
+
+_BLOCKS = {"content_block_start": "content_block", "content_block_delta": "delta"}
+"""Events that carry content, and where it is in them."""
+
+
+def _block(block: JsonObject) -> Delta:
+    """A content block, or a piece of one: text, thinking, a signature, a tool's input, or something of later days."""
+    kind = as_text(block.get("type"))
+    calls_tool = kind == "tool_use"
+    text = as_text(block.get("text"))
+    reasoning = as_text(block.get("thinking"))
+    return Delta(
+        text,
+        bool(text or kind.endswith("_delta") or reasoning or calls_tool),
+        reasoning=reasoning,
+        calls_tool=calls_tool,
+    )
 
 
 def _url(base_url: str) -> str:
@@ -113,10 +130,6 @@ def _headers(key: str, accept: str) -> dict[str, str]:
         "user-agent": "heablcoin-cloud",
         "x-api-key": key,
     }
-
-
-def _finish_reason(value: Json) -> str | None:
-    return _FINISH_REASONS.get(value, value) if isinstance(value, str) and value else None
 
 
 def _usage(body: JsonObject) -> TokenCounts:

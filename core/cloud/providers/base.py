@@ -15,7 +15,7 @@ ErrorKind = Literal["connect", "timeout", "status", "protocol", "empty", "cut"]
 - `timeout`: the answer, its first token, or the pause between two tokens took too long
 - `status`: the server answered with an HTTP error; `ProviderError.status` says which
 - `protocol`: the answer is not what the wire format promises (not JSON, redirect, wrong content type, too large)
-- `empty`: a well-formed answer without any text
+- `empty`: a well-formed answer with nothing in it, or nothing but the news that it was filtered (code `content_filter`)
 - `cut`: the answer broke off: connection lost, or the stream ended without saying that it was finished
 """
 
@@ -36,6 +36,7 @@ class ProviderError(HeablcoinError):
         code: str = "",
         headers: Mapping[str, str] | None = None,
         partial: str = "",
+        usage: "Usage | None" = None,
     ) -> None:
         super().__init__(message, fix)
         self.kind: ErrorKind = kind
@@ -47,6 +48,8 @@ class ProviderError(HeablcoinError):
         """Response headers that tell of limits and request ids, names in lower case (`retry-after`, `x-ratelimit-...`)."""
         self.partial = partial
         """Text of a stream received before it failed."""
+        self.usage = usage
+        """Tokens that were told although it failed; None when none were."""
 
 
 @dataclass(slots=True)  # not frozen: that takes several times as long to make
@@ -77,6 +80,7 @@ class ChatAnswer:
     """A complete answer."""
 
     text: str
+    """'' when the model said nothing but why it stopped: all its tokens went into reasoning, or it called a tool."""
     model: str
     """The model that answered, as the provider names it."""
     usage: Usage
@@ -84,17 +88,23 @@ class ChatAnswer:
     """Why it stopped, in OpenAI's words: `stop`, `length`, `content_filter`, `tool_calls`."""
     headers: Mapping[str, str] = field(default_factory=dict)
     """Response headers that tell of limits and request ids, names in lower case."""
+    reasoning: str = ""
+    """What the model thought before it answered, as far as the provider shows it."""
 
 
 @dataclass(slots=True)  # not frozen: that takes several times as long to make
 class ChatChunk:
-    """A piece of a streamed answer; the last one has `finish_reason`, one of them (mostly the last) has `usage`."""
+    """A piece of a streamed answer; the last one has `finish_reason`."""
 
     text: str
+    """'' in a piece that holds only reasoning, or nothing but a sign that the model is at work."""
     finish_reason: str | None = None
     usage: Usage | None = None
+    """Tokens of the whole answer as told up to here: the newest holds. Mostly the last piece has it, often others too."""
     endpoint: str = ""
     """Name of the endpoint that answers; filled in by the pool."""
+    reasoning: str = ""
+    """A piece of what the model thinks before it answers."""
 
 
 class Provider(Protocol):
@@ -106,6 +116,8 @@ class Provider(Protocol):
 
     def stream(self, endpoint: ApiEndpoint, request: ChatRequest, timeout: float) -> AsyncIterator[ChatChunk]:
         """The answer as it comes; `timeout` seconds bound the wait for the first token, and each pause after it as well.
+
+        Reasoning is a token like any other, and so is work that cannot be shown: it comes as a piece with an empty text.
 
         Ends only after a finish reason; everything else raises ProviderError with the text so far in `partial`.
         """

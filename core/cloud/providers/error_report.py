@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from core.cloud.pool.endpoint import ApiEndpoint
-from core.cloud.providers.base import ProviderError
+from core.cloud.providers.base import ProviderError, Usage
 from core.cloud.providers.error_body import read_error
 from core.cloud.providers.wire import WireError
 from core.errors import UrlRefused
@@ -51,7 +51,13 @@ def _whither(headers: Mapping[str, str]) -> str:
 
 
 def provider_error(
-    endpoint: ApiEndpoint, problem: Problem, status: int, headers: Mapping[str, str], partial: str = ""
+    endpoint: ApiEndpoint,
+    problem: Problem,
+    status: int,
+    headers: Mapping[str, str],
+    *,
+    partial: str = "",
+    usage: Usage | None = None,
 ) -> ProviderError | UrlRefused:
     """What went wrong at `endpoint`, ready to be raised. Its text holds no key, whatever the server echoed.
 
@@ -68,6 +74,7 @@ def provider_error(
             code=problem.code,
             headers=headers,
             partial=partial,
+            usage=usage,
         )
     code = f" ({problem.code})" if problem.code and problem.kind == "status" else ""
     detail = excerpt(problem.detail, KNOWN_SECRETS.values())
@@ -80,12 +87,13 @@ def provider_error(
         code=problem.code,
         headers=headers,
         partial=partial,
+        usage=usage,
     )
 
 
 _FIXES = {
     "empty": "ask again, or ask differently.",
-    "length": "raise max_tokens.",
+    "content_filter": "put the request otherwise, or ask another model.",
     "timeout": "raise the endpoint's timeout if the model is slow.",
     "cut": "ask again.",
     "redirect": "set base_url to the address it redirects to, if you trust it.",

@@ -4,9 +4,9 @@ from urllib.parse import urlsplit
 
 from core.cloud.pool.endpoint import ApiEndpoint
 from core.cloud.providers.base import ChatRequest
-from core.cloud.providers.error_body import error_in_answer
 from core.cloud.providers.prepared import PreparedRequests
 from core.cloud.providers.sse import Event
+from core.cloud.providers.told_error import error_told
 from core.cloud.providers.wire import (
     JSON_INSTRUCTION,
     Delta,
@@ -16,8 +16,10 @@ from core.cloud.providers.wire import (
     as_object,
     as_text,
     check_messages,
+    event_object,
+    finish_reason_of,
     model_of,
-    parse_json,
+    reasoning_of,
     text_of,
 )
 from core.json_types import Json, JsonObject, dumps
@@ -49,43 +51,68 @@ class OpenAiCompatible:
         return HttpRequest("POST", prepared.url, headers, dumps(body, "request").encode())
 
     def answer(self, body: JsonObject) -> Delta:
+        tokens = _usage(body)
         choices = body.get("choices")
         if not isinstance(choices, list) or not choices:
-            raise error_in_answer(body) or WireError("has no choices")
+            raise error_told(body, tokens) or WireError("has no choices", tokens=tokens)
         choice = as_object(choices[0])
-        message = as_object(choice.get("message"))
-        if not message:
-            raise error_in_answer(choice) or WireError("has no message in its first choice")
-        text = text_of(message.get("content")) or as_text(message.get("refusal"))
-        finish_reason = as_text(choice.get("finish_reason"))
-        if finish_reason == "error":
-            raise error_in_answer(choice) or WireError("ended with an error", kind="status", status=500, code="error")
-        return Delta(text, finish_reason=finish_reason or "stop", model=as_text(body.get("model")), tokens=_usage(body))
+        message = as_object(choice.get("message")) or as_object(choice.get("delta"))
+        finish_reason = _finish_reason(body, choice, tokens)
+        if not message and not finish_reason:
+            raise error_told(body, tokens) or WireError("has no message in its first choice", tokens=tokens)
+        return _delta(body, message, finish_reason or "stop", tokens)
 
     def event(self, event: Event) -> Delta:
-        if event.data.strip() == "[DONE]":
+        data = event.data.strip()
+        if data == "[DONE]":
             return Delta(end=True)
-        body = parse_json(event.data)
-        if not isinstance(body, dict):
-            raise WireError("has an event that is no object")
+        body = event_object(event)
+        tokens = _usage(body)
         choices = body.get("choices")
-        if not isinstance(choices, list):
-            raise error_in_answer(body) or WireError("has an event without choices")
-        model = as_text(body.get("model"))
-        if not choices:
-            return Delta(model=model, tokens=_usage(body))
-        choice = as_object(choices[0])
-        delta = as_object(choice.get("delta"))
-        finish_reason = as_text(choice.get("finish_reason"))
-        if finish_reason == "error" or "error" in body:
-            raise (
-                error_in_answer(body)
-                or error_in_answer(choice)
-                or WireError("ended with an error", kind="status", status=500)
-            )
-        text = text_of(delta.get("content")) or as_text(delta.get("refusal"))
-        progress = bool(text or delta.get("reasoning_content") or delta.get("reasoning") or delta.get("tool_calls"))
-        return Delta(text, progress, finish_reason or None, model=model, tokens=_usage(body))
+        choice = as_object(choices[0]) if isinstance(choices, list) and choices else {}
+        if not choice:
+            # Usage, the news that a prompt was filtered, or an error; a server written in Go has null for an empty list.
+            error = error_told(body, tokens)
+            if error is not None:
+                raise error
+            return Delta(model=as_text(body.get("model")), tokens=tokens)
+        return _delta(body, as_object(choice.get("delta")), _finish_reason(body, choice, tokens), tokens)
+
+
+def _finish_reason(body: JsonObject, choice: JsonObject, tokens: TokenCounts) -> str | None:
+    """Why the model stopped. Raises WireError for an error beside the choice, or in it."""
+    error = error_told(body, tokens) or error_told(choice, tokens)
+    if error is not None:
+        raise error
+    return finish_reason_of(choice.get("finish_reason"), tokens)
+
+
+def _delta(body: JsonObject, message: JsonObject, finish_reason: str | None, tokens: TokenCounts) -> Delta:
+    content = message.get("content")
+    text = text_of(content) or as_text(message.get("refusal"))
+    reasoning = _reasoning(message, content)
+    calls_tool = bool(message.get("tool_calls") or message.get("function_call"))
+    # Encrypted reasoning cannot be shown, but is work.
+    progress = bool(text or reasoning or calls_tool or message.get("reasoning_details"))
+    return Delta(
+        text,
+        progress,
+        finish_reason,
+        tokens,
+        as_text(body.get("model")),
+        reasoning=reasoning,
+        calls_tool=calls_tool,
+    )
+
+
+def _reasoning(message: JsonObject, content: Json) -> str:
+    """DeepSeek, Moonshot, vLLM: `reasoning_content`; OpenRouter, Groq, Ollama: `reasoning`; Mistral: thinking parts."""
+    told = as_text(message.get("reasoning_content")) or as_text(message.get("reasoning")) or reasoning_of(content)
+    details = message.get("reasoning_details")
+    if told or not isinstance(details, list):
+        return told
+    parts = (as_object(part) for part in details)
+    return "".join(as_text(part.get("text")) or as_text(part.get("summary")) for part in parts)
 
 
 def _url(base_url: str) -> str:

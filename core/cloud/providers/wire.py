@@ -1,12 +1,13 @@
 """What a wire format gives the driver: requests out, answers and stream events in. Pure."""
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast
 
 from core.cloud.pool.endpoint import ApiEndpoint
-from core.cloud.providers.base import ChatRequest, ErrorKind, Message
+from core.cloud.providers.base import ChatRequest, ErrorKind, Message, Usage
 from core.cloud.providers.sse import Event
 from core.errors import InvalidArgument
 from core.json_types import Json, JsonObject
@@ -14,12 +15,29 @@ from core.network import HttpRequest
 
 JSON_INSTRUCTION = "Answer with one JSON object and nothing else."
 
+log = logging.getLogger(__name__)
+
+MOST_TOKENS = 10_000_000
+"""Tokens in or out of one answer beyond which a figure is no count: the largest window there is."""
+
+TokenCounts = tuple[int | None, int | None]
+"""Tokens in and out, None where nothing was said."""
+
+NOT_COUNTED: TokenCounts = (None, None)
+
 
 class WireError(Exception):
     """An answer that is not what the format promises, or an error the provider put into one."""
 
     def __init__(
-        self, message: str, *, kind: ErrorKind = "protocol", status: int = 0, code: str = "", detail: str = ""
+        self,
+        message: str,
+        *,
+        kind: ErrorKind = "protocol",
+        status: int = 0,
+        code: str = "",
+        detail: str = "",
+        tokens: TokenCounts = NOT_COUNTED,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -28,10 +46,8 @@ class WireError(Exception):
         self.code = code
         self.detail = detail
         """The provider's own words, unredacted: not for showing as they are."""
-
-
-TokenCounts = tuple[int | None, int | None]
-"""Tokens in and out, None where nothing was said."""
+        self.tokens = tokens
+        """What it says was used all the same."""
 
 
 @dataclass(slots=True)
@@ -40,12 +56,16 @@ class Delta:
 
     text: str = ""
     progress: bool = False
-    """The model is at work (text, reasoning): restarts the wait for the next token."""
+    """The model is at work (text, reasoning, a tool call): restarts the wait for the next token."""
     finish_reason: str | None = None
-    tokens: TokenCounts = (None, None)
+    tokens: TokenCounts = NOT_COUNTED
     model: str = ""
     end: bool = False
     """Nothing more will come."""
+    reasoning: str = ""
+    """What the model thought, as far as the provider shows it."""
+    calls_tool: bool = False
+    """Instead of answering, or besides, the model calls a tool."""
 
 
 class WireFormat(Protocol):
@@ -127,8 +147,127 @@ def as_text(value: Json) -> str:
 
 
 def as_count(value: Json) -> int | None:
-    """A token count, None when there is none."""
+    """A token count, None when there is none. Some servers write 12 as `12.0` or `"12"`."""
+    if isinstance(value, str) and len(value) <= LONGEST_NUMBER:
+        try:
+            value = float(value)
+        except ValueError:
+            return None
+    if isinstance(value, float):
+        value = int(value) if value.is_integer() else None  # neither a fraction nor infinite nor NaN
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+LONGEST_NUMBER = 30
+"""Characters of a text that may be a number."""
+
+
+def more_tokens(old: TokenCounts, new: TokenCounts) -> TokenCounts:
+    """What was told so far. Providers count up, and some tell again without a part of it: the larger figure holds."""
+    if new == NOT_COUNTED:
+        return old
+    (old_in, old_out), (new_in, new_out) = old, new
+    return _larger(old_in, new_in), _larger(old_out, new_out)
+
+
+def _larger(old: int | None, new: int | None) -> int | None:
+    return new if old is None else old if new is None else max(old, new)
+
+
+def plausible(tokens: TokenCounts, who: str) -> TokenCounts:
+    """`tokens` as the endpoint `who` told them; a figure that no answer can have is capped, and named in the log."""
+    for name, count in zip(("prompt", "answer"), tokens, strict=True):
+        if count is not None and count > MOST_TOKENS:
+            shown = str(count) if count < 10**LONGEST_NUMBER else f"more than 10^{LONGEST_NUMBER}"
+            log.warning(
+                "%s says that its %s took %s tokens, which cannot be: counted as %d", who, name, shown, MOST_TOKENS
+            )
+    tokens_in, tokens_out = tokens
+    return _capped(tokens_in), _capped(tokens_out)
+
+
+def _capped(count: int | None) -> int | None:
+    return None if count is None else min(count, MOST_TOKENS)
+
+
+def as_usage(tokens: TokenCounts) -> Usage | None:
+    """None when nothing was told."""
+    return None if tokens == NOT_COUNTED else Usage(tokens[0] or 0, tokens[1] or 0)
+
+
+_FINISH_REASONS = {
+    "": None,
+    "null": None,
+    "none": None,
+    "eos": "stop",
+    "eos_token": "stop",
+    "complete": "stop",
+    "completed": "stop",
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "max_tokens": "length",
+    "max_length": "length",
+    "model_length": "length",
+    "model_context_window_exceeded": "length",
+    "tool_use": "tool_calls",
+    "tool_call": "tool_calls",
+    "function_call": "tool_calls",
+    "refusal": "content_filter",
+    "content_filtered": "content_filter",
+    "safety": "content_filter",
+    "prohibited_content": "content_filter",
+    "recitation": "content_filter",
+    "blocklist": "content_filter",
+    "spii": "content_filter",
+    "sensitive": "content_filter",
+    "guardrail_intervened": "content_filter",
+}
+"""What providers say, in OpenAI's words."""
+
+_NOT_FINISHED = frozenset({"error", "network_error", "insufficient_system_resource", "abort"})
+"""Reasons that mean: broken off by the server. (Zhipu, DeepSeek, vLLM and SGLang; `error` is OpenRouter's.)"""
+
+
+def finish_reason_of(value: Json, tokens: TokenCounts = NOT_COUNTED) -> str | None:
+    """Why the model stopped, in OpenAI's words where they have one; None while it has not. Raises WireError when it broke down."""
+    if not isinstance(value, str):
+        return None
+    known = value.lower()
+    if known in _NOT_FINISHED:
+        raise WireError(f"ended with {known}", kind="status", status=500, code=known, tokens=tokens)
+    if known in {"stop", "length", "content_filter", "tool_calls"}:
+        return known
+    return _FINISH_REASONS.get(known, value)
+
+
+def reasoning_of(content: Json) -> str:
+    """The reasoning in a message's content: its thinking parts joined, whose text may be a list of parts again (Mistral)."""
+    if not isinstance(content, list):
+        return ""
+    found = []
+    for part in content:
+        if isinstance(part, dict) and part.get("type") in {"thinking", "reasoning"}:
+            told = part.get("thinking", part.get("text"))
+            found.append(told if isinstance(told, str) else text_of(told))
+    return "".join(found)
+
+
+def event_object(event: Event) -> JsonObject:
+    """The object an event holds; an empty one for an event that says nothing. Raises WireError."""
+    data = event.data.strip()
+    if event.name == "error":
+        # Whatever it holds, and in whatever shape, it is one.
+        try:
+            body = parse_json(data)
+        except WireError:
+            body = data
+        return body if isinstance(body, dict) and body.get("error") else {"error": body or "no reason given"}
+    if data in {"", "null"}:
+        return {}
+    body = parse_json(data)
+    if not isinstance(body, dict):
+        raise WireError("has an event that is no object")
+    return body
 
 
 def parse_json(text: str | bytes) -> Json:

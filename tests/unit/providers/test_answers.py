@@ -96,7 +96,8 @@ async def test_headers_of_a_refusal_reach_the_pool_in_lower_case(
         (Step(status=404), "base_url"),
         (Step(status=400), "change the request"),
         (Step(fault="redirect"), "base_url"),
-        (Step(fault="empty", finish_reason="length"), "max_tokens"),
+        (Step(fault="empty"), "ask again"),
+        (Step(fault="empty", finish_reason="content_filter"), "put the request otherwise"),
     ],
 )
 async def test_each_error_says_what_to_do(llm_server: LlmServer, alpha: ApiEndpoint, step: Step, advice: str) -> None:
