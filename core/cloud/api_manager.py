@@ -200,6 +200,7 @@ class ApiManager:
             success.latency,
             success.attempts,
             answer.finish_reason,
+            answer.reasoning,
         )
 
     def chat(self, messages: str | Sequence[Message], **options: Unpack[ChatOptions]) -> ChatResult:

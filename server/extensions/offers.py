@@ -145,7 +145,7 @@ def _chat_answer(result: JsonObject) -> ChatAnswer:
     """The result of an `ai_call` task as call_api words it."""
     attempts = result.get("attempts")
     several = attempts if isinstance(attempts, list) and len(attempts) > 1 else []
-    parts = {name: result.get(name) for name in ("endpoint", "model", "usage", "latency", "finish_reason")}
+    parts = {name: result.get(name) for name in ("endpoint", "model", "usage", "latency", "finish_reason", "reasoning")}
     lines = [_attempt(attempt) for attempt in several if isinstance(attempt, dict)]
     answer = {
         "text": result.get("text", ""),

@@ -2,6 +2,7 @@
 
 from typing import Annotated, Any, Literal, Required, TypedDict, cast
 
+from core.cloud.pool.chat import check_has_text
 from core.cloud.pool.endpoint import ApiEndpoint
 from core.errors import InvalidArgument
 from server.records import filled
@@ -238,6 +239,7 @@ class ChatAnswer(TypedDict, total=False):
     cost: float
     latency: Required[Annotated[float, "seconds"]]
     finish_reason: str
+    reasoning: Annotated[str, UNTRUSTED]
     attempts: Annotated[list[str], UNTRUSTED]
 
 
@@ -272,6 +274,7 @@ async def call_api(
         deadline=timeout,
     )
     call.app.changes.announce()
+    check_has_text(answer, max_tokens)
     told: ChatAnswer = {
         "text": answer.text,
         "endpoint": answer.endpoint,
@@ -283,6 +286,8 @@ async def call_api(
         told["cost"] = answer.cost
     if answer.finish_reason:
         told["finish_reason"] = answer.finish_reason
+    if answer.reasoning:
+        told["reasoning"] = answer.reasoning
     if len(answer.attempts) > 1:
         told["attempts"] = [str(attempt) for attempt in answer.attempts]
     return told

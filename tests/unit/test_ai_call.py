@@ -14,8 +14,9 @@ from core.errors import AllEndpointsFailed, Permanent
 class Pool:
     """Answers with a text, or fails."""
 
-    def __init__(self, text="4", error=None, usable=("a", "b")):
+    def __init__(self, text="4", error=None, usable=("a", "b"), finish_reason="stop", reasoning=""):
         self.text, self.error, self.names = text, error, set(usable)
+        self.finish_reason, self.reasoning = finish_reason, reasoning
         self.asked = []
 
     def usable(self):
@@ -35,7 +36,9 @@ class Pool:
             AttemptRecord("a", OutcomeClass.TRANSIENT, "503", 0.1),
             AttemptRecord("b", OutcomeClass.OK, "", 0.25),
         )
-        return ChatResult(self.text, "b", "model-1", Usage(3, 5), 0.01, 0.25, attempts, "stop")
+        return ChatResult(
+            self.text, "b", "model-1", Usage(3, 5), 0.01, 0.25, attempts, self.finish_reason, self.reasoning
+        )
 
 
 async def call(pool, payload):
@@ -101,6 +104,40 @@ async def test_json_is_parsed_into_data():
 def test_what_is_not_json_can_be_asked_again(text):
     with pytest.raises(AnswerNotJsonError):
         json_of(text)
+
+
+@pytest.mark.parametrize(
+    ("finish_reason", "reasoning", "said", "fix"),
+    [
+        ("length", "Let me see", "all 5 tokens went into reasoning", "raise max_tokens (it was 5)"),
+        ("length", "", "all 5 tokens were spent before the first word", "raise max_tokens (it was 5)"),
+        ("tool_calls", "", "it called a tool instead", "take the tools out"),
+        ("content_filter", "", "the provider filtered it", "put the request otherwise"),
+        ("stop", "Let me see", "it stopped (stop) after reasoning", "say in the prompt"),
+        ("pause_turn", "", "it stopped (pause_turn)", "say in the prompt"),
+    ],
+)
+async def test_an_answer_without_text_fails_for_good_and_says_what_to_change(finish_reason, reasoning, said, fix):
+    pool = Pool(" \n", finish_reason=finish_reason, reasoning=reasoning)
+
+    with pytest.raises(Permanent) as failure:
+        await call(pool, {"prompt": "2 + 2", "max_tokens": 5})
+    assert said in failure.value.message
+    assert "b (model-1)" in failure.value.message
+    assert fix in failure.value.fix
+    assert len(pool.asked) == 1
+
+
+async def test_reasoning_stands_beside_the_text():
+    answer = await call(Pool(reasoning="2 and 2"), {"prompt": "2 + 2"})
+
+    assert (answer["text"], answer["reasoning"]) == ("4", "2 and 2")
+
+
+async def test_json_that_the_limit_cut_off_is_not_asked_for_again():
+    with pytest.raises(Permanent, match="cut off") as failure:
+        await call(Pool('{"sum": ', finish_reason="length"), {"prompt": "2 + 2", "json": True})
+    assert "raise max_tokens" in failure.value.fix
 
 
 async def test_a_failed_pool_passes_its_error_on():

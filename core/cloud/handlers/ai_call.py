@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, Unpack, cast
 
 from core.cloud.handlers.registry import HandlerRegistry
-from core.cloud.pool.chat import ChatOptions, ChatResult
+from core.cloud.pool.chat import ChatOptions, ChatResult, check_has_text
 from core.cloud.providers.base import Message
 from core.errors import HeablcoinError, Permanent
 from core.json_types import Json, JsonObject, dumps
@@ -40,6 +40,7 @@ def register_ai_call(registry: HandlerRegistry, manager: ChatPool) -> None:
         """Ask a language model; see parse() for the payload and as_result() for the result."""
         messages, options = parse(payload)
         answer = await manager.achat(messages, **options)
+        check_has_text(answer, options.get("max_tokens"))
         return as_result(answer, wants_json=options.get("json", False))
 
     def capabilities() -> list[str]:
@@ -93,7 +94,9 @@ def _check_types(given: Mapping[str, Json]) -> None:
 
 
 def as_result(answer: ChatResult, *, wants_json: bool) -> JsonObject:
-    """`{text, endpoint, model, usage, cost, latency, finish_reason, attempts}`, and `data` when JSON was asked for."""
+    """`{text, endpoint, model, usage, cost, latency, finish_reason, attempts}`, `reasoning` when the model showed some, and `data` when JSON
+    was asked for. Raises AnswerNotJsonError, or Permanent for JSON that was cut off by its limit of tokens.
+    """
     result: JsonObject = {
         "text": answer.text,
         "endpoint": answer.endpoint,
@@ -112,8 +115,15 @@ def as_result(answer: ChatResult, *, wants_json: bool) -> JsonObject:
             for attempt in answer.attempts
         ],
     }
+    if answer.reasoning:
+        result["reasoning"] = answer.reasoning
     if wants_json:
-        result["data"] = json_of(answer.text)
+        try:
+            result["data"] = json_of(answer.text)
+        except AnswerNotJsonError:
+            if answer.finish_reason == "length":
+                raise Permanent("The JSON was cut off by the limit of tokens.", "raise max_tokens") from None
+            raise
     return result
 
 

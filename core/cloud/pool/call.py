@@ -25,6 +25,7 @@ from core.cloud.pool.member import Member
 from core.cloud.pool.outcome import OK, Outcome, OutcomeClass, classify, exhausted_for, headers_of
 from core.cloud.pool.pool import NO_USAGE, Flight, Pool, Usage
 from core.cloud.pool.selection import Roster
+from core.cloud.pool.usage import tokens_of
 from core.errors import AllEndpointsFailed, HeablcoinError
 
 log = logging.getLogger(__name__)
@@ -76,6 +77,16 @@ class Landed:
 
 Command = Admit | Attempt | KeepWaiting | Pause
 Event = int | Refused | Landed | None
+
+
+AT_DEADLINE = "deadline"
+"""Code of the error of a stream that was at work when the call's own time was over: nobody's fault."""
+
+
+def _tokens_told(error: Exception, flight: Flight) -> tuple[int, int]:
+    """What a call that failed was charged for all the same, as far as its error or its stream told."""
+    tokens_in, tokens_out = tokens_of(error)
+    return max(tokens_in, flight.told.tokens_in), max(tokens_out, flight.told.tokens_out)
 
 
 def no_usage(_result: object, _epoch: float) -> Usage:
@@ -346,10 +357,12 @@ class Call:
     def _failed(self, flight: Flight, error: Exception) -> None:
         member, pool = flight.member, self._pool
         outcome, exhausted = self._judged(error)
-        if outcome.timed_out and member.cut_short(flight.started, flight.allowed, pool.clock.monotonic()):
+        if outcome.timed_out and getattr(error, "code", "") == AT_DEADLINE:
+            outcome = Outcome(OutcomeClass.CANCELLED, reason="it was still at work at the call's deadline")
+        elif outcome.timed_out and member.cut_short(flight.started, flight.allowed, pool.clock.monotonic()):
             outcome = Outcome(OutcomeClass.CANCELLED, reason="the call's deadline came before it could answer")
         reason = pool.shown(outcome.reason)
-        latency = pool.settle(flight, outcome, reason, Usage(exhausted_for=exhausted))
+        latency = pool.settle(flight, outcome, reason, Usage(*_tokens_told(error, flight), exhausted))
         self._flying.remove(flight)
         self._record(flight, outcome.kind, reason, latency, outcome.status)
         if outcome.kind is OutcomeClass.CALLER_FAULT:

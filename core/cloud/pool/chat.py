@@ -8,8 +8,9 @@ from core.cloud.pool.attempts import AttemptRecord
 from core.cloud.pool.endpoint import is_whole
 from core.cloud.pool.outcome import exhausted_for
 from core.cloud.pool.pool import NO_USAGE, Usage
+from core.cloud.pool.usage import tokens_of
 from core.cloud.providers.base import ChatAnswer, ChatRequest, Message
-from core.errors import InvalidArgument
+from core.errors import InvalidArgument, Permanent
 
 
 class ChatOptions(TypedDict, total=False):
@@ -40,6 +41,7 @@ class ChatResult:
     """A complete answer."""
 
     text: str
+    """'' when the model gave none: `finish_reason` says why."""
     endpoint: str
     """Name of the endpoint that gave it."""
     model: str
@@ -54,6 +56,32 @@ class ChatResult:
     """All attempts, the last being the one that succeeded (or a hedge that was cancelled)."""
     finish_reason: str
     """`stop`, `length`, `content_filter`, `tool_calls`."""
+    reasoning: str = ""
+    """What the model thought before it answered, as far as the provider shows it."""
+
+
+def check_has_text(answer: ChatResult, max_tokens: int | None) -> None:
+    """For callers that need a text. Raises Permanent, which says what to change, unless the answer has one.
+
+    Asking again as before would be paid for again, and end the same way.
+    """
+    if answer.text.strip():
+        return
+    limit = f" (it was {max_tokens})" if max_tokens else ""
+    spent = answer.usage.tokens_out
+    if answer.finish_reason == "length":
+        where = "went into reasoning" if answer.reasoning.strip() else "were spent before the first word"
+        said = f"all {spent} tokens {where}" if spent else f"all tokens it may use {where}"
+        fix = f"raise max_tokens{limit}, or choose a model or settings that reason less"
+    elif answer.finish_reason == "tool_calls":
+        said = "it called a tool instead"
+        fix = "take the tools out of the endpoint's extra_body, or say in the prompt to answer in words"
+    elif answer.finish_reason == "content_filter":
+        said, fix = "the provider filtered it", "put the request otherwise, or ask another model"
+    else:
+        said = f"it stopped ({answer.finish_reason}){' after reasoning' if answer.reasoning.strip() else ''}"
+        fix = "say in the prompt what to answer, or ask another model"
+    raise Permanent(f"The answer of {answer.endpoint} ({answer.model}) has no text: {said}.", fix)
 
 
 def request_of(messages: str | Sequence[Message], options: ChatOptions) -> ChatRequest:
@@ -93,24 +121,8 @@ def as_messages(messages: object) -> Sequence[Message]:
 
 def usage_of(result: Any, epoch: float) -> Usage:
     """What a result says in a way that is known: tokens, and in its headers whether its limits are used up."""
-    tokens_in, tokens_out = tokens_of(result)
+    tokens_in, tokens_out = (
+        (result.usage.tokens_in, result.usage.tokens_out) if isinstance(result, ChatAnswer) else tokens_of(result)
+    )
     left = exhausted_for(result.headers, epoch) if isinstance(result, ChatAnswer) and result.headers else None
     return Usage(tokens_in, tokens_out, left) if tokens_in or tokens_out or left else NO_USAGE
-
-
-def tokens_of(result: Any) -> tuple[int, int]:
-    """Tokens in and out, from a ChatAnswer or from OpenAI's or Anthropic's `usage`, as JSON or as an SDK's object."""
-    if isinstance(result, ChatAnswer):
-        return result.usage.tokens_in, result.usage.tokens_out
-    found = result.get("usage") if type(result) is dict else getattr(result, "usage", None)
-    if found is None:
-        return 0, 0
-    return _count(found, "prompt_tokens", "input_tokens"), _count(found, "completion_tokens", "output_tokens")
-
-
-def _count(usage: object, *names: str) -> int:
-    for name in names:
-        value = usage.get(name) if isinstance(usage, Mapping) else getattr(usage, name, None)
-        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-            return value
-    return 0

@@ -107,9 +107,9 @@ async def adrive(pool: Pool, plan: CallPlan, work: AsyncWork) -> Success:
         while True:
             command = steps.send(event)
             if type(command) is Admit:
-                event = await _admit(pool, command) if pool.shared else admit(pool, command)
+                event = await async_admit(pool, command)
             elif type(command) is Pause:
-                await _apause(command)
+                await async_pause(command)
                 event = None
             else:
                 event = await _fly(command, flying, work)
@@ -126,7 +126,7 @@ async def adrive(pool: Pool, plan: CallPlan, work: AsyncWork) -> Success:
             await asyncio.gather(*flying, return_exceptions=True)
 
 
-async def _apause(command: Pause) -> None:
+async def async_pause(command: Pause) -> None:
     turn = command.turn
     if turn is None:
         await asyncio.sleep(command.seconds)
@@ -181,8 +181,10 @@ async def within(seconds: float, asked: Awaitable[R]) -> R:
         return await asked
 
 
-async def _admit(pool: Pool, command: Admit) -> int | Refused:
-    """Ask a shared ledger from a thread, because the database may be busy; a slot taken for a caller that left is freed."""
+async def async_admit(pool: Pool, command: Admit) -> int | Refused:
+    """`admit`, but a shared ledger is asked from a thread, because the database may be busy; a slot taken for a caller that left is freed."""
+    if not pool.shared:
+        return admit(pool, command)
     asking = asyncio.get_running_loop().run_in_executor(pool.executor, admit, pool, command)
     try:
         return await asyncio.shield(asking)

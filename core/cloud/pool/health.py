@@ -95,6 +95,16 @@ class Health:
         if token == self.probe:
             self.probe, self.probe_until = 0, 0.0
 
+    def first_token(self, token: int, began: float) -> None:
+        """The probe's stream begins: the endpoint is back, whatever becomes of this one answer.
+
+        Where only a soft hold steers callers elsewhere, the stream's end decides: one that breaks off each time would else never add up.
+        """
+        if token == self.probe:
+            if self.hard:
+                self.succeeded(began)
+            self.end(token)
+
     def succeeded(self, began: float) -> None:
         """A call that began at `began` was answered.
 

@@ -161,7 +161,10 @@ def matters(health: Health, report: Report) -> bool:
 
 
 def apply(health: Health, token: int, report: Report) -> None:
-    """Change `health` by how a call ended."""
+    """Change `health` by how a call ended, or by its first token."""
+    if report.opened:
+        health.first_token(token, report.began)
+        return
     health.end(token)
     kind = report.outcome.kind
     if kind is OutcomeClass.OK or kind is OutcomeClass.CALLER_FAULT:

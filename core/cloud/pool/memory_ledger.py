@@ -81,6 +81,9 @@ class MemoryAccount:
 
     def settle(self, token: int, report: Report) -> None:
         with self._lock:
+            if report.opened:
+                apply(self.health, token, report)
+                return
             self.in_flight -= 1
             try:
                 self._tally.add(report)

@@ -20,6 +20,18 @@ from core.errors import UnknownEndpoint
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What an answer says about itself."""
+
+    tokens_in: int = 0
+    tokens_out: int = 0
+    exhausted_for: float | None = None
+
+
+NO_USAGE = Usage()
+
+
 @dataclass(slots=True, eq=False)
 class Flight:
     """A call to one endpoint that is under way."""
@@ -37,18 +49,8 @@ class Flight:
     """What it was charged, by the endpoint's prices, once it is over."""
     settled: bool = False
     """It is over and counted: once, whatever happens."""
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What an answer says about itself."""
-
-    tokens_in: int = 0
-    tokens_out: int = 0
-    exhausted_for: float | None = None
-
-
-NO_USAGE = Usage()
+    told: Usage = NO_USAGE
+    """What a stream told so far: it counts however the call ends."""
 
 
 class Pool:
@@ -159,7 +161,7 @@ class Pool:
             cost,
             error,
             usage.exhausted_for,
-            0.0 if outcome is OK else self.rng.uniform(-1.0, 1.0),
+            jitter=0.0 if outcome is OK else self.rng.uniform(-1.0, 1.0),
         )
 
     def _learn(self, member: Member, report: Report, *, clean: bool, hard: bool) -> None:
@@ -189,9 +191,28 @@ class Pool:
             log.warning("the text of an error could not be made safe and is left out (%s)", type(error).__name__)
             return ""
 
+    def first_token(self, flight: Flight) -> None:
+        """A stream gave its first token: if it is the probe of its endpoint, others need not wait for its end."""
+        member = flight.member
+        account = member.account
+        if account.health.probe != flight.token:
+            return
+        try:
+            hard = account.health.hard
+            now = self.time()
+            account.settle(flight.token, Report(OK, flight.began, now, self.clock.now(), 0.0, opened=True))
+            member.refresh(now)
+            if hard and account.health.clean:
+                member.budget.refill()
+                log.debug("%s gives tokens again", member.name)
+            if self.line.turns:
+                self.line.freed(member)
+        except Exception:
+            log.exception("the first token of a probe of %s taught nothing", member.name)
+
     def abandon(self, flight: Flight) -> float:
-        """A call was cancelled: nothing is known but that it took this long."""
-        return self.settle(flight, CANCELLED)
+        """A call was cancelled: nothing is known but that it took this long, and what it told until then."""
+        return self.settle(flight, CANCELLED, usage=flight.told)
 
     def close(self) -> None:
         if self._executor is not None:

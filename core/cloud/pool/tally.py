@@ -34,6 +34,8 @@ class Report:
     """What went wrong, without secrets."""
     exhausted_for: float | None = None
     """Seconds for which the endpoint's headers say nothing is left."""
+    opened: bool = False
+    """Not the end of the attempt but its first token: only the endpoint's health learns of it."""
     jitter: float = 0.0
     """Uniform in [-1, 1]; drawn once, so that every process computes the same hold."""
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from core.cloud.pool.chat import tokens_of
 from core.cloud.pool.endpoint import ApiEndpoint
 from core.cloud.pool.outcome import status_of
+from core.cloud.pool.usage import tokens_of
 from core.cloud.providers.base import ChatAnswer
 
 if TYPE_CHECKING:

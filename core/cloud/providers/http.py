@@ -6,10 +6,11 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 
 from core.cloud.pool.endpoint import ApiEndpoint
+from core.cloud.pool.usage import plausible
 from core.cloud.providers.base import ChatAnswer, ChatChunk, ChatRequest, Usage
 from core.cloud.providers.error_report import Problem, check_head, provider_error, telling_headers
 from core.cloud.providers.stream_answer import StreamAnswer, checked_finish
-from core.cloud.providers.wire import WireError, WireFormat, as_usage, parse_json, plausible
+from core.cloud.providers.wire import WireError, WireFormat, as_usage, parse_json
 from core.errors import UrlRefused
 from core.network import HttpError, HttpStream, Transport
 from core.network.http import MAX_BODY

@@ -3,6 +3,7 @@
 from urllib.parse import urlsplit
 
 from core.cloud.pool.endpoint import ApiEndpoint
+from core.cloud.pool.usage import TokenCounts, as_count
 from core.cloud.providers.base import ChatRequest
 from core.cloud.providers.prepared import PreparedRequests
 from core.cloud.providers.sse import Event
@@ -10,9 +11,7 @@ from core.cloud.providers.told_error import error_told
 from core.cloud.providers.wire import (
     JSON_INSTRUCTION,
     Delta,
-    TokenCounts,
     WireError,
-    as_count,
     as_object,
     as_text,
     check_messages,

@@ -31,9 +31,11 @@ def _status(response: object) -> int:
 
 
 def _raise_error(endpoint: ApiEndpoint, body: dict[str, object]) -> None:
+    from core.cloud.pool.usage import tokens_of
+    from core.cloud.providers.base import Usage
     from core.cloud.providers.error_body import error_in_answer
     from core.cloud.providers.error_report import provider_error
 
     found = error_in_answer(body)  # type: ignore[arg-type]  # a body that is not JSON throughout is read as far as it is
     if found is not None:
-        raise provider_error(endpoint, found, 0, {})
+        raise provider_error(endpoint, found, 0, {}, usage=Usage(*tokens_of(body)))

@@ -2,19 +2,18 @@
 
 from collections.abc import Iterator
 
+from core.cloud.pool.usage import TokenCounts, plausible
 from core.cloud.providers.base import ChatChunk, Usage
 from core.cloud.providers.sse import Event, EventError, SseDecoder
 from core.cloud.providers.told_error import error_told
 from core.cloud.providers.wire import (
     NOT_COUNTED,
     Delta,
-    TokenCounts,
     WireError,
     WireFormat,
     as_usage,
     more_tokens,
     parse_json,
-    plausible,
 )
 from core.network.http import MAX_BODY
 

@@ -1,12 +1,12 @@
 """What a wire format gives the driver: requests out, answers and stream events in. Pure."""
 
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast
 
 from core.cloud.pool.endpoint import ApiEndpoint
+from core.cloud.pool.usage import TokenCounts
 from core.cloud.providers.base import ChatRequest, ErrorKind, Message, Usage
 from core.cloud.providers.sse import Event
 from core.errors import InvalidArgument
@@ -14,14 +14,6 @@ from core.json_types import Json, JsonObject
 from core.network import HttpRequest
 
 JSON_INSTRUCTION = "Answer with one JSON object and nothing else."
-
-log = logging.getLogger(__name__)
-
-MOST_TOKENS = 10_000_000
-"""Tokens in or out of one answer beyond which a figure is no count: the largest window there is."""
-
-TokenCounts = tuple[int | None, int | None]
-"""Tokens in and out, None where nothing was said."""
 
 NOT_COUNTED: TokenCounts = (None, None)
 
@@ -146,22 +138,6 @@ def as_text(value: Json) -> str:
     return value if isinstance(value, str) else ""
 
 
-def as_count(value: Json) -> int | None:
-    """A token count, None when there is none. Some servers write 12 as `12.0` or `"12"`."""
-    if isinstance(value, str) and len(value) <= LONGEST_NUMBER:
-        try:
-            value = float(value)
-        except ValueError:
-            return None
-    if isinstance(value, float):
-        value = int(value) if value.is_integer() else None  # neither a fraction nor infinite nor NaN
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
-
-
-LONGEST_NUMBER = 30
-"""Characters of a text that may be a number."""
-
-
 def more_tokens(old: TokenCounts, new: TokenCounts) -> TokenCounts:
     """What was told so far. Providers count up, and some tell again without a part of it: the larger figure holds."""
     if new == NOT_COUNTED:
@@ -172,22 +148,6 @@ def more_tokens(old: TokenCounts, new: TokenCounts) -> TokenCounts:
 
 def _larger(old: int | None, new: int | None) -> int | None:
     return new if old is None else old if new is None else max(old, new)
-
-
-def plausible(tokens: TokenCounts, who: str) -> TokenCounts:
-    """`tokens` as the endpoint `who` told them; a figure that no answer can have is capped, and named in the log."""
-    for name, count in zip(("prompt", "answer"), tokens, strict=True):
-        if count is not None and count > MOST_TOKENS:
-            shown = str(count) if count < 10**LONGEST_NUMBER else f"more than 10^{LONGEST_NUMBER}"
-            log.warning(
-                "%s says that its %s took %s tokens, which cannot be: counted as %d", who, name, shown, MOST_TOKENS
-            )
-    tokens_in, tokens_out = tokens
-    return _capped(tokens_in), _capped(tokens_out)
-
-
-def _capped(count: int | None) -> int | None:
-    return None if count is None else min(count, MOST_TOKENS)
 
 
 def as_usage(tokens: TokenCounts) -> Usage | None:

@@ -197,7 +197,7 @@ class SqlitePoolStore:
     def settle(self, account: "SqliteAccount", token: int, report: Report) -> None:
         """Note a call's end; the database learns it soon, at once when other callers depend on it. Never raises."""
         with self._lock:
-            account.in_flight -= 1
+            account.in_flight -= not report.opened
             try:
                 changes_health = matters(account.health, report)
                 if changes_health:
@@ -387,7 +387,7 @@ def _write(connection: apsw.Connection, settled: Sequence[Settled]) -> dict[str,
         if not add_total(connection, name, items):
             continue
         for item in items:
-            if item.endpoint.max_concurrency:
+            if item.endpoint.max_concurrency and not item.report.opened:
                 connection.execute(POOL["end_flight"], (name, item.token))
         changes = [item for item in items if item.changes_health]
         health = read_health(connection, name) if changes else None

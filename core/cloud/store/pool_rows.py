@@ -33,6 +33,8 @@ def add_total(connection: apsw.Connection, name: str, settled: Sequence[Settled]
     days: dict[int, Spending] = {}
     for item in settled:
         report = item.report
+        if report.opened:
+            continue
         tally.add(report)
         if item.token < 0 or report.tokens_in or report.tokens_out:
             spent = days.setdefault(day_of(report.at), Spending())

@@ -1,0 +1,69 @@
+"""Token counts, as answers, errors and the objects of SDKs tell them. Pure."""
+
+import logging
+from collections.abc import Mapping
+
+from core.cloud.pool.tally import MOST_TOKENS
+
+log = logging.getLogger(__name__)
+
+LONGEST_NUMBER = 30
+"""Characters of a text that may be a number."""
+
+TokenCounts = tuple[int | None, int | None]
+"""Tokens in and out, None where nothing was said."""
+
+
+def as_count(value: object) -> int | None:
+    """A token count, None when there is none. Some servers write 12 as `12.0` or `"12"`."""
+    if isinstance(value, str) and len(value) <= LONGEST_NUMBER:
+        try:
+            value = float(value)
+        except ValueError:
+            return None
+    if isinstance(value, float):
+        value = int(value) if value.is_integer() else None  # neither a fraction nor infinite nor NaN
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def plausible(tokens: TokenCounts, who: str) -> TokenCounts:
+    """`tokens` as `who` (an endpoint's name) told them; a figure that no answer can have is capped, and named in the log."""
+    for name, count in zip(("prompt", "answer"), tokens, strict=True):
+        if count is not None and count > MOST_TOKENS:
+            shown = str(count) if count < 10**LONGEST_NUMBER else f"more than 10^{LONGEST_NUMBER}"
+            log.warning(
+                "%s says that its %s took %s tokens, which cannot be: counted as %d", who, name, shown, MOST_TOKENS
+            )
+    tokens_in, tokens_out = tokens
+    return _capped(tokens_in), _capped(tokens_out)
+
+
+def _capped(count: int | None) -> int | None:
+    return None if count is None else min(count, MOST_TOKENS)
+
+
+def tokens_of(result: object) -> tuple[int, int]:
+    """Tokens in and out: from `usage` in our own words, OpenAI's or Anthropic's, as JSON, as an SDK's object or in an error's body."""
+    body = result if type(result) is dict else getattr(result, "body", None)
+    found = body.get("usage") if isinstance(body, Mapping) else None
+    if found is None:
+        found = getattr(result, "usage", None)
+    if found is None:
+        return 0, 0
+    tokens_in = _count(found, "prompt_tokens", "input_tokens", "tokens_in")
+    if tokens_in is not None:
+        tokens_in += sum(
+            _count(found, name) or 0 for name in ("cache_creation_input_tokens", "cache_read_input_tokens")
+        )
+    tokens_in, tokens_out = plausible(
+        (tokens_in, _count(found, "completion_tokens", "output_tokens", "tokens_out")), "A result"
+    )
+    return tokens_in or 0, tokens_out or 0
+
+
+def _count(usage: object, *names: str) -> int | None:
+    for name in names:
+        count = as_count(usage.get(name) if isinstance(usage, Mapping) else getattr(usage, name, None))
+        if count is not None:
+            return count
+    return None
