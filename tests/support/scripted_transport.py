@@ -16,6 +16,8 @@ class Reply:
     status: int = 200
     content_type: str = "application/json"
     headers: Mapping[str, str] = field(default_factory=dict)
+    gap: float = 0.0
+    """Seconds before each piece but the first."""
     hangs: bool = False
     """Nothing more comes after the pieces, and the connection stays open; otherwise the body ends there."""
     cut: bool = False
@@ -23,10 +25,12 @@ class Reply:
 
 
 class ScriptedTransport:
-    """Gives `reply` to every request, or what `reply_to` makes of it."""
+    """Gives `reply` to every request, or the one its host has in `by_host`."""
 
-    def __init__(self, reply: Reply | None = None) -> None:
+    def __init__(self, reply: Reply | None = None, **by_host: Reply) -> None:
         self.reply = reply or Reply([b"{}"])
+        self.by_host = by_host
+        """By the first label of the host: `https://first.example` gets that of `first`."""
         self.requests: list[HttpRequest] = []
         self.open = 0
         """Streams that were opened and not closed."""
@@ -51,7 +55,8 @@ class ScriptedTransport:
 
     def _stream(self, request: HttpRequest) -> "ScriptedStream":
         self.requests.append(request)
-        return ScriptedStream(self.reply)
+        host = request.url.partition("://")[2].partition(".")[0]
+        return ScriptedStream(self.by_host.get(host, self.reply))
 
     async def aclose(self) -> None:
         pass
@@ -64,7 +69,9 @@ class ScriptedStream:
         self.headers = {"content-type": reply.content_type, **reply.headers}
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
-        for piece in self._reply.pieces:
+        for position, piece in enumerate(self._reply.pieces):
+            if position and self._reply.gap:
+                await asyncio.sleep(self._reply.gap)
             if piece:
                 yield piece
         if self._reply.hangs:

@@ -105,12 +105,9 @@ def _block(block: JsonObject) -> Delta:
     calls_tool = kind == "tool_use"
     text = as_text(block.get("text"))
     reasoning = as_text(block.get("thinking"))
-    return Delta(
-        text,
-        bool(text or kind.endswith("_delta") or reasoning or calls_tool),
-        reasoning=reasoning,
-        calls_tool=calls_tool,
-    )
+    # A signature, a tool's input and thinking that is kept back cannot be shown, but are work.
+    progress = bool(text or reasoning or calls_tool) or kind.endswith("_delta") or kind == "redacted_thinking"
+    return Delta(text, progress, reasoning=reasoning, calls_tool=calls_tool)
 
 
 def _url(base_url: str) -> str:

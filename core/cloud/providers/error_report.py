@@ -1,11 +1,13 @@
 """ProviderError in words: what the endpoint did, then what to do about it. Pure."""
 
+import json
 from collections.abc import Mapping
 
 from core.cloud.pool.endpoint import ApiEndpoint
+from core.cloud.pool.usage import TokenCounts, tokens_of
 from core.cloud.providers.base import ProviderError, Usage
 from core.cloud.providers.error_body import read_error
-from core.cloud.providers.wire import WireError
+from core.cloud.providers.wire import NOT_COUNTED, WireError, as_object
 from core.errors import UrlRefused
 from core.network import HttpError, parse_url
 from core.redaction import KNOWN_SECRETS, excerpt, redact
@@ -31,10 +33,30 @@ def check_head(status: int, headers: Mapping[str, str], body: bytes, wanted: str
         raise WireError(f"is a redirect{_whither(headers)}", code="redirect")
     if not 200 <= status <= 299:
         detail = read_error(body)
-        raise WireError(f"is HTTP {status}", kind="status", status=status, code=detail.code, detail=detail.message)
+        raise WireError(
+            f"is HTTP {status}",
+            kind="status",
+            status=status,
+            code=detail.code,
+            detail=detail.message,
+            tokens=tokens_in(body),
+        )
     if not (kind == "application/json" or kind.endswith("+json")):
         shown = excerpt(kind, limit=60) or "no content type"
         raise WireError(f"is {shown} instead of {wanted}", code="content_type")
+
+
+def tokens_in(body: bytes) -> TokenCounts:
+    """What an error's body says was used all the same, mostly nothing."""
+    if b'"usage"' not in body:
+        return NOT_COUNTED
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return NOT_COUNTED
+    found = as_object(value)
+    told = tokens_of({"usage": found.get("usage") or as_object(found.get("error")).get("usage")})
+    return NOT_COUNTED if told == (0, 0) else told
 
 
 def telling_headers(headers: Mapping[str, str]) -> dict[str, str]:

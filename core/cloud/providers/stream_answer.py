@@ -39,6 +39,7 @@ class StreamAnswer:
         self._blank = True
         self._reasoned = False
         self._calls_tool = False
+        self._worked = False
         self._told = NOT_COUNTED
         """Those of the tokens that a chunk carried already."""
 
@@ -73,7 +74,7 @@ class StreamAnswer:
 
     def timed_out(self) -> WireError:
         """What it means that nothing more came in time."""
-        if self._size or self._calls_tool:
+        if self._worked:
             return WireError("stopped coming between two tokens", kind="timeout", code="stall")
         return WireError("did not start in time", kind="timeout", code="first_token")
 
@@ -100,6 +101,7 @@ class StreamAnswer:
         self._reasoned = self._reasoned or bool(delta.reasoning)
         self._calls_tool = self._calls_tool or delta.calls_tool
         self.progress = self.progress or delta.progress
+        self._worked = self._worked or delta.progress
         self.finish_reason = delta.finish_reason or self.finish_reason
         self.ended = self.ended or delta.end
         self.model = self.model or delta.model
