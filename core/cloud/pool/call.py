@@ -83,9 +83,13 @@ AT_DEADLINE = "deadline"
 """Code of the error of a stream that was at work when the call's own time was over: nobody's fault."""
 
 
-def _tokens_told(error: Exception, flight: Flight) -> tuple[int, int]:
+def tokens_told(error: Exception, flight: Flight) -> tuple[int, int]:
     """What a call that failed was charged for all the same, as far as its error or its stream told."""
-    tokens_in, tokens_out = tokens_of(error)
+    try:
+        tokens_in, tokens_out = tokens_of(error)
+    except Exception as trouble:  # noqa: BLE001 - an error that hides what it holds tells of no tokens
+        log.debug("the usage in an error of type %s cannot be read (%s)", type(error).__name__, type(trouble).__name__)
+        tokens_in, tokens_out = 0, 0
     return max(tokens_in, flight.told.tokens_in), max(tokens_out, flight.told.tokens_out)
 
 
@@ -362,7 +366,7 @@ class Call:
         elif outcome.timed_out and member.cut_short(flight.started, flight.allowed, pool.clock.monotonic()):
             outcome = Outcome(OutcomeClass.CANCELLED, reason="the call's deadline came before it could answer")
         reason = pool.shown(outcome.reason)
-        latency = pool.settle(flight, outcome, reason, Usage(*_tokens_told(error, flight), exhausted))
+        latency = pool.settle(flight, outcome, reason, Usage(*tokens_told(error, flight), exhausted))
         self._flying.remove(flight)
         self._record(flight, outcome.kind, reason, latency, outcome.status)
         if outcome.kind is OutcomeClass.CALLER_FAULT:

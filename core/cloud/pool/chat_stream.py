@@ -6,12 +6,23 @@ from contextlib import aclosing
 from typing import Any
 
 from core.cloud.pool import telemetry
-from core.cloud.pool.call import AT_DEADLINE, Admit, Attempt, Call, CallPlan, Command, Event, Landed, Pause, Success
+from core.cloud.pool.call import (
+    AT_DEADLINE,
+    Admit,
+    Attempt,
+    Call,
+    CallPlan,
+    Command,
+    Event,
+    Landed,
+    Pause,
+    Success,
+    tokens_told,
+)
 from core.cloud.pool.drivers import async_admit, async_pause
 from core.cloud.pool.endpoint import ApiEndpoint
 from core.cloud.pool.outcome import CANCELLED, OK, Outcome, OutcomeClass, classify
 from core.cloud.pool.pool import Flight, Pool, Usage
-from core.cloud.pool.usage import tokens_of
 from core.cloud.providers.base import ChatChunk, ChatRequest, Provider, ProviderError
 from core.errors import AllEndpointsFailed
 
@@ -212,6 +223,4 @@ class _Attempt:
 
     def _add_usage(self, error: Exception) -> None:
         """Count what an error tells besides."""
-        tokens_in, tokens_out = tokens_of(error)
-        told = self._flight.told
-        self._flight.told = Usage(max(told.tokens_in, tokens_in), max(told.tokens_out, tokens_out))
+        self._flight.told = Usage(*tokens_told(error, self._flight))

@@ -27,19 +27,20 @@ def as_count(value: object) -> int | None:
 
 
 def plausible(tokens: TokenCounts, who: str) -> TokenCounts:
-    """`tokens` as `who` (an endpoint's name) told them; a figure that no answer can have is capped, and named in the log."""
+    """`tokens` as `who` (an endpoint's name) told them, without figures that no answer can have: those are named in the log.
+
+    Capped, one such figure would still use up a daily limit.
+    """
     for name, count in zip(("prompt", "answer"), tokens, strict=True):
         if count is not None and count > MOST_TOKENS:
             shown = str(count) if count < 10**LONGEST_NUMBER else f"more than 10^{LONGEST_NUMBER}"
-            log.warning(
-                "%s says that its %s took %s tokens, which cannot be: counted as %d", who, name, shown, MOST_TOKENS
-            )
+            log.warning("%s says that its %s took %s tokens, which cannot be: not counted", who, name, shown)
     tokens_in, tokens_out = tokens
-    return _capped(tokens_in), _capped(tokens_out)
+    return _believed(tokens_in), _believed(tokens_out)
 
 
-def _capped(count: int | None) -> int | None:
-    return None if count is None else min(count, MOST_TOKENS)
+def _believed(count: int | None) -> int | None:
+    return None if count is None or count > MOST_TOKENS else count
 
 
 def tokens_of(result: object) -> tuple[int, int]:

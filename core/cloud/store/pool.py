@@ -370,7 +370,8 @@ def _write_what_can_be(connection: apsw.Connection, settled: Sequence[Settled]) 
 def _set_free(connection: apsw.Connection, item: Settled) -> None:
     """The least that a call's end must do: give back its slot and its place as the probe."""
     name = item.endpoint.name
-    connection.execute(POOL["end_flight"], (name, item.token))
+    if not item.report.opened:
+        connection.execute(POOL["end_flight"], (name, item.token))
     health = read_health(connection, name)
     if health is not None and health.probe == item.token:
         health.end(item.token)

@@ -79,7 +79,7 @@ async def test_the_first_token_of_a_probe_lets_others_call(
     assert len(fake.calls) == len(steps) + 3
     assert info(manager)["in_flight"] == 0
     # What another thread is just writing down is not in the books yet.
-    await asyncio.to_thread(wait_until, lambda: info(manager)["calls"] == len(fake.calls))
+    await asyncio.to_thread(wait_until, lambda: info(manager)["calls"] == len(fake.calls), "all calls counted")
 
 
 async def test_until_the_first_token_others_wait(world: tuple[ApiManager, FakeProvider, ManualClock]) -> None:
@@ -101,7 +101,7 @@ async def test_a_probe_that_breaks_off_after_its_first_token_is_a_failure_like_a
     with pytest.raises(ProviderError):
         _ = [chunk async for chunk in manager.astream("hi", deadline=60)]
     assert not is_open(manager)
-    await asyncio.to_thread(wait_until, lambda: info(manager)["outcomes"]["transient"] == 4)
+    await asyncio.to_thread(wait_until, lambda: info(manager)["outcomes"]["transient"] == 4, "the failure counted")
     clock.advance(5)
     fake.script("only", FakeStep(text="four"))
     assert (await manager.achat("hi", deadline=0.01)).text == "four"
