@@ -17,10 +17,11 @@ from yarl import URL
 
 from core.network.failures import connect_failure, connect_patience, cut_failure, not_http, timeout_failure, unsendable
 from core.network.http import HttpError, HttpRequest, HttpResponse, HttpStream
+from core.network.lookups import Lookup
 from core.network.per_loop import PerLoop
 from core.network.policy import UrlPolicy
 from core.network.proxies import proxy_for
-from core.network.resolve import Lookup, system_lookup, vet_behind_proxy, vetted_addresses
+from core.network.resolve import system_lookup, vet_behind_proxy, vetted_addresses
 from core.network.stale import SENDING, Sent, sending_on
 from core.network.streaming import BodyStream, StreamingTransport, read_whole, sendable_headers
 from core.network.url import Target
@@ -221,7 +222,8 @@ class _Client:
 
     def _make(self, scheme: str, proxied: bool, fresh: bool) -> aiohttp.ClientSession:
         connector = _Connector(
-            resolver=None if proxied else _VettedResolver(scheme, self._policy, self._lookup),
+            # The proxy itself is the administrator's, and not vetted.
+            resolver=_VettedResolver(scheme, None if proxied else self._policy, self._lookup),
             use_dns_cache=False,
             limit=0,
             force_close=fresh,

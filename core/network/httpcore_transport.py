@@ -25,10 +25,11 @@ from core.network.failures import (
     unsendable,
 )
 from core.network.http import HttpError, HttpRequest, HttpStream
+from core.network.lookups import Lookup
 from core.network.per_loop import PerLoop
 from core.network.policy import UrlPolicy
 from core.network.proxies import proxy_for
-from core.network.resolve import Lookup, system_lookup, vet_behind_proxy, vetted_addresses
+from core.network.resolve import system_lookup, vet_behind_proxy, vetted_addresses
 from core.network.stale import SENDING, Sent, sending_on
 from core.network.streaming import BodyStream, StreamingTransport, sendable_headers
 from core.network.url import Target
@@ -165,7 +166,8 @@ class _Client:
     def _make(self, scheme: str, proxy: str, fresh: bool) -> httpcore2.AsyncConnectionPool:
         if scheme == "https" and self._tls is None:
             self._tls = httpcore2.default_ssl_context()
-        sockets = httpcore2.AnyIOBackend() if proxy else _VettedBackend(scheme, self._policy, self._lookup)
+        # The proxy itself is the administrator's, and not vetted.
+        sockets = _VettedBackend(scheme, None if proxy else self._policy, self._lookup)
         return httpcore2.AsyncConnectionPool(
             ssl_context=self._tls,
             proxy=as_proxy(proxy) if proxy else None,

@@ -4,14 +4,15 @@ import asyncio
 import ipaddress
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from core.errors import UrlRefused
+from core.network.lookups import LOOKUPS, Lookup
 from core.network.policy import UrlPolicy
 from core.network.url import IpAddress, Target, parse_url
 
-Lookup = Callable[[str, int], Sequence[str]]
-"""Blocking: a host's addresses as text. Raises OSError."""
+VETTING_PATIENCE = 3.0
+"""Seconds to wait for this machine's own answer about a host that a proxy will resolve."""
 
 
 def system_lookup(host: str, port: int) -> list[str]:
@@ -29,7 +30,7 @@ async def vetted_addresses(target: Target, policy: UrlPolicy | None, lookup: Loo
     if target.address is not None:
         found: Sequence[str] = [target.host]
     else:
-        found = await asyncio.get_running_loop().run_in_executor(None, lookup, target.host, target.port)
+        found = await LOOKUPS.find(lookup, target.host, target.port)
     if not found:
         raise OSError(f"{target.host} has no address")
     return list(found) if policy is None else allowed_addresses(target, policy, found)
@@ -88,11 +89,16 @@ def check_url(
 
 
 async def vet_behind_proxy(target: Target, policy: UrlPolicy | None, lookup: Lookup = system_lookup) -> None:
-    """The check for a host that a proxy will resolve: what this machine resolves it to, if it can, must be allowed."""
+    """The check for a host that a proxy will resolve: what this machine resolves it to, if it can, must be allowed.
+
+    Behind a proxy there is often no DNS at all: a look-up that does not end is not waited for, since no check here can
+    bind what the proxy resolves.
+    """
     if policy is None:
         return
     try:
-        await vetted_addresses(target, policy, lookup)
+        async with asyncio.timeout(VETTING_PATIENCE):
+            await vetted_addresses(target, policy, lookup)
     except OSError:
         return
 

@@ -13,7 +13,8 @@ from core.errors import InvalidArgument, UrlRefused
 from core.network import HttpError, HttpRequest, RequestHeaders, Transport, UrlPolicy, fetch, open_transport
 from core.network.aiohttp_transport import AiohttpTransport
 from core.network.httpcore_transport import HttpcoreTransport
-from core.network.resolve import Lookup, system_lookup
+from core.network.lookups import Lookup
+from core.network.resolve import system_lookup
 from tests.support.llm_server import Gate, LlmServer, Step
 from tests.support.tls import make_certificates
 

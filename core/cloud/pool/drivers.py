@@ -15,6 +15,7 @@ from core.cloud.pool.ledger import Refused
 from core.cloud.pool.member import Member
 from core.cloud.pool.pool import Flight, Pool
 from core.errors import AllEndpointsFailed, HeablcoinError, InvalidArgument
+from core.threads import in_thread
 
 R = TypeVar("R")
 
@@ -168,11 +169,11 @@ def as_work(func: Callable[[ApiEndpoint], Any]) -> AsyncWork:
     if inspect.iscoroutinefunction(func) or inspect.iscoroutinefunction(getattr(func, "__call__", None)):  # noqa: B004
         return lambda endpoint, seconds: within(seconds, func(endpoint))
 
-    async def in_thread(endpoint: ApiEndpoint) -> Any:
-        result = await asyncio.to_thread(func, endpoint)
+    async def ask(endpoint: ApiEndpoint) -> Any:
+        result = await in_thread(func, endpoint)
         return await result if inspect.isawaitable(result) else result
 
-    return lambda endpoint, seconds: within(seconds, in_thread(endpoint))
+    return lambda endpoint, seconds: within(seconds, ask(endpoint))
 
 
 async def within(seconds: float, asked: Awaitable[R]) -> R:
