@@ -29,7 +29,10 @@ class HeablcoinError(Exception):
         super().__init__(message, fix)
 
     def __str__(self) -> str:
-        return f"{self.message} Fix: {self.fix}" if self.fix else self.message
+        # A message of several lines ends with data; the advice then has a line of its own.
+        return (
+            f"{self.message}{chr(10) if chr(10) in self.message else ' '}Fix: {self.fix}" if self.fix else self.message
+        )
 
 
 class InvalidArgument(HeablcoinError, ValueError):
@@ -133,6 +136,8 @@ class RetryLater(TaskSignal):
 
     def __init__(self, seconds: float, message: str = "The handler asked to be run again later.") -> None:
         if not 0 <= seconds < float("inf"):
-            raise InvalidArgument(f"RetryLater needs seconds of 0 or more, not {seconds!r}.")
+            raise InvalidArgument(
+                f"RetryLater needs seconds of 0 or more, not {seconds!r}.", "give seconds, such as 60"
+            )
         super().__init__(message)
         self.seconds = seconds

@@ -31,7 +31,7 @@ INSTRUCTIONS = """\
 Background work: publish_enhanced_task (one) or publish_task_graph (linked steps) returns ids at once; then wait_for_task until done=true. \
 Not done is no failure: the work goes on, also after this chat ends; tell the user the id and look again later.
 A task's name says what runs it: ai_call asks an LLM of the pool, http_request, echo, sleep, or the user's own handlers. \
-A name nobody handles waits for a worker: claim_task, do the work, update_status through update_task_status.
+A name nobody handles waits for a worker: claim_task, do the work, then report with update_task_status.
 Why a task does not run: get_task_status. Failed: retry_failed_task. What there is: list_enhanced_tasks, get_enhanced_task_stats.
 LLM endpoints: add_api_endpoint (prefer api_key_env over api_key: a key given in a call is seen by the model), get_api_manager_stats, call_api for one answer now.
 Steps pass results on: put ${key} or ${key.path} of a dependency into a later step's payload.

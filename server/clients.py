@@ -3,9 +3,9 @@
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from server import DISTRIBUTION
 
@@ -27,6 +27,8 @@ class Finding:
     """'' when the file is sound."""
     servers: tuple[str, ...]
     """Names of the entries that start this server."""
+    bare: tuple[str, ...] = ()
+    """Their commands that are no absolute path: a client with a short PATH does not find them."""
 
 
 def client_files(environ: Mapping[str, str] | None = None, platform: str = sys.platform) -> list[ClientFile]:
@@ -66,7 +68,19 @@ def inspect(file: ClientFile) -> Finding | None:
         return Finding(file, "is not a JSON object", ())
     entries = list(_entries(config))
     problem = next((said for name, entry in entries if (said := _problem(name, entry))), "")
-    return Finding(file, problem, tuple(name for name, entry in entries if _is_ours(name, entry)))
+    ours = [(name, entry) for name, entry in entries if _is_ours(name, entry)]
+    return Finding(file, problem, tuple(name for name, _ in ours), tuple(dict.fromkeys(_bare_commands(ours))))
+
+
+def _bare_commands(entries: Iterable[tuple[str, object]]) -> Iterator[str]:
+    for _, entry in entries:
+        command = entry.get("command") if isinstance(entry, dict) else None
+        if (
+            isinstance(command, str)
+            and command
+            and not (PurePosixPath(command).is_absolute() or PureWindowsPath(command).is_absolute())
+        ):
+            yield command
 
 
 def _entries(config: Mapping[str, object]) -> Iterator[tuple[str, object]]:

@@ -243,6 +243,14 @@ def _clients() -> Iterator[Finding]:
         seen = True
         if finding.problem:
             yield Finding("bad", file.client, f"{file.path}: {finding.problem}. Fix: {CORRECT_IT}")
+        elif finding.bare:
+            yield Finding(
+                "note",
+                file.client,
+                f"{file.path} starts this server as `{finding.bare[0]}`, which a client whose PATH is shorter than your "
+                f"terminal's does not find (`spawn {finding.bare[0]} ENOENT`). Fix: use the absolute path that "
+                f"`{DISTRIBUTION} print-config` prints",
+            )
         elif finding.servers:
             yield Finding("ok", file.client, f"{file.path} starts this server as {', '.join(finding.servers)}")
         else:

@@ -1,7 +1,7 @@
 """The only place where an error becomes text that a model reads.
 
 Errors of the core already say what happened and what to do; they pass as they are. Bad arguments are described by name
-and rule, never by value, because a value may be a key in the wrong field. Anything else is a defect: the model gets a
+and rule (`server.rules`), hardly ever by value, because a value may be a key in the wrong field. Anything else is a defect: the model gets a
 number, the log gets the details.
 """
 
@@ -10,13 +10,14 @@ import logging
 import re
 import secrets
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
 
 from pydantic import ValidationError
 
 from core.cloud.providers.base import ProviderError
 from core.errors import AllEndpointsFailed, HeablcoinError, NotFound
+from core.json_types import JsonObject
 from server.results import encodable
+from server.rules import Wanted, explained
 
 log = logging.getLogger(__name__)
 
@@ -129,43 +130,36 @@ def _unknown(kind: str, name: str, offered: Sequence[str]) -> NotFound:
     return NotFound(f"There is no {kind} {name[:NAME_LENGTH]!r}.", f"{meant}there are: {', '.join(offered) or 'none'}")
 
 
-def bad_values(tool: str, error: ValidationError, descriptions: Mapping[str, str]) -> BadArguments:
-    """An error that says of each refused argument which rule it broke, without its value."""
-    problems: dict[str, str] = {}
-    for detail in error.errors(include_url=False, include_input=False):
+def bad_values(tool: str, error: ValidationError, properties: Mapping[str, JsonObject]) -> BadArguments:
+    """An error that says of each refused argument which rule it broke and what it should be.
+
+    `properties` are the arguments of the tool as its schema has them.
+    """
+    problems: dict[str, tuple[str, str]] = {}
+    for detail in error.errors(include_url=False):
         name = str(detail["loc"][0]) if detail["loc"] else "arguments"
-        problems.setdefault(name, _rule(str(detail["type"]), detail.get("ctx", {})))
-    said = "; ".join(f"`{name}` {rule}" for name, rule in problems.items())
-    fixes = [f"`{name}`: {descriptions[name].rstrip('.')}" for name in problems if descriptions.get(name)]
+        problems.setdefault(name, explained(detail, _wanted(name, properties.get(name, {}))))
+    said = "; ".join(f"`{name}` {rule}" for name, (rule, _) in problems.items())
+    fixes = [fix if len(problems) == 1 else f"`{name}`: {fix}" for name, (_, fix) in problems.items()]
     return BadArguments(f"{tool} was not run: {said}.", "; ".join(fixes))
 
 
-_RULES = {
-    "missing": "is required",
-    "int_type": "must be a whole number",
-    "int_parsing": "must be a whole number",
-    "int_parsing_size": "must be a whole number",
-    "int_from_float": "must be a whole number",
-    "float_type": "must be a number",
-    "float_parsing": "must be a number",
-    "finite_number": "must be a finite number",
-    "bool_type": "must be true or false",
-    "bool_parsing": "must be true or false",
-    "string_type": "must be text",
-    "string_unicode": "must be text that UTF-8 can carry",
-    "list_type": "must be a list",
-    "dict_type": "must be an object",
-    "greater_than_equal": "must be at least {ge:g}",
-    "less_than_equal": "must be at most {le:g}",
-    "string_too_short": "must not be empty",
-    "string_too_long": "must have at most {max_length} characters",
-    "too_long": "must have at most {max_length} entries",
-    "too_short": "must not be empty",
-    "literal_error": "must be one of {expected}",
+WAYS_OUT = {
+    "depends_on": "put a task in between for each part, and depend on those",
+    "task_id": "wait for a part of them, then for the rest",
+    "tasks": "publish it in parts; depends_on can name the ids of a part that was published",
 }
+"""What to do when an argument has too many entries."""
 
 
-def _rule(kind: str, context: Mapping[str, Any]) -> str:
-    if kind == "value_error":
-        return str(getattr(context["error"], "message", context["error"])).rstrip(".")
-    return _RULES.get(kind, "has a value that cannot be used").format(**context)
+def _wanted(name: str, stated: JsonObject) -> Wanted:
+    """What an argument may be, from its schema."""
+    low, high, words = stated.get("minimum"), stated.get("maximum"), stated.get("enum")
+    return Wanted(
+        about=str(stated.get("description", "")).rstrip("."),
+        example=1 if stated.get("type") == "integer" else None,
+        low=low if isinstance(low, int | float) else None,
+        high=high if isinstance(high, int | float) else None,
+        words=tuple(str(word) for word in words) if isinstance(words, list) else (),
+        way_out=WAYS_OUT.get(name, ""),
+    )

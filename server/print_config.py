@@ -86,5 +86,11 @@ def main(client: str, database: str | None = None, handlers: str | None = None) 
             "This copy lies in uv's cache, which may be emptied: `uv tool install` it first, then print this again.",
             file=sys.stderr,
         )
+    if handlers and looks_like_a_path(handlers) and not Path(handlers).expanduser().is_file():
+        print(  # noqa: T201 - a command's output
+            f"The handlers file {Path(handlers).expanduser().absolute()} does not exist: "
+            "the server would not start with what is printed.",
+            file=sys.stderr,
+        )
     print(config_text(client, *options(database, handlers)))  # noqa: T201 - a command's output
     return 0

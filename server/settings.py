@@ -2,12 +2,13 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from core.errors import InvalidArgument
+from server.rules import Wanted, explained
 
 PREFIX = "HEABLCOIN_CLOUD_"
 TOOLSETS = ("tasks", "workers", "endpoints", "schedules", "legacy")
@@ -95,7 +96,9 @@ class Settings(BaseSettings):
         if "all" in value:
             return TOOLSETS
         if unknown := [name for name in value if name not in TOOLSETS]:
-            raise ValueError(f"there is no toolset {unknown[0][:40]!r}")
+            raise InvalidArgument(
+                f"names a toolset that is not there: {unknown[0][:40]!r}", f"use: {', '.join(TOOLSETS)}, or all"
+            )
         return value
 
     @field_validator("log_level", "synchronous", mode="before")
@@ -112,21 +115,32 @@ class Settings(BaseSettings):
 def load_settings(**given: Any) -> Settings:
     """The settings of this process; `given` (from the command line) goes before the environment.
 
-    Raises InvalidArgument that names each variable and its rule, never a value.
+    Raises InvalidArgument that names each variable, its rule and what it should be.
     """
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
         problems, fixes = [], []
-        for detail in error.errors(include_url=False, include_input=False):
-            name = str(detail["loc"][0])
-            field = Settings.model_fields.get(name.lower())
-            problems.append(f"{PREFIX}{name.upper()}: {_rule(detail)}")
-            if field is not None and field.description:
-                fixes.append(f"{PREFIX}{name.upper()}: {field.description}")
-        raise InvalidArgument("; ".join(problems) + ".", " ".join(fixes)) from None
+        for detail in error.errors(include_url=False):
+            name = str(detail["loc"][0]).lower()
+            said, fix = explained(detail, _wanted(name))
+            problems.append(f"{PREFIX}{name.upper()} {said}")
+            fixes.append(fix)
+        if len(fixes) > 1:
+            fixes = [f"{problem.partition(' ')[0]}: {fix}" for problem, fix in zip(problems, fixes, strict=True)]
+        raise InvalidArgument("; ".join(problems) + ".", "; ".join(fixes) + ".") from None
 
 
-def _rule(detail: Any) -> str:
-    message = str(detail["msg"])
-    return message.removeprefix("Value error, ").rstrip(".")
+def _wanted(name: str) -> Wanted:
+    """What a setting may be, from its field."""
+    field = Settings.model_fields.get(name)
+    if field is None:
+        return Wanted()
+    bounds = {type(rule).__name__.lower(): rule for rule in field.metadata}
+    words = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+    return Wanted(
+        example=field.default,
+        low=getattr(bounds.get("ge"), "ge", None),
+        high=getattr(bounds.get("le"), "le", None),
+        words=tuple(str(word) for word in words),
+    )

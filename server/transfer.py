@@ -1,21 +1,29 @@
 """`heablcoin-cloud import FILE` and `export FILE`."""
 
 import sys
+from pathlib import Path
 
-from core.runtime import Runtime
+from core.errors import InvalidArgument
+from core.paths import MEMORY, database_path
 from server.serving import open_runtime
 from server.settings import load_settings
 
 
 def bring_in(file: str, database: str | None) -> int:
-    """Add the tasks of an export, or of the original program's JSON file, and say what could not be carried over."""
-    runtime = _runtime(database)
+    """Add the tasks of an export, or of the original program's JSON file, and say what could not be carried over.
+
+    1 when there was no task in the file.
+    """
+    runtime = open_runtime(load_settings(database=database, concurrency=0))
     try:
         imported = runtime.publisher.import_(sys.stdin.buffer if file == "-" else file)
     finally:
         runtime.stop(0)
     for note in imported.notes:
         _say(note)
+    if not imported.added and not imported.present:
+        _say(f"There is no task in {'what was piped in' if file == '-' else file}; nothing was added.")
+        return 1
     there = f", {imported.present:,} there already" if imported.present else ""
     changed = f"; {_count(len(imported.notes), 'note')} above on what was changed or left out" if imported.notes else ""
     _say(f"{_count(imported.added, 'task')} added{there}{changed}.")
@@ -23,8 +31,15 @@ def bring_in(file: str, database: str | None) -> int:
 
 
 def write_out(file: str, database: str | None) -> int:
-    """Write every task."""
-    runtime = _runtime(database)
+    """Write every task. Refused when there is no database: an export must not make one and call it empty."""
+    settings = load_settings(database=database, concurrency=0)
+    where = settings.database or database_path()
+    if where != MEMORY and not Path(where).expanduser().exists():
+        raise InvalidArgument(
+            f"There is no database {Path(where).expanduser().absolute()}; nothing was written.",
+            "name the right one with --database or HEABLCOIN_CLOUD_DATABASE; `heablcoin-cloud doctor` shows which is used.",
+        )
+    runtime = open_runtime(settings)
     try:
         count = runtime.publisher.export(sys.stdout.buffer if file == "-" else file)
     finally:
@@ -39,7 +54,3 @@ def _count(number: int, what: str) -> str:
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr)  # noqa: T201 - a command's output
-
-
-def _runtime(database: str | None) -> Runtime:
-    return open_runtime(load_settings(database=database, concurrency=0))

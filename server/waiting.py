@@ -14,6 +14,9 @@ NET_SECONDS = 2.0
 PATIENCE = 2.0
 """Seconds until a task that no live process can run is given up: a process that is starting may yet appear."""
 
+FEW = 50
+"""Up to this many tasks are all read again at each look."""
+
 Progress = Callable[[float, float, str], Awaitable[None]]
 
 
@@ -50,7 +53,7 @@ async def wait_until_done(app: App, task_ids: Sequence[str], timeout: float, pro
     with app.changes.watch(task.task_id for task in tasks) as watch:
         while True:
             watch.take()
-            tasks = await app.store(_read, app, [task.task_id for task in tasks])
+            tasks = await app.store(_reread, app, tasks)
             waited = anyio.current_time() - started
             left = timeout - waited
             if left <= 0 or all(task.done for task in tasks):
@@ -69,10 +72,17 @@ def _read(app: App, task_ids: Sequence[str]) -> list[Task]:
     return [app.runtime.publisher.get_task(task_id) for task_id in dict.fromkeys(task_ids)]
 
 
+def _reread(app: App, tasks: Sequence[Task]) -> list[Task]:
+    """The tasks as they are now. Of many, only those that had not ended are read, until all have."""
+    read = app.runtime.publisher.get_task
+    now = [task if task.done and len(tasks) > FEW else read(task.task_id) for task in tasks]
+    return [read(task.task_id) for task in now] if len(tasks) > FEW and all(task.done for task in now) else now
+
+
 def _hopeless(app: App, tasks: Sequence[Task]) -> bool:
     if any(is_open_question(task) for task in tasks):
         return True
-    return all(app.nobody_can_run(task) for task in tasks if not task.done)
+    return all(app.nobody_can_run(task) for task in tasks if not task.done)  # the first that somebody can run ends it
 
 
 def _reasons(app: App, tasks: Sequence[Task]) -> dict[str, str]:

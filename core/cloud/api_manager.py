@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from core.clock import Clock, SystemClock
 from core.cloud.pool.attempts import AttemptRecord
+from core.cloud.pool.bounds import check_bounds
 from core.cloud.pool.call import CallPlan, no_usage
 from core.cloud.pool.chat import ChatOptions, ChatResult, request_of, usage_of
 from core.cloud.pool.chat_stream import stream_chat
 from core.cloud.pool.drivers import adrive, as_work, drive, within
-from core.cloud.pool.endpoint import ApiEndpoint, ApiStatus, is_whole
+from core.cloud.pool.endpoint import ApiEndpoint, ApiStatus
 from core.cloud.pool.hedge import checked_hedge
 from core.cloud.pool.ledger import PoolStore
 from core.cloud.pool.membership import Membership, lacking
@@ -46,7 +47,6 @@ R = TypeVar("R")
 
 DEADLINE = 120.0
 """Seconds a call may take in all when it does not say: a full minute's window and an attempt after it."""
-MOST_ATTEMPTS = 100
 
 
 class ApiManager:
@@ -133,7 +133,7 @@ class ApiManager:
     ) -> tuple[R, ApiEndpoint]:
         """Call `func(endpoint)` until an endpoint answers; returns what it returned, and the endpoint.
 
-        `max_retries` counts attempts in all. Another endpoint is asked at once; the same one again only when no other is left, after
+        `max_retries` counts attempts in all (a task's `max_retries` counts those after the first: decision 0007). Another endpoint is asked at once; the same one again only when no other is left, after
         a random wait whose ceiling grows by `backoff_factor`. `deadline` (seconds, 120 if None) bounds everything but `func` itself,
         which has `endpoint.timeout` to go by. A 400, 413 or 422 is raised as it came. What `func` returns counts as raised if it is
         an error: an HTTP response of 400 or more, or an LLM API's `{"error": {...}}`. Raises AllEndpointsFailed (a RuntimeError),
@@ -286,15 +286,11 @@ class ApiManager:
         endpoint: str | None,
         hedge_after: float | str | None = None,
     ) -> CallPlan:
-        if not is_whole(max_retries) or not 1 <= max_retries <= MOST_ATTEMPTS:
-            raise InvalidArgument(
-                f"max_retries must be a whole number from 1 to {MOST_ATTEMPTS}, not {max_retries!r}.",
-                "it counts attempts in all: 3 means one call and at most two more",
-            )
+        check_bounds(max_retries, deadline)
         if not 1 <= backoff_factor <= 1000:
-            raise InvalidArgument(f"backoff_factor must be between 1 and 1000, not {backoff_factor!r}.")
-        if deadline is not None and not 0 < deadline < float("inf"):
-            raise InvalidArgument(f"deadline must be seconds above 0, not {deadline!r}.")
+            raise InvalidArgument(
+                f"backoff_factor must be between 1 and 1000, not {backoff_factor!r}.", "give a factor such as 1.5"
+            )
         if endpoint:
             self._pool.get(endpoint)
         return CallPlan(

@@ -105,7 +105,8 @@ class EnhancedCloudTaskPublisher(TaskReader):
             timeout: Seconds one attempt may run, above 0, up to 7 days.
             expires_in: Seconds after which it may no longer start, above 0.
             depends_on: Ids (or tasks) that must be completed first, up to 10,000.
-            max_retries: How often it runs again after a failure, 0 to 100.
+            max_retries: How often it runs again after a failure, 0 to 100: attempts after the first, where `call_with_retry`
+                counts all of them (decision 0007).
             delay: Seconds before which it does not start.
             idempotency_key: A second publish with the same key, name and payload returns the first task.
             on_dependency_failure: "wait" (a retry of the dependency revives this task) or "cancel".
@@ -129,7 +130,7 @@ class EnhancedCloudTaskPublisher(TaskReader):
             on_dependency_failure,
         )
         now = self._clock.now()
-        return self._store_tasks([new_task(said, self._draw_id(), now)], now)[0]
+        return self._store_tasks([new_task(said, self._draw_id(), now, check=self.handlers.check)], now)[0]
 
     def publish_many(self, tasks: Iterable[Mapping[str, object]]) -> list[Task]:
         """Store several tasks, each given as publish() arguments by name: all of them (up to 100,000) or, after an error, none."""
@@ -138,7 +139,7 @@ class EnhancedCloudTaskPublisher(TaskReader):
         for index, arguments in enumerate(tasks):
             what = f"Task {index}"
             try:
-                new.append(new_task(from_arguments(arguments, what), self._draw_id(), now))
+                new.append(new_task(from_arguments(arguments, what), self._draw_id(), now, check=self.handlers.check))
             except InvalidArgument as error:
                 raise error if error.message.startswith(what) else _inside(what, error) from error
         return self._store_tasks(new, now)
@@ -152,7 +153,7 @@ class EnhancedCloudTaskPublisher(TaskReader):
         now = self._clock.now()
         said = {key: from_arguments(arguments, f"Task {key!r}") for key, arguments in tasks.items()}
         ids = {key: self._draw_id() for key in said}
-        ordered = new_graph(said, ids, now)
+        ordered = new_graph(said, ids, now, check=self.handlers.check)
         stored = self._store_tasks([task for _, task in ordered], now)
         by_key = dict(zip((key for key, _ in ordered), stored, strict=True))
         return {key: by_key[key] for key in tasks}

@@ -226,7 +226,7 @@ class CloudScheduler:
         if "idempotency_key" in given:
             raise InvalidArgument("A schedule has no idempotency_key of its own.", "leave it out: each run gets one.")
         said = from_arguments(given, "The schedule")
-        task = new_task(said, "0" * 16, 0.0)
+        task = new_task(said, "0" * 16, 0.0, check=self._publisher.handlers.check)
         plain: dict[str, object] = {name: given[name] for name in ARGUMENTS if name in given}
         if "tags" in plain:
             plain["tags"] = task.tags

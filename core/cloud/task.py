@@ -90,13 +90,13 @@ def check_transition(task_id: str, current: TaskStatus, wanted: TaskStatus) -> N
     allowed = TRANSITIONS[current]
     if wanted in allowed:
         return
-    names = ", ".join(sorted(allowed))
-    raise InvalidTransition(
-        f"Task {task_id} is {current} and cannot become {wanted}.",
-        f"from {current} a task can only become: {names}."
-        if allowed
-        else f"{current} is final; publish a new task instead.",
-    )
+    if TaskStatus.PENDING in allowed and current in FINAL:
+        fix = "retry_task puts it back in the queue."
+    elif allowed:
+        fix = f"from {current} a task can only become: {', '.join(sorted(allowed))}."
+    else:
+        fix = f"{current} is final; publish a new task instead."
+    raise InvalidTransition(f"Task {task_id} is {current} and cannot become {wanted}.", fix)
 
 
 def unknown_task(task_id: str, newest: Sequence[str]) -> UnknownTask:

@@ -71,7 +71,7 @@ def register(publisher: EnhancedCloudTaskPublisher, manager: ApiManager) -> None
         data = dependency(context)
         closes = data["closes"]
         if not isinstance(closes, list):
-            raise Permanent("The data holds no closes.")
+            raise Permanent("The data holds no closes.", "fetch it anew with fetch_data")
         figures = indicators([float(close) for close in closes if isinstance(close, int | float)])
         context.progress(0.5, "figures done, asking the pool")
         comment, endpoint = await ask(
@@ -94,7 +94,7 @@ def register(publisher: EnhancedCloudTaskPublisher, manager: ApiManager) -> None
         analysis = dependency(context)
         figures = analysis["figures"]
         if not isinstance(figures, dict):
-            raise Permanent("The analysis holds no figures.")
+            raise Permanent("The analysis holds no figures.", "run analyze_data on it again")
         summary, endpoint = await ask(f"{SUMMARISE} trend {analysis['trend']}. {analysis['comment']}")
         text = "\n".join(
             [

@@ -99,7 +99,10 @@ class QueuedTool:
         found = [self.app.runtime.store.tasks.get(task_id) for task_id in handle.task_ids]
         tasks = tuple(task for task in found if task is not None and self.made(task))
         if len(tasks) != len(found):
-            raise NotFound("There is no such task.")
+            raise NotFound(
+                "There is no such task.",
+                "start it again with tools/call; list_enhanced_tasks shows the tasks of the queue",
+            )
         return tasks
 
     def cancel_tasks(self, task_ids: list[str]) -> None:

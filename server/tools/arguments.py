@@ -149,9 +149,12 @@ def read_json(value: Any) -> Any:
     try:
         return json.loads(value)
     except json.JSONDecodeError as error:  # its words name the rule and the place, never the text
-        raise InvalidArgument(f"is not valid JSON ({error.msg}, at character {error.pos + 1})") from None
+        raise InvalidArgument(
+            f"is not valid JSON ({error.msg}, at character {error.pos + 1})",
+            "write JSON, names and texts in double quotes",
+        ) from None
     except (ValueError, RecursionError):
-        raise InvalidArgument("is not valid JSON") from None
+        raise InvalidArgument("is not valid JSON", "write JSON, nested less deeply") from None
 
 
 def read_json_or_text(value: Any) -> Any:

@@ -190,7 +190,7 @@ async def get_api_manager_stats(call: Call) -> PoolStats:
     told = pruned(dict(stats))
     told.setdefault("endpoints", {})
     if not told["endpoints"]:
-        told["next"] = "the pool is empty; add_api_endpoint adds one"
+        told["next"] = "the pool is empty; add_api_endpoint adds an endpoint"
     return cast(PoolStats, told)
 
 

@@ -1,12 +1,14 @@
 """The tool that publishes linked tasks at once."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Required, TypedDict
 
+from core.cloud.task import Task
 from core.errors import InvalidArgument
 from server.records import filled
 from server.tools.arguments import objects
 from server.tools.registry import STARTS_WORK, Arguments, Call
-from server.tools.tasks import TASKS, publish_arguments, publish_enhanced_task
+from server.tools.tasks import MOST_ROWS, TASKS, publish_arguments, publish_enhanced_task
 
 MOST = 1_000
 
@@ -34,7 +36,8 @@ async def publish_task_graph(
         list[dict[str, Any]],
         objects(
             'Objects with a "key" of your choice and the arguments of publish_enhanced_task; depends_on names keys of this'
-            " list or task ids, ${key} or ${key.path} in a payload becomes that task's result.",
+            " list or task ids. In a payload ${key} becomes that task's whole result, ${key.path} a part (${key.text}: an"
+            " ai_call's answer).",
             most=MOST,
         ),
     ],
@@ -42,13 +45,23 @@ async def publish_task_graph(
     """Publish several linked tasks in one step: all of them, or none if anything is wrong (a cycle, an unknown id, a bad value)."""
     graph = checked_graph(tasks)
     made = await call.app.store(call.app.runtime.publisher.publish_graph, graph)
-    ids = ",".join(task.task_id for task in made.values())
     rows: list[GraphRow] = [
         filled({"key": key, "task_id": task.task_id, "status": task.status.value, "blocked_by": list(task.blocked_by)})
         for key, task in made.items()
     ]
-    last = rows[-1]["task_id"] if len(rows) > 50 else ids
-    return {"tasks": rows, "next": f'wait_for_task(task_id="{last}")'}
+    return {"tasks": rows, "next": how_to_wait(list(made.values()))}
+
+
+def how_to_wait(tasks: Sequence[Task]) -> str:
+    """The call that waits for all of a graph: of a large one, for the tasks that no other waits for."""
+    if len(tasks) <= MOST_ROWS:
+        return f'wait_for_task(task_id="{",".join(task.task_id for task in tasks)}")'
+    needed = {parent for task in tasks for parent in task.depends_on}
+    last = [task.task_id for task in tasks if task.task_id not in needed]
+    every = (
+        "" if len(last) == len(tasks) else f" (the {len(last)} that no other waits for: when they are done, so are all)"
+    )
+    return f'wait_for_task(task_id="{",".join(last)}"){every}'
 
 
 def checked_graph(tasks: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:

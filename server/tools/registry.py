@@ -134,8 +134,7 @@ class Arguments:
         try:
             return self.metadata.validate_arguments(meant)
         except ValidationError as error:
-            described = {name: str(part.get("description", "")) for name, part in properties.items()}
-            raise bad_values(doing, error, described) from None
+            raise bad_values(doing, error, properties) from None
 
 
 @dataclass

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Required, TypeAlias, TypedDict, cast
 
 from core.cloud.handlers.ai_call import NAME as AI_CALL
+from core.cloud.queue.submission import MOST_DEPENDENCIES
 from core.cloud.store.base import TaskQuery
 from core.cloud.task import Task, TaskStatus
 from core.json_types import JsonObject
@@ -40,6 +41,7 @@ from server.tools.arguments import (
     whole,
 )
 from server.tools.registry import READS, STARTS_WORK, Call, Toolset
+from server.waiting import Waited as WaitOutcome
 from server.waiting import wait_until_done
 
 TASKS = Toolset("tasks", "Publish, watch and change background tasks.")
@@ -81,7 +83,7 @@ def published(task: Task, why: str) -> Published:
             "link": task_uri(task.task_id),
             "next": wait
             if not why or task.blocked_by
-            else f"add_api_endpoint, then {wait}"
+            else f"{'add_api_endpoint' if 'add_api_endpoint' in why else 'tell the user what is missing (see why)'}, then {wait}"
             if task.name == AI_CALL
             else claim,
         }
@@ -115,7 +117,8 @@ async def publish_enhanced_task(
         Any,
         json_value(
             'JSON for the handler, e.g. {"symbol": "BTC/USDT"}; ai_call: {"prompt": "..."} with optional system, model,'
-            " endpoint, max_tokens. ${TASK_ID} or ${TASK_ID.path} in a text becomes that dependency's result."
+            " endpoint, max_tokens. In a text ${TASK_ID} becomes that dependency's whole result, ${TASK_ID.path} a part"
+            " (${TASK_ID.text}: an ai_call's answer), $${ a plain ${."
         ),
     ] = "",
     priority: Annotated[int, whole("1 LOW, 2 NORMAL, 3 HIGH, 4 URGENT.", 1, 4), priority_words] = 2,
@@ -124,7 +127,9 @@ async def publish_enhanced_task(
     expires_in: Annotated[
         float, number("Seconds after which it is no longer started; 0: never expires.", 0, YEAR)
     ] = 0.0,
-    depends_on: Annotated[Sequence[str], ids("Comma-separated ids of tasks that must complete first.")] = "",
+    depends_on: Annotated[
+        Sequence[str], ids("Comma-separated ids of tasks that must complete first.", most=MOST_DEPENDENCIES)
+    ] = "",
     max_retries: Annotated[int, whole("Retries after a failure.", 0, 100)] = 3,
     delay: Annotated[float, number("Seconds before it may start.", 0, YEAR)] = 0.0,
     idempotency_key: Annotated[str, text("The same key again returns the first task instead of a new one.")] = "",
@@ -241,6 +246,8 @@ async def get_task_status(
             answer["next"] = how_to_answer(task)
         elif not task.done:
             answer["next"] = f'wait_for_task(task_id="{task.task_id}")'
+        elif failed_for_good(task):
+            answer["next"] = after_failure(task)
         elif task.status is not TaskStatus.COMPLETED:
             answer["next"] = f'retry_failed_task(task_id="{task.task_id}")'
         return answer
@@ -267,11 +274,19 @@ def stretch(task: Task, part: str, offset: int, length: int) -> TaskPart:
     return answer
 
 
+MOST_WAITED = 1_000
+"""Tasks in one wait: as many as a graph can have."""
+MOST_ROWS = 50
+"""Tasks that a wait's answer shows; the others are counted."""
+
+
 class Waited(TypedDict, total=False):
     """Where the tasks stand after the wait."""
 
     done: Required[Annotated[bool, "true: every task has ended"]]
+    ended: Annotated[str, "how many of how many tasks"]
     tasks: Required[list[TaskOutcome]]
+    left_out: Annotated[int, "tasks not shown; those that did not complete are shown first"]
     waited_seconds: Required[float]
     poll_after_seconds: Annotated[float, "call again after this many seconds"]
     next: str
@@ -281,7 +296,9 @@ class Waited(TypedDict, total=False):
 async def wait_for_task(
     call: Call,
     *,
-    task_id: Annotated[Sequence[str], ids("One task id, or several separated by commas.", least=1, most=50)],
+    task_id: Annotated[
+        Sequence[str], ids(f"One task id, or up to {MOST_WAITED:,} separated by commas.", least=1, most=MOST_WAITED)
+    ],
     timeout: Annotated[float, number("Seconds to wait at most.", 0, MAX_WAIT)] = DEFAULT_WAIT,
 ) -> Waited:
     """Wait until tasks have ended and return their results. Not yet done is no error: call it again.
@@ -289,25 +306,62 @@ async def wait_for_task(
     The tasks go on whether or not anybody waits.
     """
     waited = await wait_until_done(call.app, task_id, timeout, call.progress)
-    answer: Waited = {
-        "done": waited.done,
-        "tasks": [task_outcome(task, waited.reasons.get(task.task_id, "")) for task in waited.tasks],
-        "waited_seconds": round(waited.seconds, 1),
-    }
+    shown = shown_of(waited.tasks)
+    answer: Waited = {"done": waited.done, "tasks": [], "waited_seconds": round(waited.seconds, 1)}
+    if len(waited.tasks) > 1:
+        answer["ended"] = f"{sum(task.done for task in waited.tasks)} of {len(waited.tasks)}"
+    answer["tasks"] = [task_outcome(task, waited.reasons.get(task.task_id, "")) for task in shown]
+    if len(shown) < len(waited.tasks):
+        answer["left_out"] = len(waited.tasks) - len(shown)
     if not waited.done:
-        pending = ",".join(task.task_id for task in waited.tasks if not task.done)
         answer["poll_after_seconds"] = waited.poll_after
-        again = f'wait_for_task(task_id="{pending}")'
-        question = next((task for task in waited.tasks if is_open_question(task)), None)
-        answer["next"] = (
-            f"{how_to_answer(question)}; then {again}"
-            if question is not None
-            else f"nobody can run this now, so waiting brings nothing: do what why says, then {again}"
-            if waited.hopeless
-            else f"{again} again in {waited.poll_after:g} s"
-        )
-    elif unlucky := [task.task_id for task in waited.tasks if task.status is not TaskStatus.COMPLETED]:
-        answer["next"] = (
-            f'get_task_status(task_id="{unlucky[0]}") shows its attempts; retry_failed_task runs it again once the cause is mended'
-        )
+        answer["next"] = how_to_go_on(waited)
+    elif unlucky := [task for task in waited.tasks if task.status is not TaskStatus.COMPLETED]:
+        answer["next"] = after_failure(unlucky[0])
+    elif len(shown) < len(waited.tasks):
+        answer["next"] = "all completed; get_task_status shows one that is not shown here"
     return answer
+
+
+def shown_of(tasks: Sequence[Task]) -> list[Task]:
+    """The tasks an answer has room for, in their order: rather one that failed or goes on than one that completed."""
+    if len(tasks) <= MOST_ROWS:
+        return list(tasks)
+    urgent = sorted(tasks, key=lambda task: (task.status is TaskStatus.COMPLETED, not task.done))[:MOST_ROWS]
+    kept = {task.task_id for task in urgent}
+    return [task for task in tasks if task.task_id in kept]
+
+
+def how_to_go_on(waited: WaitOutcome) -> str:
+    """What to do about tasks that have not ended yet."""
+    pending = ",".join(task.task_id for task in waited.tasks if not task.done)
+    again = f'wait_for_task(task_id="{pending}")'
+    question = next((task for task in waited.tasks if is_open_question(task)), None)
+    if question is not None:
+        return f"{how_to_answer(question)}; then {again}"
+    if waited.hopeless:
+        only = "this task" if pending.count(",") == 0 else "these tasks"
+        return f"no running process can do {only}: do what why says first, then {again}"
+    return f"{again} again in {waited.poll_after:g} s"
+
+
+FINAL_ERRORS = ("Permanent", "InvalidArgument", "InvalidTransition", "DependencyCycle", "UrlRefused")
+"""Types of errors that are never retried by themselves: the same payload can only fail the same way."""
+
+
+def failed_for_good(task: Task) -> bool:
+    """True for a task that failed with retries to spare, or with an error that a retry cannot help."""
+    if task.status is not TaskStatus.FAILED:
+        return False
+    kind = (task.error or "").partition(":")[0]
+    return kind in FINAL_ERRORS or 0 < task.attempts - task.interruptions <= task.max_retries
+
+
+def after_failure(task: Task) -> str:
+    """What can be done about a task that ended without a result."""
+    if failed_for_good(task):
+        return (
+            f"its error says what to correct: publish_enhanced_task with name={task.name!r} and a corrected payload; "
+            f'the same payload fails again, unless the cause lay outside it (then retry_failed_task(task_id="{task.task_id}"))'
+        )
+    return f'get_task_status(task_id="{task.task_id}") shows its attempts; retry_failed_task runs it again once the cause is mended'

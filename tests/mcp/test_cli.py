@@ -267,7 +267,7 @@ def test_set_key_for_an_endpoint_that_is_not_there_says_what_to_do(tmp_path: Pat
 @pytest.mark.parametrize(
     ("name", "url", "mode", "said"),
     [
-        ("bad name/..", "https://a.example/v1", "file", "no endpoint name"),
+        ("bad name/..", "https://a.example/v1", "file", "An endpoint cannot be named"),
         ("deepseek", "nonsense", "file", "http or https URL"),
         ("deepseek", "https://a.example/v1", "process", "this one ends now"),
     ],
@@ -556,3 +556,73 @@ def test_the_log_shows_no_key_and_no_foreign_text() -> None:
     assert "plainlooking" not in line["message"]
     assert line["trace"][0] == "ValueError"
     assert "caller's data" not in stream.getvalue()
+
+
+def test_an_export_from_a_database_that_is_not_there_is_refused_and_makes_none(tmp_path: Path) -> None:
+    missing = tmp_path / "nowhere" / "queue.db"
+    done = run("export", str(tmp_path / "out.jsonl"), "--database", str(missing), folder=tmp_path)
+    assert done.returncode == 1
+    assert f"There is no database {missing}" in done.stderr
+    assert list(tmp_path.glob("*.jsonl")) == []
+    assert not missing.parent.exists()
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"tasks": []}'])
+def test_an_import_of_a_file_without_a_task_says_so_and_fails(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "empty.json"
+    file.write_text(content, encoding="utf-8")
+    done = run("import", str(file), folder=tmp_path)
+    assert done.returncode == 1
+    assert "There is no task in" in done.stderr
+
+
+@pytest.mark.parametrize("content", ["", "\n\n", "# A page", "\ufeff"])
+def test_an_import_of_what_is_no_queue_fails_with_a_reason(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "other.json"
+    file.write_text(content, encoding="utf-8")
+    done = run("import", str(file), folder=tmp_path)
+    assert done.returncode == 1
+    assert "is not JSON. Fix: pass a file written by `heablcoin-cloud export`" in done.stderr
+
+
+def test_print_config_warns_of_a_handlers_file_that_is_not_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["print-config", "claude-desktop", "--handlers", str(tmp_path / "nope.py")]) == 0
+    told = capsys.readouterr()
+    assert f"The handlers file {tmp_path / 'nope.py'} does not exist" in told.err
+    json.loads(told.out)
+
+
+@pytest.mark.parametrize(
+    ("command", "warned"),
+    [
+        ("heablcoin-cloud", True),
+        ("uvx", True),
+        ("./heablcoin-cloud", True),
+        ("venv/bin/heablcoin-cloud", True),
+        (sys.executable, False),
+        ("C:\\Users\\you\\heablcoin-cloud.exe", False),
+    ],
+)
+def test_the_doctor_warns_of_a_command_that_a_client_may_not_find(tmp_path: Path, command: str, warned: bool) -> None:
+    file = tmp_path / "claude_desktop_config.json"
+    entry = {"command": command, "args": ["heablcoin-cloud"]}
+    file.write_text(json.dumps({"mcpServers": {"heablcoin-cloud": entry}}), encoding="utf-8")
+    finding = inspect(ClientFile("Claude Desktop", file))
+    assert finding is not None
+    assert finding.problem == ""
+    assert finding.bare == ((command,) if warned else ())
+
+
+def test_the_doctor_names_the_way_out_of_a_bare_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / ".codeium" / "windsurf" / "mcp_config.json"
+    file.parent.mkdir(parents=True)
+    file.write_text('{"mcpServers": {"heablcoin-cloud": {"command": "heablcoin-cloud"}}}', encoding="utf-8")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert cli.main(["doctor", "--database", str(tmp_path / "q.db")]) == 0
+    assert "note Windsurf" in (said := capsys.readouterr().out)
+    assert "`spawn heablcoin-cloud ENOENT`). Fix: use the absolute path" in said

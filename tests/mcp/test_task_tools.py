@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from core.cloud.store.base import TaskQuery
+from core.errors import Permanent
 from core.runtime import Runtime
 from server.settings import Settings
 
@@ -273,7 +274,7 @@ async def test_a_wait_for_what_nobody_can_run_does_not_ask_for_more_waiting(call
     waited = await call("wait_for_task", task_id=task["task_id"], timeout=30)
     assert waited["done"] is False
     assert waited["waited_seconds"] < 30
-    assert waited["next"].startswith("nobody can run this now")
+    assert waited["next"].startswith("no running process can do this task: do what why says first")
     assert "claim it" in waited["tasks"][0]["why"]
 
 
@@ -294,12 +295,87 @@ async def test_a_question_is_put_to_the_user_by_the_chat_itself(call: Any) -> No
     assert (await call("publish_enhanced_task", name="ask_user"))["next"].startswith("ask the user")
 
 
-async def test_a_wait_that_ends_in_failure_leads_to_the_retry(call: Any) -> None:
-    task = await call("publish_enhanced_task", name="sleep", payload={"secs": 5}, max_retries=0)
+async def test_a_wait_that_ends_in_failure_leads_to_the_retry(call: Any, runtime: Runtime) -> None:
+    runtime.publisher.register_handler("unlucky", lambda payload: 1 / 0)
+    task = await call("publish_enhanced_task", name="unlucky", max_retries=0)
     waited = await call("wait_for_task", task_id=task["task_id"])
-    assert "sleep does not know 'secs'" in waited["tasks"][0]["error"]
+    assert "division by zero" in waited["tasks"][0]["error"]
     assert f'get_task_status(task_id="{task["task_id"]}")' in waited["next"]
     assert "retry_failed_task" in waited["next"]
+
+
+def refuses(payload: Any) -> None:
+    raise Permanent("A symbol is needed.")
+
+
+def returns_nonsense(payload: Any) -> Any:
+    return object()
+
+
+@pytest.mark.parametrize("retries", [0, 3])
+@pytest.mark.parametrize("handler", [refuses, returns_nonsense])
+async def test_a_task_that_can_only_fail_again_is_not_led_to_a_retry(
+    call: Any, runtime: Runtime, handler: Any, retries: int
+) -> None:
+    runtime.publisher.register_handler("hopeless", handler)
+    task = await call("publish_enhanced_task", name="hopeless", max_retries=retries)
+    waited = await call("wait_for_task", task_id=task["task_id"])
+    shown = await call("get_task_status", task_id=task["task_id"])
+    for answer in (waited, shown):
+        assert answer["next"].startswith("its error says what to correct: publish_enhanced_task with name='hopeless'")
+
+
+SLIPS = [
+    ("ai_call", {}, "ai_call needs either a prompt or messages"),
+    ("ai_call", {"prompt": "hi", "max_tokens": "many"}, "max_tokens that is not a number"),
+    ("sleep", {"seconds": "long"}, "sleep needs"),
+    ("sleep", {"secs": 5}, "sleep does not know 'secs'"),
+    ("http_request", {"uri": "https://example.org"}, "http_request needs a url"),
+    ("http_request", {"url": "example.org"}, "The URL has no scheme"),
+]
+
+
+@pytest.mark.parametrize(("name", "payload", "said"), SLIPS)
+async def test_a_slip_in_a_payload_is_caught_by_every_tool_that_publishes(
+    refused: Any, runtime: Runtime, name: str, payload: Any, said: str
+) -> None:
+    graph = [{"key": "a", "name": "echo"}, {"key": "b", "name": name, "payload": payload}]
+    for tool, arguments in (
+        ("publish_enhanced_task", {"name": name, "payload": payload}),
+        ("publish_task_graph", {"tasks": graph}),
+        ("schedule_task", {"name": "nightly", "task": name, "payload": payload, "every": 60}),
+    ):
+        text = await refused(tool, **arguments)
+        assert said in text
+        assert "Fix:" in text
+    assert await everything(runtime) == 0
+
+
+async def test_a_reference_to_nothing_is_refused_with_the_nearest_key(
+    refused: Any, call: Any, runtime: Runtime
+) -> None:
+    fetch = {"key": "fetch", "name": "echo", "payload": {"text": "rain"}}
+    for reference in ("${fetc.text}", "${Fetch}", "${ fetch.text }", "${fetch[0]}"):
+        told = {"key": "tell", "name": "echo", "payload": {"say": reference}, "depends_on": "fetch"}
+        text = await refused("publish_task_graph", tasks=[fetch, told])
+        assert "${fetch" in text.partition("Fix:")[2]
+    assert await everything(runtime) == 0
+    told = {
+        "key": "tell",
+        "name": "echo",
+        "payload": {"all": "${fetch}", "part": "${fetch.text}", "plain": "$${fetch}"},
+    }
+    made = await call("publish_task_graph", tasks=[fetch, {**told, "depends_on": "fetch"}])
+    waited = await call("wait_for_task", task_id=made["tasks"][1]["task_id"])
+    assert waited["tasks"][0]["result"] == {"all": {"text": "rain"}, "part": "rain", "plain": "${fetch}"}
+
+
+async def test_a_task_may_depend_on_as_many_as_the_core_allows(call: Any, refused: Any, runtime: Runtime) -> None:
+    parents = [task.task_id for task in runtime.publisher.publish_many([{"name": NOBODY}] * 150)]
+    task = await call("publish_enhanced_task", name="echo", depends_on=parents)
+    assert len(task["blocked_by"]) == 150
+    text = await refused("publish_enhanced_task", name="echo", depends_on=[f"{n:016x}" for n in range(10_001)])
+    assert "`depends_on` has 10,001 entries; at most 10,000 are allowed. Fix: put a task in between" in text
 
 
 async def test_a_failed_task_shows_its_attempts_and_names_the_retry(call: Any, runtime: Runtime) -> None:
@@ -424,6 +500,10 @@ async def test_an_ai_call_that_no_endpoint_can_take_asks_for_an_endpoint(call: A
     task = await call("publish_enhanced_task", name="ai_call", payload='{"prompt": "hi"}')
     assert "add_api_endpoint" in task["why"]
     assert task["next"] == f'add_api_endpoint, then wait_for_task(task_id="{task["task_id"]}")'
+    await call("add_api_endpoint", name="far", base_url="https://api.example.com/v1", model="m", api_key_env="NOT_SET")
+    task = await call("publish_enhanced_task", name="ai_call", payload='{"prompt": "hi"}')
+    assert "Run `heablcoin-cloud set-key far`, or set NOT_SET where the server starts" in task["why"]
+    assert task["next"].startswith("tell the user what is missing (see why), then wait_for_task(")
 
 
 async def test_an_unknown_tool_is_answered_with_the_nearest(refused: Any) -> None:

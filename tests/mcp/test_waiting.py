@@ -44,9 +44,51 @@ async def test_waiting_for_nothing_is_refused(refused: Any, nothing: Any) -> Non
     assert "`task_id` must not be empty" in await refused("wait_for_task", task_id=nothing)
 
 
-@pytest.mark.parametrize("seconds", [-1, 56, "soon"])
-async def test_a_wait_of_another_length_is_refused(refused: Any, seconds: Any) -> None:
-    assert "`timeout` must be" in await refused("wait_for_task", task_id="x", timeout=seconds)
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(-1, "is -1; at least 0"), (56, "is 56; at most 55"), ("soon", "must be a number, not 'soon'")],
+)
+async def test_a_wait_of_another_length_is_refused(refused: Any, seconds: Any, said: str) -> None:
+    text = await refused("wait_for_task", task_id="x", timeout=seconds)
+    assert f"`timeout` {said}" in text
+    assert "Fix: give a number from 0 to 55" in text
+
+
+async def test_more_tasks_than_one_wait_can_have_are_refused_with_a_way_out(refused: Any) -> None:
+    text = await refused("wait_for_task", task_id=[f"{number:016x}" for number in range(1_001)])
+    assert (
+        "`task_id` has 1,001 entries; at most 1,000 are allowed. Fix: wait for a part of them, then for the rest."
+        in text
+    )
+
+
+async def test_a_wait_for_many_counts_them_and_shows_those_that_matter(call: Any, client: Client) -> None:
+    graph = [{"key": f"k{number}", "name": "echo"} for number in range(60)]
+    graph += [{"key": "bad", "name": "nobody"}]
+    made = await call("publish_task_graph", tasks=graph)
+    ids = [row["task_id"] for row in made["tasks"]]
+    assert all(one in made["next"] for one in ids), "waiting for some of them would not be waiting for all"
+    await call("cancel_task", task_id=ids[-1])
+    told: list[str] = []
+
+    async def hear(progress: float, total: float | None, message: str | None) -> None:
+        told.append(message or "")
+
+    result = await client.call_tool("wait_for_task", {"task_id": ",".join(ids)}, progress_callback=hear)
+    waited = result.structured_content
+    assert waited is not None
+    assert (waited["done"], waited["ended"], waited["left_out"]) == (True, "61 of 61", 11)
+    assert waited["tasks"][-1]["status"] == "cancelled", "the one that did not complete is shown"
+    assert all(message.endswith("of 61 tasks done") for message in told)
+
+
+async def test_a_large_graph_names_the_tasks_that_no_other_waits_for(call: Any) -> None:
+    graph = [{"key": f"k{number}", "name": "echo"} for number in range(60)]
+    graph += [{"key": "sum", "name": "echo", "payload": {"n": "${k0}"}, "depends_on": [f"k{n}" for n in range(60)]}]
+    made = await call("publish_task_graph", tasks=graph)
+    last = made["tasks"][-1]["task_id"]
+    assert made["next"].startswith(f'wait_for_task(task_id="{last}") (the 1 that no other waits for')
+    assert (await call("wait_for_task", task_id=last))["done"] is True
 
 
 async def test_a_wait_of_no_time_looks_once(call: Any) -> None:

@@ -54,7 +54,7 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match="cannot be read"):
         read_legacy(tmp_path / "missing.json", now=NOW)
     (tmp_path / "bytes.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InvalidArgument, match="not JSON text"):
+    with pytest.raises(InvalidArgument, match="is not JSON"):
         read_legacy(tmp_path / "bytes.json", now=NOW)
 
 

@@ -103,12 +103,60 @@ def test_heads_are_what_looks_like_a_reference_in_values_but_not_in_names_or_esc
     assert heads({"${name}": ["${a.x} $${b}", {"c": "${c-1}"}, "${d e}", 3]}) == {"a", "c-1"}
 
 
-def test_a_reference_to_what_is_no_dependency_is_refused_only_when_it_names_a_task():
-    check_references("${HOME} ${a}", depends_on=["a"], local_keys=["a", "b"])
+NEAR = [
+    ("${fetc}", "did you mean ${fetch}?"),
+    ("${fetc.text}", "did you mean ${fetch}?"),
+    ("Sum up: ${Fetch.text} and more", "did you mean ${fetch}?"),
+    ("${analyse}", "did you mean ${analyze}?"),
+    ("${HOME}", "there are: analyze, fetch; write $${HOME} for the plain text"),
+    ("${item.field}", "write $${item} for the plain text"),
+    ({"x": [{"y": "${fetsh}"}]}, "did you mean ${fetch}?"),
+    ("${ fetch }", "write ${fetch}, or $${ fetch } for"),
+    ("${ fetch.text }", "write ${fetch.text}"),
+    ("${fetch[0].url}", "write ${fetch.0.url}"),
+    ("${fetch['url']}", "write ${fetch.url}"),
+    ("${fetch.}", "write ${fetch}"),
+    ("${fetch..text}", "write ${fetch.text}"),
+    ("${nobody.text}", "there are: analyze, fetch"),
+]
+
+
+@pytest.mark.parametrize(("payload", "fix"), NEAR)
+def test_what_looks_like_a_reference_and_is_none_is_refused_with_the_nearest_key(payload, fix):
+    with pytest.raises(InvalidArgument) as refused:
+        check_references(payload, depends_on=["fetch", "analyze"], local_keys=["fetch", "analyze"])
+    assert fix in refused.value.fix
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        "$${HOME}",
+        "$${fetch.}",
+        "$ {fetch}",
+        "${}",
+        "${a b}",
+        "${x:-y}",
+        "$fetch",
+        "{fetch}",
+        "${{ fetch }}",
+        "${fetch} $${b}",
+    ],
+)
+def test_what_is_no_reference_stays_what_it_is(payload):
+    check_references(payload, depends_on=["fetch"], local_keys=["fetch"])
+
+
+def test_a_reference_to_a_sibling_or_to_a_task_that_is_no_dependency_is_refused():
     with pytest.raises(InvalidArgument, match=r"\$\{b\}, which is not among"):
         check_references("${b.x}", depends_on=["a"], local_keys=["a", "b"])
-    with pytest.raises(InvalidArgument, match=ID):
-        check_references({"x": [f"${{{ID}}}"]}, depends_on=["a"])
+    for dependencies in (["a"], []):
+        with pytest.raises(InvalidArgument, match=ID):
+            check_references({"x": [f"${{{ID}}}"]}, depends_on=dependencies)
+
+
+def test_a_task_that_stands_alone_has_nothing_to_refer_to():
+    check_references("echo ${HOME} ${item.field} ${ x }", depends_on=[])
 
 
 def test_local_keys_are_renamed_and_escapes_are_not():

@@ -152,10 +152,10 @@ def graph(**tasks):
 
 
 def test_local_keys_become_ids_in_dependencies_and_references():
-    made = graph(b={"depends_on": ["a", "c" * 16], "payload": {"x": "${a.rows} $${a} ${HOME}"}}, a={})
+    made = graph(b={"depends_on": ["a", "c" * 16], "payload": {"x": "${a.rows} $${a} $${HOME}"}}, a={})
     assert list(made) == ["a", "b"]
     assert made["b"].depends_on == ("0000000000000001", "c" * 16)
-    assert made["b"].payload == '{"x":"${0000000000000001.rows} $${a} ${HOME}"}'
+    assert made["b"].payload == '{"x":"${0000000000000001.rows} $${a} $${HOME}"}'
 
 
 def test_a_reference_to_a_task_of_the_graph_that_is_no_dependency_is_refused_by_key():

@@ -63,7 +63,10 @@ def test_a_move_outside_the_table_is_refused_and_names_what_is_allowed(current, 
         return
     with pytest.raises(InvalidTransition, match=f"Task id is {current} and cannot become {wanted}") as refused:
         check_transition("id", current, wanted)
-    assert all(allowed in refused.value.fix for allowed in TRANSITIONS[current])
+    if current in FINAL and TRANSITIONS[current]:
+        assert refused.value.fix == "retry_task puts it back in the queue."
+    else:
+        assert all(allowed in refused.value.fix for allowed in TRANSITIONS[current])
 
 
 def test_a_completed_task_stays_completed():

@@ -5,8 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, Unpack, cast
 
 from core.cloud.handlers.registry import HandlerRegistry
-from core.cloud.pool.chat import ChatOptions, ChatResult, check_has_text
+from core.cloud.pool.bounds import check_bounds
+from core.cloud.pool.chat import ChatOptions, ChatResult, check_has_text, request_of
+from core.cloud.pool.selection import check_strategy
 from core.cloud.providers.base import Message
+from core.cloud.queue.graph import heads, with_stand_ins
 from core.errors import HeablcoinError, Permanent
 from core.json_types import Json, JsonObject, dumps
 
@@ -14,6 +17,16 @@ NAME = "ai_call"
 TEXTS = ("system", "model", "endpoint", "strategy")
 NUMBERS = ("max_tokens", "temperature", "deadline", "max_retries")
 FIELDS = ("prompt", "messages", *TEXTS, *NUMBERS, "json")
+STAND_INS: JsonObject = {
+    "messages": [{"role": "user", "content": "${}"}],
+    "strategy": "priority",
+    "max_tokens": 1,
+    "temperature": 1,
+    "deadline": 1,
+    "max_retries": 1,
+    "json": False,
+}
+"""What a field may be while it still refers to a result."""
 EXAMPLE = '{"prompt": "Summarise: ${task_id.text}", "max_tokens": 500}'
 
 
@@ -50,8 +63,18 @@ def register_ai_call(registry: HandlerRegistry, manager: ChatPool) -> None:
     def lacking(capability: str) -> str:
         return manager.lacking(capability.partition("@")[2])
 
-    registry.register(NAME, ai_call, capabilities=capabilities, lacking=lacking)
+    registry.register(NAME, ai_call, capabilities=capabilities, lacking=lacking, check=check)
     manager.on_usable(registry.announce)
+
+
+def check(payload: Json) -> None:
+    """Raise Permanent or InvalidArgument for a payload that ai_call could only fail with."""
+    if isinstance(payload, str) and heads(payload):
+        return
+    messages, options = parse(with_stand_ins(payload, STAND_INS))
+    request_of(messages, options)
+    check_strategy(options.get("strategy", "priority"))
+    check_bounds(options.get("max_retries", 3), options.get("deadline"))
 
 
 def parse(payload: Json) -> tuple[str | Sequence[Message], ChatOptions]:
@@ -85,12 +108,14 @@ def parse(payload: Json) -> tuple[str | Sequence[Message], ChatOptions]:
 def _check_types(given: Mapping[str, Json]) -> None:
     for name in TEXTS:
         if not isinstance(given.get(name, ""), str):
-            raise Permanent(f"ai_call has a {name} that is not text.")
+            raise Permanent(
+                f"ai_call has a {name} that is not text.", f"give {name} as a text in quotes, or leave it out."
+            )
     for name in NUMBERS:
         if isinstance(given.get(name, 0), bool) or not isinstance(given.get(name, 0), (int, float)):
-            raise Permanent(f"ai_call has a {name} that is not a number.")
+            raise Permanent(f"ai_call has a {name} that is not a number.", f"give {name} as a number, or leave it out.")
     if not isinstance(given.get("json", False), bool):
-        raise Permanent("ai_call has a json that is not true or false.")
+        raise Permanent("ai_call has a json that is not true or false.", "write true or false, without quotes.")
 
 
 def as_result(answer: ChatResult, *, wants_json: bool) -> JsonObject:

@@ -41,7 +41,9 @@ def load_handlers(spec: str, target: Registrar, manager: object | None = None) -
         raise InvalidArgument("No handlers file was named.", "give the path of a .py file or the name of a module.")
     registry: object = target if isinstance(target, HandlerRegistry) else getattr(target, "handlers", None)
     if not isinstance(registry, HandlerRegistry):
-        raise InvalidArgument("Handlers can be loaded into a publisher or a HandlerRegistry only.")
+        raise InvalidArgument(
+            "Handlers can be loaded into a publisher or a HandlerRegistry only.", "pass one of these as target."
+        )
     before = registry.snapshot()
     with contextlib.redirect_stdout(sys.stderr):
         module = import_file(wanted) if looks_like_a_path(wanted) else _import_module(wanted)
@@ -72,7 +74,7 @@ def import_file(path: str, name: str = "") -> ModuleType:
     if known is not None:
         return known
     if not file.is_file():
-        raise InvalidArgument(f"There is no handlers file {file}.", "give the full path of a Python file.")
+        raise InvalidArgument(f"The handlers file {file} does not exist.", "check the path.")
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
         raise InvalidArgument(f"The handlers file {file} is not a Python file.", "give a path that ends in .py.")

@@ -6,15 +6,27 @@ import time
 
 from core.cloud.handlers.registry import HandlerRegistry
 from core.cloud.pool.outcome import retry_after
+from core.cloud.queue.graph import heads, with_stand_ins
 from core.errors import HeablcoinError, Permanent
 from core.json_types import Json, JsonObject, dumps
-from core.network import HttpError, HttpRequest, HttpResponse, RequestHeaders, Transport, UrlPolicy, open_transport
+from core.network import (
+    HttpError,
+    HttpRequest,
+    HttpResponse,
+    RequestHeaders,
+    Transport,
+    UrlPolicy,
+    open_transport,
+    parse_url,
+)
 from core.redaction import excerpt
 
 NAME = "http_request"
 FIELDS = ("url", "method", "headers", "body", "json", "timeout")
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 EXAMPLE = '{"url": "https://example.org/data.json", "method": "GET"}'
+STAND_INS: JsonObject = {"method": "GET", "headers": {}, "json": {}, "timeout": 1}
+"""What a field may be while it still refers to a result."""
 TIMEOUT = 30.0
 LONGEST_TIMEOUT = 600.0
 LARGEST_BODY = 512 * 1024
@@ -59,7 +71,16 @@ class HttpRequests:
 
 def register_http_request(registry: HandlerRegistry, policy: UrlPolicy | None = None) -> None:
     """Have `http_request` tasks run under `policy`."""
-    registry.register(NAME, HttpRequests(policy).run)
+    registry.register(NAME, HttpRequests(policy).run, check=check)
+
+
+def check(payload: Json) -> None:
+    """Raise Permanent or InvalidArgument for a payload that http_request could only fail with."""
+    if isinstance(payload, str) and heads(payload):
+        return
+    request, _ = parse(with_stand_ins(payload, STAND_INS))
+    if not heads(request.url):
+        parse_url(request.url)
 
 
 def parse(payload: Json) -> tuple[HttpRequest, float]:
@@ -77,7 +98,9 @@ def parse(payload: Json) -> tuple[HttpRequest, float]:
         raise Permanent(f"http_request has the method {str(method)[:20]!r}.", f"use one of: {', '.join(METHODS)}.")
     timeout = payload.get("timeout") or TIMEOUT
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout <= LONGEST_TIMEOUT:
-        raise Permanent("http_request has a timeout that is not 0 to 600 seconds.")
+        raise Permanent(
+            "http_request has a timeout that is not 0 to 600 seconds.", 'give seconds, such as {"timeout": 30}.'
+        )
     headers = payload.get("headers") or {}
     if not isinstance(headers, dict):
         raise Permanent("http_request has headers that are not an object.", 'write {"accept": "text/csv"}.')

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 from core.cloud.handlers.task_context import TaskContext
 from core.cloud.queue.submission import check_name
-from core.errors import HeablcoinError, InvalidArgument, NoHandler
+from core.errors import HeablcoinError, InvalidArgument, NoHandler, Permanent
 from core.json_types import Json
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ Isolation = Literal["thread", "process"]
 HandlerFunction = Callable[..., Any]
 CapabilitySource = Callable[[], Iterable[str]]
 Lacking = Callable[[str], str]
+PayloadCheck = Callable[[Json], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,8 @@ class Handler:
     """What this process can run with it, asked again and again; None is the name alone."""
     lacking: Lacking | None
     """Given a capability that is not here: what is missing, in words for the user; '' when that is not known."""
+    check: PayloadCheck | None
+    """Raises Permanent or InvalidArgument for a payload that this handler could only fail with."""
 
     def call(self, payload: Json, context: TaskContext) -> object:
         """The function's value, or its awaitable when it is async."""
@@ -84,6 +87,7 @@ class HandlerRegistry:
         timeout: float | None = None,
         capabilities: CapabilitySource | None = None,
         lacking: Lacking | None = None,
+        check: PayloadCheck | None = None,
     ) -> Handler:
         """Have tasks named `name` run by `func(payload)` or `func(payload, context)`, `def` or `async def`.
 
@@ -105,6 +109,7 @@ class HandlerRegistry:
             takes_context=takes_context(name, func),
             capabilities=capabilities,
             lacking=lacking,
+            check=check,
         )
         if isolation == "process":
             from core.cloud.handlers.address import address_of
@@ -137,6 +142,19 @@ class HandlerRegistry:
                 f"{', '.join(self.names()) or 'none'}.",
             )
         return handler
+
+    def check(self, name: str, payload: Json) -> None:
+        """Raise InvalidArgument for a payload that the handler of this name could only fail with.
+
+        Texts that refer to a result are left out of it: what they will be is not known yet.
+        """
+        handler = self._handlers.get(name)
+        if handler is None or handler.check is None:
+            return
+        try:
+            handler.check(payload)
+        except (Permanent, InvalidArgument) as error:
+            raise InvalidArgument(error.message, error.fix) from error
 
     def names(self) -> list[str]:
         """The names that have a handler, sorted."""

@@ -49,7 +49,7 @@ def exhausted(
         else "No endpoint can take the call now:"
     )
     return AllEndpointsFailed(
-        "\n".join([head, *lines]) + "\n",
+        "\n".join([head, *lines]),
         _fix(attempts, skipped, retry_after),
         attempts=attempts,
         retry_after=retry_after,

@@ -88,9 +88,14 @@ def request_of(messages: str | Sequence[Message], options: ChatOptions) -> ChatR
     """The request that goes to providers. Raises InvalidArgument for messages or numbers that none would take."""
     max_tokens, temperature = options.get("max_tokens"), options.get("temperature")
     if max_tokens is not None and (not is_whole(max_tokens) or max_tokens < 1):
-        raise InvalidArgument(f"max_tokens must be a whole number of at least 1, not {max_tokens!r}.")
+        raise InvalidArgument(
+            f"max_tokens must be a whole number of at least 1, not {max_tokens!r}.",
+            "give a number such as 500, or leave it out",
+        )
     if temperature is not None and not 0 <= temperature <= 2:
-        raise InvalidArgument(f"temperature must be between 0 and 2, not {temperature!r}.")
+        raise InvalidArgument(
+            f"temperature must be between 0 and 2, not {temperature!r}.", "give a number such as 0.7, or leave it out"
+        )
     return ChatRequest(
         as_messages(messages),
         options.get("model", ""),

@@ -198,16 +198,19 @@ def is_whole(value: object) -> bool:
 def _check(endpoint: ApiEndpoint) -> None:
     for name in ("name", "base_url", "model", "provider", "api_key_env"):
         if not isinstance(getattr(endpoint, name), str):
-            raise InvalidArgument(f"The endpoint's {name} must be text.")
+            raise InvalidArgument(f"The endpoint's {name} must be text.", f"pass {name} as a str")
     if not NAME.fullmatch(endpoint.name):
         raise InvalidArgument(
-            f"{endpoint.name[:40]!r} is no endpoint name.",
+            f"An endpoint cannot be named {endpoint.name[:40]!r}.",
             "use 1 to 100 letters, digits and ._:/@- (starting with a letter or digit)",
         )
     if not NAME.fullmatch(endpoint.provider):
-        raise InvalidArgument(f"{endpoint.provider[:40]!r} is no provider.", "use openai or anthropic")
+        raise InvalidArgument(f"There is no provider {endpoint.provider[:40]!r}.", "use openai or anthropic")
     if len(endpoint.model) > 200 or any(ord(char) < 32 for char in endpoint.model):
-        raise InvalidArgument("The model name must be one line of at most 200 characters.")
+        raise InvalidArgument(
+            "The model name must be one line of at most 200 characters.",
+            "give it as the provider writes it, such as deepseek-chat",
+        )
     if endpoint.api_key_env and not ENV_NAME.fullmatch(endpoint.api_key_env):
         # The value is not repeated: somebody may have put the key itself there.
         raise InvalidArgument(
@@ -232,15 +235,19 @@ def _check_numbers(endpoint: ApiEndpoint) -> None:
     ):
         value = getattr(endpoint, name)
         if not is_whole(value) or not least <= value <= 10**12:
-            raise InvalidArgument(f"{name} must be a whole number of at least {least}, not {value!r}.")
+            raise InvalidArgument(
+                f"{name} must be a whole number of at least {least}, not {value!r}.", f"pass an int of {least} or more"
+            )
     for name in ("timeout", "weight"):
         value = getattr(endpoint, name)
         if not (isinstance(value, float) and 0 < value <= 1e6):
-            raise InvalidArgument(f"{name} must be a number above 0 (and at most 1,000,000), not {value!r}.")
+            raise InvalidArgument(
+                f"{name} must be a number above 0 (and at most 1,000,000), not {value!r}.", "pass a number such as 30"
+            )
     for name in ("cost_per_million_in", "cost_per_million_out", "max_cost_per_day"):
         value = getattr(endpoint, name)
         if not (isinstance(value, float) and 0 <= value < math.inf):
-            raise InvalidArgument(f"{name} must be a number of at least 0, not {value!r}.")
+            raise InvalidArgument(f"{name} must be a number of at least 0, not {value!r}.", "pass 0 or more")
 
 
 def _check_url(endpoint: ApiEndpoint) -> None:

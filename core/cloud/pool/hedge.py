@@ -37,4 +37,6 @@ def checked_hedge(after: object) -> float | str | None:
         return after
     if isinstance(after, int | float) and not isinstance(after, bool) and 0 < after < float("inf"):
         return float(after)
-    raise InvalidArgument(f'hedge_after must be seconds above 0, or "p95", not {after!r}.')
+    raise InvalidArgument(
+        f'hedge_after must be seconds above 0, or "p95", not {after!r}.', 'give seconds such as 2.5, or "p95"'
+    )

@@ -102,7 +102,9 @@ class Pool:
         """The member of that name. Raises UnknownEndpoint, naming those there are."""
         member = self.members.get(name)
         if member is None:
-            known = ", ".join(sorted(self.members)[:20]) or "none yet"
+            if not self.members:
+                raise UnknownEndpoint("The pool is empty.", f"add {name[:100]!r} with add_endpoint")
+            known = ", ".join(sorted(self.members)[:20])
             raise UnknownEndpoint(
                 f"There is no endpoint named {name[:100]!r}.", f"use one of: {known}; or add it with add_endpoint"
             )

@@ -148,5 +148,5 @@ STRATEGIES = tuple(_STRATEGIES)
 def check_strategy(strategy: str) -> str:
     """`strategy` itself; InvalidArgument that lists the known ones when it is not one of them."""
     if strategy not in _STRATEGIES:
-        raise InvalidArgument(f"{str(strategy)[:40]!r} is no strategy.", f"use one of {', '.join(STRATEGIES)}")
+        raise InvalidArgument(f"There is no strategy {str(strategy)[:40]!r}.", f"use one of {', '.join(STRATEGIES)}")
     return strategy

@@ -55,9 +55,9 @@ class FakeStep:
         if self.fail and self.fail not in KINDS:
             raise InvalidArgument(f"A fake cannot fail with {self.fail[:20]!r}.", f"use one of: {', '.join(KINDS)}.")
         if self.status != 200 and not 400 <= self.status <= 599:
-            raise InvalidArgument("A fake's status must be 200, or 400 to 599.")
+            raise InvalidArgument("A fake's status must be 200, or 400 to 599.", "give one of these")
         if min(self.delay, self.token_delay, self.times) < 0:
-            raise InvalidArgument("A fake's delay, token_delay and times must be 0 or more.")
+            raise InvalidArgument("A fake's delay, token_delay and times must be 0 or more.", "give 0 or more")
 
     @classmethod
     def parse(cls, values: Mapping[str, Json]) -> Self:
@@ -73,7 +73,9 @@ class FakeStep:
             try:
                 step[name] = make(str(value))
             except ValueError:
-                raise InvalidArgument(f"A fake's {name} must be a number, not {str(value)[:40]!r}.") from None
+                raise InvalidArgument(
+                    f"A fake's {name} must be a number, not {str(value)[:40]!r}.", "give a number"
+                ) from None
         return cls(**step)  # type: ignore[arg-type]  # every value was just made the type its field names
 
 

@@ -2,10 +2,13 @@
 
 A string in a payload may name a result of a task it depends on: `${key}` or `${key.path.to.value}`, where `key` is a task
 id (or, while a graph is published, a local key), a path step is a field's name or a list index, and `$${` stands for a
-plain `${`. A string that is one reference becomes the value itself; a reference inside more text becomes text. What is not
-the name of a dependency, like `${HOME}`, is left as it stands.
+plain `${`. A string that is one reference becomes the value itself; a reference inside more text becomes text.
+
+Where there is something to refer to (a graph's keys, or dependencies), everything of this form must name one of them: a slip
+would else reach a handler as text. A task that stands alone refers to nothing, and its `${HOME}` is left as it stands.
 """
 
+import difflib
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from graphlib import CycleError, TopologicalSorter
@@ -18,6 +21,10 @@ LOCAL_KEY = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 _REFERENCE = re.compile(r"\$\$\{|\$\{(?P<head>[A-Za-z0-9_-]{1,64})(?P<path>(?:\.[^.{}]+)*)\}")
 """An escape or a reference; the one pass over a text keeps what a result brings in from being read as either."""
+_ALMOST = re.compile(r"\$\$\{|\$\{\s*(?P<head>[A-Za-z0-9_-]{1,64})(?P<rest>[^{}]{0,200})\}")
+"""What somebody may have meant as a reference: with spaces, `[0]`, or an empty step."""
+MOST_NAMED = 8
+"""Names that an error lists."""
 
 
 def check_graph(depends_on: Mapping[str, Iterable[str]]) -> list[str]:
@@ -55,16 +62,65 @@ def heads(payload: Json) -> set[str]:
 
 
 def check_references(payload: Json, depends_on: Collection[str], local_keys: Collection[str] = ()) -> None:
-    """Raise InvalidArgument for a reference to a task that is not among the dependencies.
+    """Raise InvalidArgument for what refers to no dependency of the task, naming the nearest there is.
 
-    Only a name that is a local key, or has the form of a task id, is taken for one.
+    A task without dependencies, published by itself, has nothing to refer to: there only the form of a task id is taken
+    for a reference.
     """
+    alone = not depends_on and not local_keys
     for head in sorted(heads(payload)):
-        if head not in depends_on and (head in local_keys or TASK_ID.fullmatch(head)):
+        if head in depends_on:
+            continue
+        if head in local_keys or TASK_ID.fullmatch(head):
             raise InvalidArgument(
                 f"The payload refers to ${{{head}}}, which is not among the task's dependencies.",
                 f"add {head!r} to depends_on, or write $${{{head}}} for the plain text.",
             )
+        if not alone:
+            raise _refers_to_nothing(head, depends_on, local_keys)
+    if not alone:
+        _refuse_almost(payload, {*depends_on, *local_keys})
+
+
+def _refers_to_nothing(head: str, depends_on: Collection[str], local_keys: Collection[str]) -> InvalidArgument:
+    """The error for a name that is neither a dependency nor a key of the graph."""
+    names = sorted(local_keys) or sorted(depends_on)
+    near = difflib.get_close_matches(head, names, n=1) or difflib.get_close_matches(head.lower(), names, n=1)
+    shown = ", ".join(names[:MOST_NAMED]) + (f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else "")
+    meant = f"did you mean ${{{near[0]}}}? " if near else ""
+    return InvalidArgument(
+        f"The payload refers to ${{{head}}}, which no task here is called.",
+        f"{meant}there are: {shown}; write $${{{head}}} for the plain text.",
+    )
+
+
+def _refuse_almost(payload: Json, names: Collection[str]) -> None:
+    """Raise InvalidArgument for the name of a task in `${...}` that is written so that it would not be filled in."""
+
+    def look(match: re.Match[str]) -> str:
+        if match["head"] in names and not _REFERENCE.fullmatch(match[0]):
+            steps = [step for step in re.split(r"[\s.\[\]'\"]+", match["rest"]) if step]
+            meant = ".".join((match["head"], *steps))
+            raise InvalidArgument(
+                f"The payload has {match[0][:80]!r}, which is not how a result is referred to.",
+                f"write ${{{meant}}}, or $${match[0][1:80]} for the plain text.",
+            )
+        return match[0]
+
+    _each_string(payload, lambda text: _ALMOST.sub(look, text))
+
+
+def with_stand_ins(payload: Json, stand_ins: Mapping[str, Json]) -> Json:
+    """The payload with each of its fields that refers to a result, and is named in `stand_ins`, replaced by what stands there.
+
+    For a check of what is known already: a number may come from a result that is not there yet.
+    """
+    if not isinstance(payload, dict) or not any("${" in value for value in payload.values() if isinstance(value, str)):
+        return payload
+    return {
+        name: stand_ins[name] if name in stand_ins and isinstance(value, str) and heads(value) else value
+        for name, value in payload.items()
+    }
 
 
 def rename_references(payload: Json, names: Mapping[str, str]) -> Json:

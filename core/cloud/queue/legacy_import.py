@@ -96,7 +96,10 @@ def read_legacy(path: str | Path, *, known: Callable[[str], bool] = _nothing, no
     except OSError as error:
         raise InvalidArgument(f"The file {path} cannot be read ({error.strerror}).", "check its path.") from error
     except (ValueError, RecursionError) as error:
-        raise InvalidArgument(f"The file {path} is not JSON text in UTF-8.", "give the original's file.") from error
+        raise InvalidArgument(
+            f"The file {path} is not JSON.",
+            "pass a file written by `heablcoin-cloud export`, or cloud_tasks.json of the version 1 program.",
+        ) from error
     return convert(document, known=known, now=now)
 
 

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime
 
@@ -27,6 +27,8 @@ LONGEST_TIMEOUT = 7 * 86_400.0
 MOST_RETRIES = 100
 LARGEST_GRAPH = 100_000
 """Tasks in one publish_many or publish_graph."""
+
+PayloadCheck = Callable[[str, Json], None]
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
@@ -76,8 +78,11 @@ def new_task(
     *,
     local_ids: Mapping[str, str] | None = None,
     checked_references: bool = False,
+    check: PayloadCheck | None = None,
 ) -> NewTask:
     """Check one submission. `local_ids` are the ids of a graph's local keys. Raises InvalidArgument.
+
+    `check` knows what the handlers of this process need: given a name and a payload, it raises for one that can only fail.
 
     `checked_references` is for a task from an export, whose dependencies may be gone while its references stay.
     """
@@ -97,6 +102,8 @@ def new_task(
         if local_ids:
             payload = rename_references(payload, local_ids)
             text = _payload_text(payload)
+    if check is not None:
+        check(name, payload)
     return NewTask(
         task_id=task_id,
         name=name,
@@ -114,7 +121,9 @@ def new_task(
     )
 
 
-def new_graph(said: Mapping[str, Submission], ids: Mapping[str, str], now: float) -> list[tuple[str, NewTask]]:
+def new_graph(
+    said: Mapping[str, Submission], ids: Mapping[str, str], now: float, *, check: PayloadCheck | None = None
+) -> list[tuple[str, NewTask]]:
     """Check a graph whose tasks name each other by local keys; each task comes after those it depends on.
 
     Raises InvalidArgument naming the local key, DependencyCycle.
@@ -124,7 +133,7 @@ def new_graph(said: Mapping[str, Submission], ids: Mapping[str, str], now: float
     tasks = []
     for key in order:
         try:
-            tasks.append((key, new_task(said[key], ids[key], now, local_ids=ids)))
+            tasks.append((key, new_task(said[key], ids[key], now, local_ids=ids, check=check)))
         except InvalidArgument as error:
             raise InvalidArgument(f"Task {key!r}: {error.message}", error.fix) from error
     return tasks

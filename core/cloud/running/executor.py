@@ -139,7 +139,9 @@ class Executor:
         """A flight ready to start; None when its task already failed for its payload."""
         handler = self._handlers.get(claim.name)
         if handler is None:
-            error = Permanent(f"No handler is registered for tasks named {claim.name!r}.")
+            error = Permanent(
+                f"No handler is registered for tasks named {claim.name!r}.", "register one, then retry_task"
+            )
             self._settle([self._outcomes.raised(claim, error)])
             return None
         flight = Flight(claim, handler, self._clock.monotonic(), lease_until)

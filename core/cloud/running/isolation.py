@@ -100,7 +100,10 @@ class IsolatedRun:
 
 def _spawn() -> subprocess.Popen[bytes]:
     if not sys.executable:
-        raise Permanent("This Python does not know its own executable, so it cannot start a child process.")
+        raise Permanent(
+            "This Python does not know its own executable, so it cannot start a child process.",
+            'register the handler with isolation="thread"',
+        )
     environment = dict(os.environ)
     inherited = environment.get("PYTHONPATH", "")
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), inherited)))

@@ -73,8 +73,9 @@ class TaskUpkeep:
             changed = True
             if done.interrupted or done.poisoned:
                 log.warning(
-                    "%d attempts were cut off: their workers died or hung (%d of the tasks failed for it)",
+                    "%d running tasks were taken back from workers that died or hung: %d will run again, %d gave up",
                     done.interrupted + done.poisoned,
+                    done.interrupted,
                     done.poisoned,
                 )
             log.debug("upkeep: %d expired, %d made ready, %d cancelled", done.expired, done.promoted, done.cancelled)

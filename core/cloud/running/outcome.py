@@ -132,4 +132,4 @@ def fate(settlement: Settlement, now: float) -> str:
     """What becomes of the task, for the log."""
     if settlement.status is TaskStatus.PENDING and settlement.run_at is not None:
         return f"again in {max(0.0, settlement.run_at - now):.1f} s"
-    return settlement.status.value
+    return "no retries left, task failed" if settlement.status is TaskStatus.FAILED else settlement.status.value

@@ -78,9 +78,12 @@ def _bring_up(connection: apsw.Connection, location: str, known: list[tuple[int,
         )
     if 0 < current < newest and location != MEMORY:
         log.info("%s was copied to %s before its schema is changed", location, back_up(location, current))
+    if not current:
+        log.info("creating %s with schema %d", location, newest)
     for number, sql in known:
         if number > current:
-            log.info("migrating %s to schema %d", location, number)
+            if current:
+                log.info("migrating %s to schema %d", location, number)
             connection.execute(sql)
             failpoint("during_migration")
     connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
