@@ -59,7 +59,7 @@ def _told(body: JsonObject) -> Json:
         error = {"message": ""}
     if error:
         return error
-    if "error" in {body.get("type"), body.get("object")}:
+    if "error" in (as_text(body.get("type")), as_text(body.get("object"))):
         return _numbered({**body, "error": None, "type": None if body.get("type") == "error" else body.get("type")})
     return _told_elsewhere(body)
 

@@ -206,7 +206,7 @@ def reasoning_of(content: Json) -> str:
         return ""
     found = []
     for part in content:
-        if isinstance(part, dict) and part.get("type") in {"thinking", "reasoning"}:
+        if isinstance(part, dict) and as_text(part.get("type")) in {"thinking", "reasoning"}:
             told = part.get("thinking", part.get("text"))
             found.append(told if isinstance(told, str) else text_of(told))
     return "".join(found)
