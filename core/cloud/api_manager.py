@@ -47,6 +47,9 @@ R = TypeVar("R")
 
 DEADLINE = 120.0
 """Seconds a call may take in all when it does not say: a full minute's window and an attempt after it."""
+NO_NEEDS: frozenset[str] = frozenset()
+JSON_NEEDS = frozenset({"response_format"})
+"""What a call that asks for JSON cannot do without."""
 
 
 class ApiManager:
@@ -135,7 +138,8 @@ class ApiManager:
 
         `max_retries` counts attempts in all (a task's `max_retries` counts those after the first: decision 0007). Another endpoint is asked at once; the same one again only when no other is left, after
         a random wait whose ceiling grows by `backoff_factor`. `deadline` (seconds, 120 if None) bounds everything but `func` itself,
-        which has `endpoint.timeout` to go by. A 400, 413 or 422 is raised as it came. What `func` returns counts as raised if it is
+        which has `endpoint.timeout` to go by. A 400 or 422 that is the caller's is raised as it came; one that only this endpoint
+        gives (too long for its context window, its content filter, a field it does not take) goes to the next. What `func` returns counts as raised if it is
         an error: an HTTP response of 400 or more, or an LLM API's `{"error": {...}}`. Raises AllEndpointsFailed (a RuntimeError),
         InvalidArgument, UnknownEndpoint.
         """
@@ -201,6 +205,7 @@ class ApiManager:
             success.attempts,
             answer.finish_reason,
             answer.reasoning,
+            answer.adapted,
         )
 
     def chat(self, messages: str | Sequence[Message], **options: Unpack[ChatOptions]) -> ChatResult:
@@ -285,6 +290,7 @@ class ApiManager:
         deadline: float | None,
         endpoint: str | None,
         hedge_after: float | str | None = None,
+        needs: frozenset[str] = NO_NEEDS,
     ) -> CallPlan:
         check_bounds(max_retries, deadline)
         if not 1 <= backoff_factor <= 1000:
@@ -300,6 +306,7 @@ class ApiManager:
             DEADLINE if deadline is None else deadline,
             endpoint or "",
             checked_hedge(hedge_after) or self._hedge_after,
+            needs=needs,
             usage_of=usage_of,
         )
 
@@ -311,6 +318,7 @@ class ApiManager:
             deadline=options.get("deadline"),
             endpoint=options.get("endpoint"),
             hedge_after=options.get("hedge_after"),
+            needs=JSON_NEEDS if options.get("json") else NO_NEEDS,
         )
 
     def _make_ready(self) -> None:

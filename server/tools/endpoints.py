@@ -173,6 +173,7 @@ class EndpointStats(TypedDict, total=False):
     avg_latency: Required[str]
     rate_limit: Required[Annotated[str, "used in the last 60 s / allowed"]]
     last_error: Annotated[str, UNTRUSTED]
+    adapted: Annotated[list[str], "what its requests are changed by, because it refuses it"]
 
 
 class PoolStats(TypedDict, total=False):
@@ -241,6 +242,7 @@ class ChatAnswer(TypedDict, total=False):
     finish_reason: str
     reasoning: Annotated[str, UNTRUSTED]
     attempts: Annotated[list[str], UNTRUSTED]
+    adapted: Annotated[list[str], "fields left out or sent otherwise: the endpoint refuses them"]
 
 
 @ENDPOINTS.tool("Ask an LLM of the pool", STARTS_WORK)
@@ -288,6 +290,8 @@ async def call_api(
         told["finish_reason"] = answer.finish_reason
     if answer.reasoning:
         told["reasoning"] = answer.reasoning
+    if answer.adapted:
+        told["adapted"] = list(answer.adapted)
     if len(answer.attempts) > 1:
         told["attempts"] = [str(attempt) for attempt in answer.attempts]
     return told

@@ -119,8 +119,9 @@ def _check_types(given: Mapping[str, Json]) -> None:
 
 
 def as_result(answer: ChatResult, *, wants_json: bool) -> JsonObject:
-    """`{text, endpoint, model, usage, cost, latency, finish_reason, attempts}`, `reasoning` when the model showed some, and `data` when JSON
-    was asked for. Raises AnswerNotJsonError, or Permanent for JSON that was cut off by its limit of tokens.
+    """`{text, endpoint, model, usage, cost, latency, finish_reason, attempts}`, `reasoning` when the model showed some, `adapted` when the
+    endpoint refuses part of the request, and `data` when JSON was asked for. Raises AnswerNotJsonError, or Permanent for JSON that was cut
+    off by its limit of tokens.
     """
     result: JsonObject = {
         "text": answer.text,
@@ -142,6 +143,8 @@ def as_result(answer: ChatResult, *, wants_json: bool) -> JsonObject:
     }
     if answer.reasoning:
         result["reasoning"] = answer.reasoning
+    if answer.adapted:
+        result["adapted"] = list(answer.adapted)
     if wants_json:
         try:
             result["data"] = json_of(answer.text)

@@ -5,7 +5,7 @@ import json
 import time
 
 from core.cloud.handlers.registry import HandlerRegistry
-from core.cloud.pool.outcome import retry_after
+from core.cloud.pool.waits import retry_after
 from core.cloud.queue.graph import heads, with_stand_ins
 from core.errors import HeablcoinError, Permanent
 from core.json_types import Json, JsonObject, dumps

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from core.cloud.pool.limits import FIXES, WHY, Limit
 from core.cloud.pool.outcome import OutcomeClass
 from core.errors import AllEndpointsFailed
 
@@ -26,6 +27,8 @@ class AttemptRecord:
     """HTTP status, 0 when there was none."""
     hedged: bool = False
     """It was a second call beside one that was slow."""
+    limit: Limit = Limit.NONE
+    """What about the endpoint kept it from serving the request."""
 
     def __str__(self) -> str:
         return f"{self.endpoint}: {self.outcome} after {self.latency:.2f}s{': ' if self.reason else ''}{self.reason}"
@@ -44,7 +47,7 @@ def exhausted(
         return AllEndpointsFailed("The pool has no endpoint to ask.", "add one with add_endpoint.")
     count = len(attempts)
     head = (
-        f"No endpoint answered after {count} attempt{'' if count == 1 else 's'}:"
+        f"No endpoint answered after {count} attempt{'' if count == 1 else 's'}{_limits(attempts)}:"
         if count
         else "No endpoint can take the call now:"
     )
@@ -56,7 +59,17 @@ def exhausted(
     )
 
 
+def _limits(attempts: tuple[AttemptRecord, ...]) -> str:
+    """Which limit it was, where all endpoints that were asked have refused the request for one."""
+    if any(record.outcome is not OutcomeClass.UNSUITED for record in attempts):
+        return ""
+    return f" ({'; '.join(dict.fromkeys(WHY[record.limit] for record in attempts))})"
+
+
 def _fix(attempts: tuple[AttemptRecord, ...], skipped: Mapping[str, str], retry_after: float | None) -> str:
+    limits = {record.limit for record in attempts if record.outcome is OutcomeClass.UNSUITED}
+    if limits and all(record.outcome is OutcomeClass.UNSUITED for record in attempts):
+        return "; ".join(FIXES[limit] for limit in Limit if limit in limits) + "."
     if retry_after is not None:
         return f"try again in {retry_after:.1f} seconds, allow a longer deadline, or add another endpoint."
     if any(record.outcome is OutcomeClass.ENDPOINT_FAULT for record in attempts):

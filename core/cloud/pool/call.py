@@ -17,15 +17,18 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
+from core.cloud.pool.adaptation import MOST, Adaptation
 from core.cloud.pool.attempts import AttemptRecord, exhausted
 from core.cloud.pool.health import HoldKind
 from core.cloud.pool.ledger import BUSY_POLL, Refused
+from core.cloud.pool.limits import Limit
 from core.cloud.pool.line import EVERYONE, LOOK_AROUND, Turn
 from core.cloud.pool.member import Member
-from core.cloud.pool.outcome import OK, Outcome, OutcomeClass, classify, exhausted_for, headers_of
+from core.cloud.pool.outcome import OK, Outcome, OutcomeClass, classify, headers_of
 from core.cloud.pool.pool import NO_USAGE, Flight, Pool, Usage
 from core.cloud.pool.selection import Roster
 from core.cloud.pool.usage import tokens_of
+from core.cloud.pool.waits import exhausted_for
 from core.errors import AllEndpointsFailed, HeablcoinError
 
 log = logging.getLogger(__name__)
@@ -121,6 +124,8 @@ class CallPlan:
     hedge_after: float | str | None = None
     keep_open: bool = False
     """A success is the beginning of a stream: the caller settles its flight at the end."""
+    needs: frozenset[str] = frozenset()
+    """Fields without which the answer means something else: endpoints that are known to refuse them are asked last."""
     usage_of: Callable[[Any, float], Usage] = no_usage
     """What a result says about tokens and limits; the number is the time (epoch)."""
 
@@ -138,16 +143,20 @@ class Call:
     """The state of one call; `steps` is the generator."""
 
     __slots__ = (
+        "_again",
         "_again_at",
         "_asked",
+        "_bent",
         "_callers",
         "_ends",
         "_flying",
+        "_larger",
         "_notes",
         "_plan",
         "_pool",
         "_records",
         "_started",
+        "_tried",
         "_turn",
         "error",
     )
@@ -162,6 +171,13 @@ class Call:
         self._again_at: dict[Member, float] = {}
         """Members that were asked and may be asked again, and from when (monotonic)."""
         self._notes: dict[str, str] = {}
+        self._again: Member | None = None
+        """To ask next, because the reason for which it refused the request is mended."""
+        self._bent: set[Member] = set()
+        """Put off, because they serve the call only with something of meaning left out."""
+        self._larger: set[Member] = set()
+        """To ask before others: their context window is known to be larger than that of an endpoint which was too small."""
+        self._tried: set[tuple[str, Adaptation]] = set()
         self._turn: Turn | None = None
         """Its place among the calls that wait."""
         self.error: Exception | None = None
@@ -171,11 +187,12 @@ class Call:
     def steps(self) -> Generator[Command, Event, Success]:
         """Make the call. Closing the generator early frees what it holds."""
         self._pool.hedges.earn()
+        self._put_off()
         try:
             while True:
                 member, last_resort = self._choose()
                 if member is None:
-                    yield self._wait()
+                    yield from self._wait_or_bend()
                     continue
                 flight = yield from self._admit(member, last_resort=last_resort)
                 if flight is None:
@@ -183,8 +200,7 @@ class Call:
                 success = yield from self._attempt(flight)
                 if success is not None:
                     return success
-                if self._started >= self._plan.max_attempts or self._left() <= 0.0:
-                    raise self._failure(None)
+                self._go_on()
         except HeablcoinError:
             raise
         except Exception as error:
@@ -217,9 +233,46 @@ class Call:
     def _roster(self) -> Roster:
         return self._pool.only(self._plan.endpoint) if self._plan.endpoint else self._pool.roster
 
+    def _go_on(self) -> None:
+        """Raise unless another attempt may be made."""
+        if self._left() <= 0.0 or (self._started >= self._plan.max_attempts and not self._bend(last=True)):
+            raise self._failure(None)
+
+    def _wait_or_bend(self) -> Generator[Command, Event, None]:
+        if not self._bend():
+            yield self._wait()
+
+    def _put_off(self) -> None:
+        """Endpoints that are known to refuse what the call needs are asked last."""
+        if not self._plan.needs or not self._pool.bent:
+            return
+        self._bent = {member for member in self._roster().members if member.refuses & self._plan.needs}
+        self._asked |= self._bent
+
+    def _bend(self, *, last: bool = False) -> bool:
+        """Whether what was put off is to be asked now: nobody else is left (`last`: or no attempt is)."""
+        if not self._bent or not (last or self._others_failed()):
+            return False
+        if last:
+            self._asked |= set(self._roster().members)
+            self._again_at.clear()
+            self._started = self._plan.max_attempts - 1
+        self._asked -= self._bent
+        self._bent = set()
+        return True
+
+    def _others_failed(self) -> bool:
+        """No endpoint is left that was not asked yet and comes free before the deadline."""
+        now, left = self._pool.time(), self._left()
+        openings = (self._opens_at(member, now) for member in self._roster().members if member not in self._asked)
+        return all(at is None or at - now > left for at in openings)
+
     def _choose(self) -> tuple[Member | None, bool]:
         """The endpoint to ask now, and whether it is a last resort; None when the call has to wait."""
         now = self._pool.time()
+        again, self._again = self._again, None
+        if again is not None and again.ready_at <= now and self._pool.members.get(again.name) is again:
+            return again, False
         if self._again_at:
             monotonic = self._pool.clock.monotonic()
             for rested in [member for member, at in self._again_at.items() if at <= monotonic]:
@@ -232,7 +285,11 @@ class Call:
             avoid = self._avoided()
             if avoid is EVERYONE:
                 return None, False
-            member = roster.choose(self._plan.strategy, now, avoid)
+            member = None
+            if self._larger:
+                rest = {other for other in roster.members if other not in self._larger}
+                member = roster.choose(self._plan.strategy, now, avoid | rest)
+            member = member or roster.choose(self._plan.strategy, now, avoid)
             last_resort = member is None
             if member is None:
                 member = roster.last_resort(now, avoid)
@@ -368,11 +425,14 @@ class Call:
         reason = pool.shown(outcome.reason)
         latency = pool.settle(flight, outcome, reason, Usage(*tokens_told(error, flight), exhausted))
         self._flying.remove(flight)
-        self._record(flight, outcome.kind, reason, latency, outcome.status)
+        self._record(flight, outcome.kind, reason, latency, outcome.status, outcome.limit)
         if outcome.kind is OutcomeClass.CALLER_FAULT:
             self._callers = error
             raise error
         self.error = error
+        if outcome.kind is OutcomeClass.UNSUITED:
+            self._refused(member, outcome)
+            return
         alone = len(self._roster().members) == 1
         if outcome.kind is not OutcomeClass.ENDPOINT_FAULT and (outcome.same_again or alone):
             self._again_at[member] = pool.clock.monotonic() + self._backoff()
@@ -387,6 +447,34 @@ class Call:
             log.warning("an error of type %s cannot be read (%s): taken as transient", name, type(trouble).__name__)
             return Outcome(OutcomeClass.TRANSIENT, reason=name), None
 
+    def _refused(self, member: Member, outcome: Outcome) -> None:
+        """Ask again at once, at no attempt's cost, where a change of the request mends it; else never again in this call."""
+        fresh = [one for one in outcome.adaptations if (member.name, one) not in self._tried]
+        if fresh and len(self._tried) < MOST:
+            self._tried.update((member.name, one) for one in fresh)
+            self._pool.adapt(member, fresh)
+            self._started -= 1
+            if any(one.loses for one in fresh):
+                self._bent.add(member)
+            else:
+                self._asked.discard(member)
+                self._again = member
+        elif outcome.limit is Limit.CONTEXT:
+            self._too_small(member, outcome.window)
+
+    def _too_small(self, member: Member, window: int) -> None:
+        """The request is longer than this endpoint's context window: it goes to those whose is larger, if that is known."""
+        member.window = member.endpoint.context_window or window or member.window
+        if not member.window:
+            return
+        for other in self._roster().members:
+            if other.window > member.window:
+                self._larger.add(other)
+            elif other.window and other not in self._asked:
+                self._asked.add(other)
+                self._notes[other.name] = f"not asked: its context window of {other.window} tokens is no larger"
+        self._larger = {other for other in self._larger if other.window > member.window}
+
     def _backoff(self) -> float:
         """Full jitter, so that callers that failed together do not come back together."""
         from core.cloud.retry import RetryPolicy
@@ -394,8 +482,16 @@ class Call:
         policy = RetryPolicy(FIRST_BACKOFF, self._plan.backoff_factor, LONGEST_BACKOFF)
         return self._pool.rng.uniform(0.0, policy.ceiling(self._started))
 
-    def _record(self, flight: Flight, kind: OutcomeClass, reason: str, latency: float, status: int = 0) -> None:
-        record = AttemptRecord(flight.member.name, kind, reason, latency, status, flight.hedge)
+    def _record(  # noqa: PLR0917 - what an attempt's record holds, in its order
+        self,
+        flight: Flight,
+        kind: OutcomeClass,
+        reason: str,
+        latency: float,
+        status: int = 0,
+        limit: Limit = Limit.NONE,
+    ) -> None:
+        record = AttemptRecord(flight.member.name, kind, reason, latency, status, flight.hedge, limit)
         self._records.append(record)
         log.debug("attempt %d, %s", len(self._records), record)
 

@@ -6,9 +6,9 @@ from typing import Any, TypedDict
 
 from core.cloud.pool.attempts import AttemptRecord
 from core.cloud.pool.endpoint import is_whole
-from core.cloud.pool.outcome import exhausted_for
 from core.cloud.pool.pool import NO_USAGE, Usage
 from core.cloud.pool.usage import tokens_of
+from core.cloud.pool.waits import exhausted_for
 from core.cloud.providers.base import ChatAnswer, ChatRequest, Message
 from core.errors import InvalidArgument, Permanent
 
@@ -58,6 +58,8 @@ class ChatResult:
     """`stop`, `length`, `content_filter`, `tool_calls`."""
     reasoning: str = ""
     """What the model thought before it answered, as far as the provider shows it."""
+    adapted: tuple[str, ...] = ()
+    """Fields that were sent otherwise than asked, or not at all, because the endpoint refuses them (`temperature`)."""
 
 
 def check_has_text(answer: ChatResult, max_tokens: int | None) -> None:

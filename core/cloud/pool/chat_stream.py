@@ -195,7 +195,9 @@ class _Attempt:
             self._flight.told = Usage(chunk.usage.tokens_in, chunk.usage.tokens_out)
         if chunk.text:
             self._said.append(chunk.text)
-        return ChatChunk(chunk.text, chunk.finish_reason, chunk.usage, self._flight.member.name, chunk.reasoning)
+        return ChatChunk(
+            chunk.text, chunk.finish_reason, chunk.usage, self._flight.member.name, chunk.reasoning, chunk.adapted
+        )
 
     def _too_late(self, until: float) -> ProviderError:
         name = self._flight.member.name

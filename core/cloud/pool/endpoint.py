@@ -7,10 +7,11 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import InitVar, dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 from urllib.parse import parse_qsl, urlsplit
 
 from core.cloud.keys.key_text import check_key, key_fault, stripped, unfilled
+from core.cloud.pool.adaptation import Adaptation
 from core.errors import InvalidArgument, KeyUnusable, UrlRefused
 from core.json_types import Json, dumps
 from core.network.headers import header_fault
@@ -93,6 +94,10 @@ class ApiEndpoint:
     """Sent with each request. They are stored, so those that carry a secret are refused."""
     extra_body: Mapping[str, Json] = field(default_factory=dict, repr=False, hash=False)
     """Merged into each request's JSON body."""
+    context_window: int = 0
+    """Tokens the model takes in all; 0 where it is not known. A request that is too long for one endpoint goes to those with a larger one."""
+    adapted: ClassVar[tuple[Adaptation, ...]] = ()
+    """What its requests are changed by, because it refuses them otherwise: learned, no setting."""
 
     def __post_init__(self, api_key: object = "") -> None:  # noqa: RUF033 - the argument is an InitVar at run time
         # Without an argument the default is what the class attribute is by then: the property below.
@@ -150,6 +155,14 @@ class ApiEndpoint:
         """The same endpoint, whose key `kept` is asked for each time; it goes before a key given directly."""
         other = copy.copy(self)
         object.__setattr__(other, "_key", _Secret(self.given_key, kept, self._secret.taken_off))
+        return other
+
+    def adapted_by(self, adaptations: tuple[Adaptation, ...]) -> "ApiEndpoint":
+        """The same endpoint, whose requests are changed by `adaptations`."""
+        if adaptations == self.adapted:
+            return self
+        other = copy.copy(self)
+        object.__setattr__(other, "adapted", adaptations)
         return other
 
     @property
@@ -232,6 +245,7 @@ def _check_numbers(endpoint: ApiEndpoint) -> None:
         ("max_concurrency", 0),
         ("max_requests_per_day", 0),
         ("max_tokens_per_day", 0),
+        ("context_window", 0),
     ):
         value = getattr(endpoint, name)
         if not is_whole(value) or not least <= value <= 10**12:

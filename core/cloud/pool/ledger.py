@@ -9,9 +9,10 @@ from enum import StrEnum
 from typing import Protocol
 
 from core.clock import Clock
+from core.cloud.pool.adaptation import Adaptation
 from core.cloud.pool.endpoint import ApiEndpoint
 from core.cloud.pool.health import Health
-from core.cloud.pool.outcome import OutcomeClass
+from core.cloud.pool.outcome import ALIVE, BLAMELESS, OutcomeClass
 from core.cloud.pool.tally import DAY, Report, Spending, Tally
 
 PROBE_GRACE = 5.0
@@ -68,6 +69,10 @@ class Account(Protocol):
         """The call with this token is over. Never blocks and never raises."""
         ...
 
+    def adapt(self, endpoint: ApiEndpoint) -> None:
+        """Remember what `endpoint`'s requests are changed by, as long as its settings stay these. Never blocks and never raises."""
+        ...
+
     def spending(self, epoch: float) -> Spending: ...
 
     def used(self, now: float) -> int:
@@ -84,6 +89,8 @@ class Listing:
     endpoint: ApiEndpoint
     needs_key: bool
     """It was added with one, so a process that does not have it cannot use the endpoint."""
+    adapted: tuple[Adaptation, ...] = ()
+    """What its requests are changed by; saving an endpoint forgets it."""
 
 
 class PoolStore(Protocol):
@@ -154,10 +161,9 @@ def until_tomorrow(now: float, epoch: float) -> float:
 
 def matters(health: Health, report: Report) -> bool:
     """Whether a call's end changes anything but totals: most do not."""
-    kind = report.outcome.kind
     if not health.clean or report.exhausted_for:
         return True
-    return kind is not OutcomeClass.OK and kind is not OutcomeClass.CALLER_FAULT and kind is not OutcomeClass.CANCELLED
+    return report.outcome.kind not in BLAMELESS
 
 
 def apply(health: Health, token: int, report: Report) -> None:
@@ -167,8 +173,7 @@ def apply(health: Health, token: int, report: Report) -> None:
         return
     health.end(token)
     kind = report.outcome.kind
-    if kind is OutcomeClass.OK or kind is OutcomeClass.CALLER_FAULT:
-        # An endpoint that calls the request wrong is as much alive as one that answers it.
+    if kind in ALIVE:
         health.succeeded(report.began)
     elif kind is not OutcomeClass.CANCELLED:
         health.failed(report.outcome, report.began, report.ended, report.jitter)

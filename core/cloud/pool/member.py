@@ -1,11 +1,12 @@
 """An endpoint as one pool sees it: its book, and what this process measured of it."""
 
+from core.cloud.pool.adaptation import Adaptation
 from core.cloud.pool.attempts import KEYLESS
 from core.cloud.pool.endpoint import ApiEndpoint, ApiStatus
 from core.cloud.pool.health import CLOCK_SKEW, HoldKind
 from core.cloud.pool.latency import PeakEwma, bucket_of, percentile
 from core.cloud.pool.ledger import Account, Refusal, Refused
-from core.cloud.pool.outcome import OutcomeClass
+from core.cloud.pool.outcome import BLAMELESS, OutcomeClass
 from core.cloud.pool.retry_budget import RetryBudget
 from core.cloud.pool.tally import Report
 
@@ -40,6 +41,8 @@ class Member:
         "needs_key",
         "noted_at",
         "ready_at",
+        "refuses",
+        "window",
     )
 
     def __init__(self, endpoint: ApiEndpoint, account: Account, *, needs_key: bool = False) -> None:
@@ -65,7 +68,17 @@ class Member:
         """Pool time from which it is worth asking."""
         self.last_resort_at = 0.0
         """The same when no other endpoint is left."""
+        self.window = endpoint.context_window
+        """Tokens of its context window, as set or as its refusals told; 0 where it is not known."""
+        self.refuses: frozenset[str] = frozenset()
+        self.adapt(endpoint.adapted)
         self.refresh(0.0)
+
+    def adapt(self, adaptations: tuple[Adaptation, ...]) -> None:
+        """Change its requests by these from now on."""
+        if adaptations != self.endpoint.adapted:
+            self.endpoint = self.endpoint.adapted_by(adaptations)
+        self.refuses = frozenset(one.field for one in adaptations if one.loses)
 
     @property
     def in_flight(self) -> int:
@@ -150,7 +163,7 @@ class Member:
             self._buckets[bucket] = self._buckets.get(bucket, 0) + 1
             self.failing -= RECENT * self.failing
             self.budget.succeeded()
-        elif kind is not OutcomeClass.CANCELLED and kind is not OutcomeClass.CALLER_FAULT:
+        elif kind not in BLAMELESS:
             self.failing += RECENT * (1.0 - self.failing)
             self.budget.failed()
 

@@ -45,7 +45,7 @@ class Membership:
         with self._lock:
             if endpoint.given_key and self._keys is not None:
                 self._keys.set(endpoint.name, endpoint.base_url, endpoint.given_key)
-            endpoint = self._with_keys(endpoint)
+            endpoint = self._with_keys(endpoint).adapted_by(())
             listing = Listing(endpoint, needs_key=bool(endpoint.found_key or endpoint.api_key_env))
             self._store.save(listing)
             self._install([*self._others(endpoint.name), self._member(listing)])
@@ -99,11 +99,12 @@ class Membership:
     def _kept(self, member: Member | None, listing: Listing) -> Member:
         """The member there is, when its settings are still those; else a new one."""
         if member is not None and member.endpoint == listing.endpoint and member.needs_key == listing.needs_key:
+            member.adapt(listing.adapted)
             return member
         return self._member(listing)
 
     def _member(self, listing: Listing) -> Member:
-        endpoint = self._with_keys(listing.endpoint)
+        endpoint = self._with_keys(listing.endpoint).adapted_by(listing.adapted)
         return Member(endpoint, self._store.open(endpoint), needs_key=listing.needs_key)
 
     def _with_keys(self, endpoint: ApiEndpoint) -> ApiEndpoint:

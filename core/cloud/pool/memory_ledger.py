@@ -6,6 +6,7 @@ import threading
 from dataclasses import replace
 
 from core.clock import Clock
+from core.cloud.pool.adaptation import Adaptation
 from core.cloud.pool.endpoint import ApiEndpoint
 from core.cloud.pool.health import Health
 from core.cloud.pool.ledger import (
@@ -29,12 +30,24 @@ log = logging.getLogger(__name__)
 class MemoryAccount:
     """An endpoint's book in this process alone."""
 
-    __slots__ = ("_daily", "_lock", "_spent", "_tally", "_tokens", "_window", "endpoint", "health", "in_flight")
+    __slots__ = (
+        "_daily",
+        "_lock",
+        "_spent",
+        "_tally",
+        "_tokens",
+        "_window",
+        "adapted",
+        "endpoint",
+        "health",
+        "in_flight",
+    )
 
     def __init__(self, endpoint: ApiEndpoint, window: float) -> None:
         self.endpoint = endpoint
         self.health = Health()
         self.in_flight = 0
+        self.adapted: tuple[Adaptation, ...] = ()
         self._lock = threading.Lock()
         self._tokens = itertools.count(1)
         self._tally = Tally()
@@ -43,9 +56,9 @@ class MemoryAccount:
         self._window = SlidingWindow(endpoint.max_requests_per_minute, window)
 
     def configure(self, endpoint: ApiEndpoint) -> None:
-        """Take over changed settings: what was known of its health belongs to the old ones."""
+        """Take over changed settings: what was known of its health and refusals belongs to the old ones."""
         with self._lock:
-            self.endpoint = endpoint
+            self.endpoint, self.adapted = endpoint, ()
             self.health = Health()
             self._daily = has_daily_limit(endpoint)
             self._window.limit = endpoint.max_requests_per_minute
@@ -95,6 +108,11 @@ class MemoryAccount:
                 self.health.end(token)
                 log.exception("a call of %s could not be counted", self.endpoint.name)
 
+    def adapt(self, endpoint: ApiEndpoint) -> None:
+        with self._lock:
+            if endpoint == self.endpoint:
+                self.adapted = endpoint.adapted
+
     def spending(self, epoch: float) -> Spending:
         with self._lock:
             return replace(self._today(epoch))
@@ -141,9 +159,10 @@ class MemoryPoolStore:
     def remove(self, name: str) -> None:
         self._listings.pop(name, None)
         self._accounts[name].reset()
+        self._accounts[name].adapted = ()
 
     def endpoints(self) -> list[Listing]:
-        return list(self._listings.values())
+        return [replace(listing, adapted=self._accounts[name].adapted) for name, listing in self._listings.items()]
 
     def version(self) -> int:
         return 0

@@ -7,16 +7,14 @@ aiohttp, openai, anthropic and our own ProviderError are understood without impo
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from enum import StrEnum
 
+from core.cloud.pool.adaptation import Adaptation
+from core.cloud.pool.complaint import LONGEST_ERROR, Complaint, complaint_of
+from core.cloud.pool.limits import WHY, Limit
+from core.cloud.pool.refusal import NOTHING, Told, told_by
+from core.cloud.pool.waits import header, retry_after
 from core.errors import InvalidArgument, KeyUnusable, UrlRefused
-
-LONGEST_RETRY_AFTER = 86_400.0
-"""Seconds. An endpoint that asks for more than a day is not taken at its word."""
-
-LONGEST_ERROR = 64 * 1024
-"""Bytes of an error's body beyond which it is not looked into."""
 
 
 class OutcomeClass(StrEnum):
@@ -31,6 +29,8 @@ class OutcomeClass(StrEnum):
     """Held until it takes requests again, another endpoint is asked."""
     TRANSIENT = "transient"
     """Timeout, connection, server error: counted, another endpoint is asked."""
+    UNSUITED = "unsuited"
+    """This endpoint cannot serve this request (its context window, content filter, fields): nobody is blamed, another is asked."""
     CANCELLED = "cancelled"
     """The caller went away, or another endpoint was faster: says nothing."""
 
@@ -50,10 +50,21 @@ class Outcome:
     """It was sent and not answered in the time it had."""
     same_again: bool = True
     """Whether the same endpoint may be asked again by the same call when others are there."""
+    limit: Limit = Limit.NONE
+    """What about the endpoint it is that cannot serve the request."""
+    window: int = 0
+    """Tokens of its context window, where it told them."""
+    adaptations: tuple[Adaptation, ...] = ()
+    """What to change so that the endpoint takes the request."""
 
 
 OK = Outcome(OutcomeClass.OK)
 CANCELLED = Outcome(OutcomeClass.CANCELLED)
+
+BLAMELESS = frozenset({OutcomeClass.OK, OutcomeClass.CALLER_FAULT, OutcomeClass.UNSUITED, OutcomeClass.CANCELLED})
+"""Ends that say nothing against the endpoint."""
+ALIVE = BLAMELESS - {OutcomeClass.CANCELLED}
+"""Ends that show that it works: one that calls a request wrong is as much alive as one that answers it."""
 
 _ENDPOINT_FAULTS = frozenset({401, 402, 403, 404, 405, 410, 501})
 _TRANSIENT = frozenset({408, 409, 425})
@@ -87,21 +98,44 @@ def classify(error: BaseException, now: float) -> Outcome:
 
 def _by_status(error: BaseException, status: int, headers: Mapping[str, str], now: float) -> Outcome:
     code = code_of(error)
-    excerpt = _excerpt(error)
-    told = f"HTTP {status}" in excerpt
-    reason = excerpt if told else " ".join(part for part in (f"HTTP {status}", code, excerpt) if part)
-    wait = retry_after(headers, now)
-    again = header(headers, "x-should-retry").lower()
-    out_of_money = status in {400, 402, 403, 429} and bool(_QUOTA_CODE.search(code) or _QUOTA_TEXT.search(str(error)))
-    if out_of_money or status in _ENDPOINT_FAULTS or status < 400:
-        kind = OutcomeClass.ENDPOINT_FAULT
-    elif status in _RATE_LIMITED:
-        kind = OutcomeClass.RATE_LIMITED
-    elif status in _TRANSIENT or status >= 500 or again == "true":
+    told = getattr(error, "told", None)
+    if not isinstance(told, Told):
+        told = told_by(status, _complaint(error)) if status >= 400 else NOTHING
+    in_body = told.wait.left(now) if told.wait is not None else None
+    kind = _kind(error, status, code, told, asked_to_wait=in_body is not None)
+    if header(headers, "x-should-retry").lower() == "true" and kind is OutcomeClass.CALLER_FAULT:
         kind = OutcomeClass.TRANSIENT
-    else:
-        kind = OutcomeClass.CALLER_FAULT
-    return Outcome(kind, status, reason, wait, same_again=again != "false")
+    wait = retry_after(headers, now)
+    if in_body is not None and kind in {OutcomeClass.RATE_LIMITED, OutcomeClass.TRANSIENT}:
+        wait = max(in_body, wait or 0.0)
+    excerpt = _excerpt(error)
+    answer = "" if f"HTTP {status}" in excerpt else " ".join(part for part in (f"HTTP {status}", code) if part)
+    return Outcome(
+        kind,
+        status,
+        " ".join(part for part in (answer, excerpt, f"({WHY[told.limit]})" if told.limit in WHY else "") if part),
+        None if kind is OutcomeClass.UNSUITED else wait,
+        same_again=kind is not OutcomeClass.UNSUITED and header(headers, "x-should-retry").lower() != "false",
+        limit=told.limit,
+        window=told.window,
+        adaptations=told.adaptations,
+    )
+
+
+def _kind(error: BaseException, status: int, code: str, told: Told, *, asked_to_wait: bool) -> OutcomeClass:
+    # Who says when to come back is not out of money, whatever else is said (Gemini: "You exceeded your current quota").
+    spent = _QUOTA_CODE.search(code) or (not asked_to_wait and _QUOTA_TEXT.search(str(error)))
+    if status in {400, 402, 403, 429} and spent:
+        return OutcomeClass.ENDPOINT_FAULT
+    if told.limit in {Limit.MODEL, Limit.SETTING}:
+        return OutcomeClass.ENDPOINT_FAULT
+    if told.limit is not Limit.NONE:
+        return OutcomeClass.UNSUITED
+    if status in _ENDPOINT_FAULTS or status < 400:
+        return OutcomeClass.ENDPOINT_FAULT
+    if status in _RATE_LIMITED:
+        return OutcomeClass.RATE_LIMITED
+    return OutcomeClass.TRANSIENT if status in _TRANSIENT or status >= 500 else OutcomeClass.CALLER_FAULT
 
 
 def status_of(error: BaseException) -> int:
@@ -130,19 +164,9 @@ def headers_of(carrier: object) -> Mapping[str, str]:
     return {}
 
 
-def header(headers: Mapping[str, str], name: str) -> str:
-    """One header whatever the case of its name; '' when it is not there."""
-    value = headers.get(name)
-    if value is None:
-        value = headers.get(name.title())
-    return value.strip() if isinstance(value, str) else ""
-
-
 def code_of(error: BaseException) -> str:
     """The provider's own error code (or type), '' when the exception carries none."""
-    body = getattr(error, "body", None)
-    if body is None:
-        body = _read_body(getattr(error, "response", None))
+    body = _body_of(error)
     inner = body.get("error") if isinstance(body, Mapping) and isinstance(body.get("error"), Mapping) else body
     candidates = [getattr(error, "code", None), getattr(error, "type", None)]
     if isinstance(inner, Mapping):
@@ -150,10 +174,23 @@ def code_of(error: BaseException) -> str:
     return " ".join(dict.fromkeys(value for value in candidates if isinstance(value, str) and value))[:100]
 
 
-def _read_body(response: object) -> object:
-    """The JSON of a response of requests, httpx or httpx2 as far as it was read: nothing is fetched for it."""
-    content = getattr(response, "_content", None)
-    if not isinstance(content, bytes) or not content.startswith(b"{") or len(content) > LONGEST_ERROR:
+def _complaint(error: BaseException) -> Complaint:
+    """What an exception of whatever library says, from its body and its message."""
+    complaint = complaint_of(_body_of(error), _message(error))
+    for name, found in (("code", complaint.codes), ("type", complaint.codes), ("param", complaint.params)):
+        value = getattr(error, name, None)
+        if isinstance(value, str) and 0 < len(value) <= 100:
+            found.append(value)
+    return complaint
+
+
+def _body_of(error: BaseException) -> object:
+    """The error's JSON as the SDKs keep it, or a response's of requests, httpx or httpx2 as far as it was read: nothing is fetched."""
+    body = getattr(error, "body", None)
+    if isinstance(body, Mapping | list):
+        return body
+    content = getattr(getattr(error, "response", None), "_content", None)
+    if not isinstance(content, bytes) or content[:1] not in {b"{", b"["} or len(content) > LONGEST_ERROR:
         return None
     import json
 
@@ -164,89 +201,14 @@ def _read_body(response: object) -> object:
     return found
 
 
-def retry_after(headers: Mapping[str, str], now: float) -> float | None:
-    """Seconds from `retry-after-ms` or `Retry-After` (whole or fractional seconds, or an HTTP date; RFC 9110, 10.2.3)."""
-    milliseconds = _number(header(headers, "retry-after-ms"))
-    if milliseconds is not None:
-        return _bounded(milliseconds / 1000)
-    value = header(headers, "retry-after")
-    seconds = _number(value)
-    if seconds is not None:
-        return _bounded(seconds)
-    if not value:
-        return None
-    from email.utils import parsedate_to_datetime
-
-    try:
-        return _bounded(parsedate_to_datetime(value).timestamp() - now)
-    except (ValueError, OverflowError):
-        return None
-
-
-def exhausted_for(headers: Mapping[str, str], now: float) -> float | None:
-    """Seconds for which the endpoint's own headers say no request or token is left; None when some are, or unknown.
-
-    Reads `x-ratelimit-*` (OpenAI, Groq and others) and `anthropic-ratelimit-*`; resets come as durations (`1m0.5s`), seconds,
-    epoch times or ISO dates.
-    """
-    waits = []
-    for left, titled, reset in _LIMIT_HEADERS:
-        value = headers.get(left) or headers.get(titled)
-        remaining = _number(value) if value else None
-        if remaining is not None and remaining < 1:
-            wait = _reset_in(header(headers, reset), now)
-            if wait is not None:
-                waits.append(wait)
-    return max(waits, default=None)
-
-
-_LIMIT_HEADERS = tuple(
-    (left, left.title(), reset)
-    for left, reset in (
-        ("x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"),
-        ("x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"),
-        ("anthropic-ratelimit-requests-remaining", "anthropic-ratelimit-requests-reset"),
-        ("anthropic-ratelimit-tokens-remaining", "anthropic-ratelimit-tokens-reset"),
-        ("x-ratelimit-remaining", "x-ratelimit-reset"),
-    )
-)
-
-_DURATION = re.compile(r"^(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?$")
-
-
-def _reset_in(value: str, now: float) -> float | None:
-    number = _number(value)
-    if number is not None:
-        if number > 1e12:
-            return _bounded(number / 1000 - now)
-        return _bounded(number - now if number > 1e9 else number)
-    match = _DURATION.match(value)
-    if value and match:
-        days, hours, minutes, seconds, milliseconds = (float(part or 0) for part in match.groups())
-        return _bounded(((days * 24 + hours) * 60 + minutes) * 60 + seconds + milliseconds / 1000)
-    try:
-        return _bounded(datetime.fromisoformat(value).timestamp() - now) if value else None
-    except (ValueError, OverflowError):
-        return None
-
-
-def _number(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if value == value and abs(value) != float("inf") else None  # noqa: PLR0124
-
-
-def _bounded(seconds: float) -> float:
-    return min(max(0.0, seconds), LONGEST_RETRY_AFTER)
-
-
 def _text(error: BaseException) -> str:
     return ": ".join(part for part in (type(error).__name__, _excerpt(error)) if part)
 
 
-def _excerpt(error: BaseException) -> str:
+def _message(error: BaseException) -> str:
     message = getattr(error, "message", None)
-    text = message if isinstance(message, str) and message else str(error)
-    return " ".join(text.split())[:300]
+    return message if isinstance(message, str) and message else str(error)
+
+
+def _excerpt(error: BaseException) -> str:
+    return " ".join(_message(error).split())[:300]

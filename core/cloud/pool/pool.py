@@ -2,11 +2,12 @@
 
 import logging
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from core.clock import Clock
+from core.cloud.pool.adaptation import Adaptation, merged
 from core.cloud.pool.health import CLOCK_SKEW
 from core.cloud.pool.hedge import HedgeBudget
 from core.cloud.pool.ledger import Refusal
@@ -65,6 +66,8 @@ class Pool:
         self._latest = float("-inf")
         self.members: dict[str, Member] = {}
         self.roster = Roster((), rng)
+        self.bent = False
+        """Some member is known to refuse a field that gives answers their meaning."""
         self.hedges = HedgeBudget()
         self.line = Line(clock)
         self._executor: ThreadPoolExecutor | None = None
@@ -92,6 +95,7 @@ class Pool:
         """These are the pool's members from now on."""
         self.members = {member.name: member for member in members}
         self.roster = Roster((member for member in self.members.values() if not member.keyless), self.rng)
+        self.bent = any(member.refuses for member in self.members.values())
 
     def only(self, name: str) -> Roster:
         """A roster of one. Raises UnknownEndpoint."""
@@ -211,6 +215,22 @@ class Pool:
                 self.line.freed(member)
         except Exception:
             log.exception("the first token of a probe of %s taught nothing", member.name)
+
+    def adapt(self, member: Member, found: Sequence[Adaptation]) -> None:
+        """`member` refused a request in a way that these mend: it is asked otherwise from now on, by every process."""
+        known = member.endpoint.adapted
+        adaptations = merged(known, found)
+        if adaptations == known:
+            return
+        member.adapt(adaptations)
+        self.bent = self.bent or bool(member.refuses)
+        log.warning(
+            "endpoint %s refuses part of its requests, which are changed from now on: %s",
+            member.name,
+            "; ".join(str(one) for one in adaptations if one not in known),
+        )
+        if self.members.get(member.name) is member:
+            member.account.adapt(member.endpoint)
 
     def abandon(self, flight: Flight) -> float:
         """A call was cancelled: nothing is known but that it took this long, and what it told until then."""

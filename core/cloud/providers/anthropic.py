@@ -2,6 +2,7 @@
 
 from urllib.parse import urlsplit
 
+from core.cloud.pool.adaptation import JSON_INSTRUCTION
 from core.cloud.pool.endpoint import ApiEndpoint
 from core.cloud.pool.usage import TokenCounts, as_count
 from core.cloud.providers.base import ChatRequest
@@ -9,10 +10,10 @@ from core.cloud.providers.prepared import PreparedRequests
 from core.cloud.providers.sse import Event
 from core.cloud.providers.told_error import error_told
 from core.cloud.providers.wire import (
-    JSON_INSTRUCTION,
     Delta,
     WireError,
     as_object,
+    as_request,
     as_text,
     event_object,
     finish_reason_of,
@@ -21,7 +22,7 @@ from core.cloud.providers.wire import (
     split_system,
     text_of,
 )
-from core.json_types import Json, JsonObject, dumps
+from core.json_types import Json, JsonObject
 from core.network import HttpRequest, join_path
 
 VERSION = "2023-06-01"
@@ -54,7 +55,7 @@ class Anthropic:
         body.update(endpoint.extra_body)
         prepared = self._prepared.of(endpoint)
         headers = prepared.stream if stream else prepared.whole
-        return HttpRequest("POST", prepared.url, headers, dumps(body, "request").encode())
+        return as_request(endpoint, prepared.url, headers, body)
 
     def answer(self, body: JsonObject) -> Delta:
         tokens = _usage(body)

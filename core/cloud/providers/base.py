@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from core.cloud.pool.endpoint import ApiEndpoint
+from core.cloud.pool.refusal import Told
 from core.errors import HeablcoinError
 from core.json_types import Json
 
@@ -37,6 +38,7 @@ class ProviderError(HeablcoinError):
         headers: Mapping[str, str] | None = None,
         partial: str = "",
         usage: "Usage | None" = None,
+        told: Told | None = None,
     ) -> None:
         super().__init__(message, fix)
         self.kind: ErrorKind = kind
@@ -50,6 +52,8 @@ class ProviderError(HeablcoinError):
         """Text of a stream received before it failed."""
         self.usage = usage
         """Tokens that were told although it failed; None when none were."""
+        self.told = told
+        """What the whole body says of the request, where there was one: a limit, a wait, what to change."""
 
 
 @dataclass(slots=True)  # not frozen: that takes several times as long to make
@@ -90,6 +94,8 @@ class ChatAnswer:
     """Response headers that tell of limits and request ids, names in lower case."""
     reasoning: str = ""
     """What the model thought before it answered, as far as the provider shows it."""
+    adapted: tuple[str, ...] = ()
+    """Fields that were sent otherwise than asked, or not at all, because the endpoint refuses them."""
 
 
 @dataclass(slots=True)  # not frozen: that takes several times as long to make
@@ -105,6 +111,8 @@ class ChatChunk:
     """Name of the endpoint that answers; filled in by the pool."""
     reasoning: str = ""
     """A piece of what the model thinks before it answers."""
+    adapted: tuple[str, ...] = ()
+    """As in ChatAnswer; with the finish reason."""
 
 
 class Provider(Protocol):

@@ -1,8 +1,10 @@
 """What a provider says is wrong: its code and a short message, from the shapes in use. Pure."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from core.cloud.pool.complaint import LONGEST_ERROR, Complaint, complaint_of
+from core.cloud.pool.limits import Limit, limit_of
 from core.cloud.providers.wire import WireError, as_object, as_text
 from core.json_types import Json, JsonObject
 
@@ -26,12 +28,18 @@ _STATUS_OF_CODE = {
 }
 
 
+_SAYS_NOTHING = frozenset({"Provider returned error"})
+"""OpenRouter's message; what the provider said stands beside it."""
+
+
 @dataclass(frozen=True, slots=True)
 class ErrorDetail:
     """The provider's own code ('' when it gave none) and its message, unredacted."""
 
     code: str = ""
     message: str = ""
+    complaint: Complaint = field(default_factory=Complaint, repr=False, compare=False)
+    """All that the body says."""
 
 
 def read_error(body: bytes) -> ErrorDetail:
@@ -39,7 +47,7 @@ def read_error(body: bytes) -> ErrorDetail:
     try:
         value: Json = json.loads(body)
     except (ValueError, RecursionError):
-        return ErrorDetail()
+        return ErrorDetail(complaint=complaint_of(body[:LONGEST_ERROR]))
     if isinstance(value, list) and value:  # Gemini wraps its error in a list
         value = value[0]
     return _detail(value) if isinstance(value, dict) else ErrorDetail()
@@ -47,15 +55,15 @@ def read_error(body: bytes) -> ErrorDetail:
 
 def _detail(body: JsonObject) -> ErrorDetail:
     error = body.get("error", body)
+    complaint = complaint_of(body)
     if isinstance(error, str):
-        return ErrorDetail("", error)
+        return ErrorDetail("", error, complaint)
     found = as_object(error)
     codes = (found.get("code"), found.get("type"), found.get("status"))
     code = next((value for value in codes if isinstance(value, str) and value and value != "error"), "")
-    message = next(
-        (as_text(found.get(name)) for name in ("message", "detail", "error") if as_text(found.get(name))), ""
-    )
-    return ErrorDetail(clean_code(code), message)
+    given = (as_text(found.get(name)) for name in ("message", "detail", "error"))
+    message = next((text for text in given if text and text not in _SAYS_NOTHING), "")
+    return ErrorDetail(clean_code(code), message or complaint.text, complaint)
 
 
 def clean_code(code: str) -> str:
@@ -70,5 +78,14 @@ def error_in_answer(body: JsonObject) -> WireError | None:
     detail = _detail(body)
     number = as_object(body.get("error")).get("code")
     status = number if isinstance(number, int) and not isinstance(number, bool) and 400 <= number <= 599 else 0
-    status = status or _STATUS_OF_CODE.get(detail.code, 500)
-    return WireError("reports an error", kind="status", status=status, code=detail.code, detail=detail.message)
+    # What reads like a refusal would have been a 400, had the head not been sent already.
+    likely = 500 if limit_of(400, detail.complaint) is Limit.NONE else 400
+    status = status or _STATUS_OF_CODE.get(detail.code, likely)
+    return WireError(
+        "reports an error",
+        kind="status",
+        status=status,
+        code=detail.code,
+        detail=detail.message,
+        complaint=detail.complaint,
+    )

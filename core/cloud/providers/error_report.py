@@ -2,13 +2,17 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 
 from core.cloud.pool.endpoint import ApiEndpoint
+from core.cloud.pool.limits import FIXES, Limit
+from core.cloud.pool.refusal import Told, told_by
 from core.cloud.pool.usage import TokenCounts, tokens_of
 from core.cloud.providers.base import ProviderError, Usage
 from core.cloud.providers.error_body import read_error
 from core.cloud.providers.wire import NOT_COUNTED, WireError, as_object
 from core.errors import UrlRefused
+from core.json_types import loads
 from core.network import HttpError, parse_url
 from core.redaction import KNOWN_SECRETS, excerpt, redact
 
@@ -40,6 +44,7 @@ def check_head(status: int, headers: Mapping[str, str], body: bytes, wanted: str
             code=detail.code,
             detail=detail.message,
             tokens=tokens_in(body),
+            complaint=detail.complaint,
         )
     if not (kind == "application/json" or kind.endswith("+json")):
         shown = excerpt(kind, limit=60) or "no content type"
@@ -80,10 +85,12 @@ def provider_error(
     *,
     partial: str = "",
     usage: Usage | None = None,
+    sent: bytes = b"",
+    model: str = "",
 ) -> ProviderError | UrlRefused:
     """What went wrong at `endpoint`, ready to be raised. Its text holds no key, whatever the server echoed.
 
-    A refused URL stays a UrlRefused: it is for whoever configures this installation, not for the provider.
+    `sent` is the request's body, `model` the one that the call named instead of the endpoint's own. A refused URL stays a UrlRefused: it is for whoever configures this installation, not for the provider.
     """
     if isinstance(problem, UrlRefused):
         return UrlRefused(problem.message, problem.fix)
@@ -98,19 +105,37 @@ def provider_error(
             partial=partial,
             usage=usage,
         )
+    told = _told(endpoint, problem, problem.status or status, sent, model)
     code = f" ({problem.code})" if problem.code and problem.kind == "status" else ""
     detail = excerpt(problem.detail, KNOWN_SECRETS.values())
     return ProviderError(
         f"Endpoint {endpoint.name}: the answer {problem.message}{code}{': ' + detail if detail else ''}".rstrip(".")
         + ".",
-        _fix(endpoint, problem),
+        _FIXES_BY_LIMIT.get(told.limit if told is not None else Limit.NONE) or _fix(endpoint, problem),
         kind=problem.kind,
         status=problem.status or status,
         code=problem.code,
         headers=headers,
         partial=partial,
         usage=usage,
+        told=told,
     )
+
+
+def _told(endpoint: ApiEndpoint, problem: WireError, status: int, sent: bytes, model: str) -> Told | None:
+    if problem.complaint is None:
+        return None
+    body = loads(sent.decode()) if sent else None
+    told = told_by(
+        status,
+        problem.complaint,
+        body if isinstance(body, dict) else None,
+        endpoint.adapted,
+        endpoint.extra_body.keys(),
+    )
+    if told.limit is Limit.MODEL and model and model != endpoint.model and "model" not in endpoint.extra_body:
+        return replace(told, limit=Limit.CALLED_MODEL)
+    return told
 
 
 _FIXES = {
@@ -121,6 +146,7 @@ _FIXES = {
     "redirect": "set base_url to the address it redirects to, if you trust it.",
     "protocol": "check that base_url is the API's address (many end with /v1) and that the provider is right.",
 }
+_FIXES_BY_LIMIT = {limit: f"{fix}." for limit, fix in FIXES.items()}
 _FIXES_BY_STATUS = {
     400: "change the request; asking again as it is cannot help.",
     402: "add credit with the provider, or use another endpoint.",

@@ -10,7 +10,7 @@ from core.cloud.pool.usage import plausible
 from core.cloud.providers.base import ChatAnswer, ChatChunk, ChatRequest, Usage
 from core.cloud.providers.error_report import Problem, check_head, provider_error, telling_headers
 from core.cloud.providers.stream_answer import StreamAnswer, checked_finish
-from core.cloud.providers.wire import WireError, WireFormat, as_usage, parse_json
+from core.cloud.providers.wire import WireError, WireFormat, adapted_in, as_usage, parse_json
 from core.errors import UrlRefused
 from core.network import HttpError, HttpStream, Transport
 from core.network.http import MAX_BODY
@@ -43,17 +43,21 @@ class HttpProvider:
         KNOWN_SECRETS.add(endpoint.api_key)
         problem: Problem
         status, headers = 0, _NO_HEADERS
+        sent = self._wire.request(endpoint, request, stream=False)
         try:
-            response = await self._transport.send(self._wire.request(endpoint, request, stream=False), timeout)
+            response = await self._transport.send(sent, timeout)
             status, headers = response.status, telling_headers(response.headers)
             if not holds_events(status, response.body):
                 check_head(status, response.headers, response.body, "JSON")
-            return whole_answer(self._wire, response.body, headers, request, endpoint.name)
+            answer = whole_answer(self._wire, response.body, headers, request, endpoint.name)
+            if endpoint.adapted:
+                answer.adapted = adapted_in(sent)
+            return answer
         except (HttpError, WireError, UrlRefused) as error:
             problem = error
         # Raised out here, the error drags along no exception whose frames held the request.
         usage = usage_in(problem, endpoint.name)
-        raise provider_error(endpoint, problem, status, headers, usage=usage)
+        raise provider_error(endpoint, problem, status, headers, usage=usage, sent=sent.body, model=request.model)
 
     async def stream(self, endpoint: ApiEndpoint, request: ChatRequest, timeout: float) -> AsyncIterator[ChatChunk]:
         KNOWN_SECRETS.add(endpoint.api_key)
@@ -63,8 +67,8 @@ class HttpProvider:
         answer = StreamAnswer(self._wire, endpoint.name)
         clock = asyncio.get_running_loop()
         first_by = clock.time() + timeout
+        sent = self._wire.request(endpoint, request, stream=True)
         try:
-            sent = self._wire.request(endpoint, request, stream=True)
             async with self._transport.stream(sent, timeout) as response:
                 status, headers = response.status, telling_headers(response.headers)
                 if is_event_stream(response):
@@ -74,12 +78,18 @@ class HttpProvider:
                 async with aclosing(found) as chunks:
                     async for chunk in chunks:
                         so_far.append(chunk.text)
+                        if chunk.finish_reason and endpoint.adapted:
+                            chunk.adapted = adapted_in(sent)
                         yield chunk
                 return
         except (HttpError, WireError, UrlRefused) as error:
             problem = error
         usage = answer.usage or usage_in(problem, endpoint.name)
-        raise provider_error(endpoint, problem, status, headers, partial="".join(so_far), usage=usage)
+        so_long = "".join(so_far)
+        failure = provider_error(
+            endpoint, problem, status, headers, partial=so_long, usage=usage, sent=sent.body, model=request.model
+        )
+        raise failure
 
     async def aclose(self) -> None:
         await self._transport.aclose()

@@ -5,15 +5,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast
 
+from core.cloud.pool.adaptation import adapt
+from core.cloud.pool.complaint import Complaint
 from core.cloud.pool.endpoint import ApiEndpoint
 from core.cloud.pool.usage import TokenCounts
 from core.cloud.providers.base import ChatRequest, ErrorKind, Message, Usage
 from core.cloud.providers.sse import Event
 from core.errors import InvalidArgument
-from core.json_types import Json, JsonObject
-from core.network import HttpRequest
-
-JSON_INSTRUCTION = "Answer with one JSON object and nothing else."
+from core.json_types import Json, JsonObject, dumps
+from core.network import HttpRequest, RequestHeaders
 
 NOT_COUNTED: TokenCounts = (None, None)
 
@@ -30,6 +30,7 @@ class WireError(Exception):
         code: str = "",
         detail: str = "",
         tokens: TokenCounts = NOT_COUNTED,
+        complaint: Complaint | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -40,6 +41,8 @@ class WireError(Exception):
         """The provider's own words, unredacted: not for showing as they are."""
         self.tokens = tokens
         """What it says was used all the same."""
+        self.complaint = complaint
+        """All that its body says, where it is an error's."""
 
 
 @dataclass(slots=True)
@@ -58,6 +61,27 @@ class Delta:
     """What the model thought, as far as the provider shows it."""
     calls_tool: bool = False
     """Instead of answering, or besides, the model calls a tool."""
+
+
+@dataclass(slots=True)
+class AdaptedRequest(HttpRequest):
+    """A request that was changed because the endpoint refuses it otherwise."""
+
+    adapted: tuple[str, ...] = ()
+
+
+def as_request(endpoint: ApiEndpoint, url: str, headers: RequestHeaders, body: JsonObject) -> HttpRequest:
+    """`body` for `endpoint`, changed by what is known of it."""
+    if endpoint.adapted:
+        names = adapt(body, endpoint.adapted)
+        if names:
+            return AdaptedRequest("POST", url, headers, dumps(body, "request").encode(), names)
+    return HttpRequest("POST", url, headers, dumps(body, "request").encode())
+
+
+def adapted_in(request: HttpRequest) -> tuple[str, ...]:
+    """Names of what was changed in it."""
+    return request.adapted if isinstance(request, AdaptedRequest) else ()
 
 
 class WireFormat(Protocol):

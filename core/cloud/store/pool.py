@@ -17,6 +17,7 @@ from contextlib import contextmanager
 import apsw
 
 from core.clock import Clock, SystemClock
+from core.cloud.pool.adaptation import from_text, merged
 from core.cloud.pool.endpoint import ApiEndpoint
 from core.cloud.pool.health import CLOCK_SKEW, Health
 from core.cloud.pool.ledger import (
@@ -38,6 +39,7 @@ from core.cloud.store.database import Database
 from core.cloud.store.pool_rows import (
     POOL,
     Settled,
+    add_adapted,
     add_total,
     endpoint_of,
     forget_removed,
@@ -89,6 +91,8 @@ class SqlitePoolStore:
         self._accounts: dict[str, SqliteAccount] = {}
         self._pending: list[Settled] = []
         self._being_written = 0
+        self._adapted: dict[str, ApiEndpoint] = {}
+        """Endpoints whose adaptations are still to be written."""
         # Tokens are unique over processes: a random half, a counted half.
         self._tokens = itertools.count((int.from_bytes(os.urandom(4)) >> 1) << 32)
         self._writer = WriteBehind(self.flush, FLUSH_WITHIN)
@@ -97,6 +101,8 @@ class SqlitePoolStore:
 
     def save(self, listing: Listing) -> None:
         endpoint = listing.endpoint
+        with self._lock:
+            self._adapted.pop(endpoint.name, None)
         row = {"name": endpoint.name, "settings": settings_of(endpoint), "needs_key": int(listing.needs_key)}
         with self.transaction() as connection:
             connection.execute(POOL["save_endpoint"], row)
@@ -114,12 +120,17 @@ class SqlitePoolStore:
             forget_removed(connection, self._clock.now(), self.window)
 
     def endpoints(self) -> list[Listing]:
+        with self._lock:
+            unwritten = dict(self._adapted)
         with self.database.read() as connection:
             rows = sorted(connection.execute(POOL["endpoints"]))
         listings = []
-        for _, name, settings, needs_key in rows:
+        for _, name, settings, needs_key, adapted in rows:
             try:
-                listings.append(Listing(endpoint_of(name, settings), bool(needs_key)))
+                endpoint = endpoint_of(name, settings)
+                mine = unwritten.get(name)
+                found = mine.adapted if mine is not None and mine == endpoint else ()
+                listings.append(Listing(endpoint, bool(needs_key), merged(from_text(adapted), found)))
             except InvalidArgument as error:
                 log.warning("the stored endpoint %s cannot be used: %s", name, error)
         return listings
@@ -154,10 +165,17 @@ class SqlitePoolStore:
                 self._adopt(name, health)
 
     def flush(self) -> None:
-        if self._pending or self._being_written:
+        with self._lock:
+            adapted = list(self._adapted.values())
+        if self._pending or self._being_written or adapted:
             # What another thread is writing this moment is waited for as well: a transaction begins when that one is over.
-            with self.transaction():
-                pass
+            with self.transaction() as connection:
+                for endpoint in adapted:
+                    add_adapted(connection, endpoint)
+            with self._lock:
+                for endpoint in adapted:
+                    if self._adapted.get(endpoint.name) is endpoint:
+                        del self._adapted[endpoint.name]
 
     def close(self) -> None:
         """Write down what is left and stop writing behind; the database stays open. A second call does nothing."""
@@ -211,6 +229,12 @@ class SqlitePoolStore:
             self._writer.now()
         else:
             self._writer.soon()
+
+    def adapt(self, endpoint: ApiEndpoint) -> None:
+        """Note what an endpoint's requests are changed by; the database and the other processes learn it at once."""
+        with self._lock:
+            self._adapted[endpoint.name] = endpoint
+        self._writer.now()
 
     def _adopt(self, name: str, health: Health) -> None:
         """Take over what the database knows, and apply to it what it does not know yet."""
@@ -315,6 +339,9 @@ class SqliteAccount:
 
     def settle(self, token: int, report: Report) -> None:
         self._store.settle(self, token, report)
+
+    def adapt(self, endpoint: ApiEndpoint) -> None:
+        self._store.adapt(endpoint)
 
     def spending(self, epoch: float) -> Spending:
         self._store.flush()

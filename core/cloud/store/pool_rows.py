@@ -2,16 +2,19 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import fields
 from typing import Any
 
 import apsw
 
+from core.cloud.pool.adaptation import from_text, merged, to_text
 from core.cloud.pool.endpoint import ApiEndpoint
 from core.cloud.pool.health import Health, HoldKind
 from core.cloud.pool.outcome import OutcomeClass
 from core.cloud.pool.tally import Report, Spending, Tally, day_of
 from core.cloud.store.queries import Queries
+from core.errors import InvalidArgument
 
 POOL = Queries("pool")
 
@@ -57,6 +60,22 @@ def add_total(connection: apsw.Connection, name: str, settled: Sequence[Settled]
     connection.executemany(POOL["add_outcome"], [(name, *item) for item in tally.by_outcome().items()])
     connection.executemany(POOL["add_latency"], [(name, bucket, count) for bucket, count in tally.buckets.items()])
     return True
+
+
+def add_adapted(connection: apsw.Connection, endpoint: ApiEndpoint) -> None:
+    """Write down what an endpoint's requests are changed by, beside what other processes found; nothing when its settings are others now."""
+    row = row_of(connection, "adapted", (endpoint.name,))
+    with suppress(InvalidArgument):  # settings that only another version can use
+        if row and endpoint_of(endpoint.name, row[0]) == endpoint:
+            _add_adapted(connection, endpoint, row[1])
+
+
+def _add_adapted(connection: apsw.Connection, endpoint: ApiEndpoint, text: str) -> None:
+    known = from_text(text)
+    adapted = merged(known, endpoint.adapted)
+    if adapted != known:
+        connection.execute(POOL["save_adapted"], (to_text(adapted), endpoint.name))
+        connection.execute(POOL["bump"])
 
 
 def forget_removed(connection: apsw.Connection, now: float, window: float) -> None:

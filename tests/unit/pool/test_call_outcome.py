@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 import requests
 
-from core.cloud.pool.outcome import OutcomeClass, classify, exhausted_for
+from core.cloud.pool.outcome import OutcomeClass, classify
+from core.cloud.pool.waits import exhausted_for
 from core.cloud.providers.base import ProviderError
 from core.errors import InvalidArgument, UrlRefused
 
@@ -55,7 +56,7 @@ def test_a_status_that_the_message_names_is_not_named_twice():
     ("status", "kind"),
     [
         (400, OutcomeClass.CALLER_FAULT),
-        (413, OutcomeClass.CALLER_FAULT),
+        (413, OutcomeClass.UNSUITED),
         (422, OutcomeClass.CALLER_FAULT),
         (401, OutcomeClass.ENDPOINT_FAULT),
         (402, OutcomeClass.ENDPOINT_FAULT),

@@ -6,17 +6,23 @@ SELECT version FROM pool_version WHERE id = 1;
 UPDATE pool_version SET version = version + 1 WHERE id = 1 RETURNING version;
 
 -- name: save_endpoint
--- Replacing keeps the position, so that the order stays that of the first adding.
+-- Replacing keeps the position, so that the order stays that of the first adding; what was learned of the old one is forgotten.
 INSERT INTO pool_endpoint (name, position, settings, needs_key)
 VALUES (:name, (SELECT coalesce(max(position), 0) + 1 FROM pool_endpoint), :settings, :needs_key)
-ON CONFLICT (name) DO UPDATE SET settings = excluded.settings, needs_key = excluded.needs_key;
+ON CONFLICT (name) DO UPDATE SET settings = excluded.settings, needs_key = excluded.needs_key, adapted = '[]';
+
+-- name: adapted
+SELECT settings, adapted FROM pool_endpoint WHERE name = ?;
+
+-- name: save_adapted
+UPDATE pool_endpoint SET adapted = ? WHERE name = ?;
 
 -- name: remove_endpoint
 DELETE FROM pool_endpoint WHERE name = ? RETURNING name;
 
 -- name: endpoints
 -- A handful of rows; sorted by the caller.
-SELECT position, name, settings, needs_key FROM pool_endpoint WHERE name > '';
+SELECT position, name, settings, needs_key, adapted FROM pool_endpoint WHERE name > '';
 
 -- name: clean_health
 -- New settings and resets start without a hold.

@@ -1,0 +1,821 @@
+"""What providers say when they refuse a request, and what is made of it. Where each was reported: docs/field-faults.md, 1 and 2."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from core.cloud.pool.adaptation import Adaptation, How, adapt
+from core.cloud.pool.complaint import complaint_of
+from core.cloud.pool.limits import Limit
+from core.cloud.pool.outcome import OutcomeClass, classify
+from core.cloud.pool.refusal import told_by
+from core.cloud.providers.base import ProviderError
+
+NOW = 1_750_000_000.0
+
+
+def openai(message, code=None, param=None, kind="invalid_request_error"):
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def pydantic(*places, kind="extra_forbidden", msg="Extra inputs are not permitted"):
+    return [{"type": kind, "loc": list(place), "msg": msg, "input": "temperature top_p stop"} for place in places]
+
+
+def google(*names):
+    text = "\n".join(f'Invalid JSON payload received. Unknown name "{name}": Cannot find field.' for name in names)
+    return [{"error": {"code": 400, "message": text, "status": "INVALID_ARGUMENT", "details": []}}]
+
+
+def omit(*names):
+    return tuple(Adaptation(How.OMIT, name) for name in names)
+
+
+def rename(name, to):
+    return (Adaptation(How.RENAME, name, to),)
+
+
+def role(name, to):
+    return (Adaptation(How.ROLE, name, to),)
+
+
+SENT = {
+    "model": "m",
+    "messages": [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Say something about temperature."},
+    ],
+    "max_tokens": 50_000,
+    "temperature": 1.7,
+    "top_p": 0.9,
+    "stop": ["END"],
+    "stream": True,
+    "stream_options": {"include_usage": True},
+    "response_format": {"type": "json_object"},
+    "frequency_penalty": 0.5,
+    "top_k": 40,
+    "store": True,
+    "reasoning_effort": "high",
+}
+DEVELOPER = {**SENT, "messages": [{"role": "developer", "content": "Be brief."}, *SENT["messages"][1:]]}
+NEWER = {**{name: value for name, value in SENT.items() if name != "max_tokens"}, "max_completion_tokens": 50_000}
+NESTED = {
+    **SENT,
+    "messages": [*SENT["messages"], {"role": "assistant", "content": "x", "reasoning_content": "y", "name": "z"}],
+}
+
+ADAPTED = {
+    "openai: max_tokens has a successor": (
+        400,
+        openai(
+            "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",
+            "unsupported_parameter",
+            "max_tokens",
+        ),
+        SENT,
+        rename("max_tokens", "max_completion_tokens"),
+    ),
+    "a gateway quotes the same and loses the code": (
+        400,
+        openai(
+            "litellm.BadRequestError: AzureException - Unsupported parameter: 'max_tokens' is not supported with this"
+            " model. Use 'max_completion_tokens' instead.. Received Model Group=x",
+            "400",
+            None,
+            None,
+        ),
+        SENT,
+        rename("max_tokens", "max_completion_tokens"),
+    ),
+    "azure, older version: the successor is unknown": (
+        400,
+        openai("Unrecognized request argument supplied: max_completion_tokens"),
+        NEWER,
+        rename("max_completion_tokens", "max_tokens"),
+    ),
+    "mistral: the successor is unknown": (
+        422,
+        {"object": "error", "message": {"detail": pydantic(("body", "max_completion_tokens"))}},
+        NEWER,
+        rename("max_completion_tokens", "max_tokens"),
+    ),
+    "openai: only the default temperature": (
+        400,
+        openai(
+            "Unsupported value: 'temperature' does not support 1.7 with this model. Only the default (1) value is supported.",
+            "unsupported_value",
+            "temperature",
+        ),
+        SENT,
+        omit("temperature"),
+    ),
+    "moonshot: only one temperature": (
+        400,
+        openai("invalid temperature: only 1 is allowed for this model"),
+        SENT,
+        omit("temperature"),
+    ),
+    "anthropic: temperature is deprecated": (
+        400,
+        {
+            "type": "error",
+            "error": {"type": "invalid_request_error", "message": "`temperature` is deprecated for this model."},
+        },
+        SENT,
+        omit("temperature"),
+    ),
+    "anthropic: thinking fixes the temperature": (
+        400,
+        {
+            "type": "error",
+            "error": {
+                "type": "invalid_request_error",
+                "message": "`temperature` may only be set to 1 when thinking is enabled or in adaptive mode.",
+            },
+        },
+        SENT,
+        omit("temperature"),
+    ),
+    "anthropic: one of two": (
+        400,
+        {
+            "type": "error",
+            "error": {
+                "type": "invalid_request_error",
+                "message": "`temperature` and `top_p` cannot both be specified for this model. Please use only one.",
+            },
+        },
+        SENT,
+        (Adaptation(How.UNLESS, "top_p", "temperature"),),
+    ),
+    "bedrock behind litellm: one of two": (
+        400,
+        openai(
+            'litellm.BadRequestError: BedrockException - {"message":"The model returned the following errors: `temperature`'
+            ' and `top_p` cannot both be specified for this model. Please use only one."}'
+        ),
+        SENT,
+        (Adaptation(How.UNLESS, "top_p", "temperature"),),
+    ),
+    "azure: unknown stream_options": (
+        400,
+        openai("Unknown parameter: 'stream_options'.", "unknown_parameter", "stream_options"),
+        SENT,
+        omit("stream_options"),
+    ),
+    "azure, older version: unrecognized stream_options": (
+        400,
+        openai("Unrecognized request argument supplied: stream_options. Please contact us.", None, ""),
+        SENT,
+        omit("stream_options"),
+    ),
+    "mistral: stream_options, at the bottom of a path": (
+        422,
+        {"object": "error", "message": {"detail": pydantic(("body", "stream_options", "include_usage"))}},
+        SENT,
+        omit("stream_options"),
+    ),
+    "mistral, with the list as text": (
+        422,
+        {"object": "error", "message": json.dumps({"detail": pydantic(("body", "frequency_penalty"))}), "code": "1000"},
+        SENT,
+        omit("frequency_penalty"),
+    ),
+    "serverless azure: a path in the text": (
+        400,
+        {"error": {"code": 400, "message": "Validation error at #/stream_options: Extra inputs are not permitted"}},
+        SENT,
+        omit("stream_options"),
+    ),
+    "gemini: fields it cannot find, all at once": (
+        400,
+        google("frequency_penalty", "top_k"),
+        SENT,
+        omit("frequency_penalty", "top_k"),
+    ),
+    "gemini: a field we do not send": (400, google("web_search_options"), SENT, ()),
+    "groq: a property": (
+        400,
+        openai("property 'store' is unsupported, did you mean 'stop'?"),
+        SENT,
+        omit("store"),
+    ),
+    "groq: a value": (
+        400,
+        openai("`reasoning_effort` must be one of `none` or `default`"),
+        SENT,
+        omit("reasoning_effort"),
+    ),
+    "openai: stop": (
+        400,
+        openai("Unsupported parameter: 'stop' is not supported with this model.", "unsupported_parameter", "stop"),
+        SENT,
+        omit("stop"),
+    ),
+    "xai: stop, in a shape of its own": (
+        400,
+        {"code": "Client specified an invalid argument", "error": "Argument not supported on this model: stop"},
+        SENT,
+        omit("stop"),
+    ),
+    "openai: top_p": (
+        400,
+        openai("Unsupported parameter: 'top_p' is not supported with this model.", "unsupported_parameter", "top_p"),
+        SENT,
+        omit("top_p"),
+    ),
+    "openai: streaming": (
+        400,
+        openai(
+            "Unsupported value: 'stream' does not support true with this model. Only the default (false) value is supported.",
+            "unsupported_value",
+            "stream",
+        ),
+        SENT,
+        omit("stream"),
+    ),
+    "openai: json mode": (
+        400,
+        openai(
+            "Invalid parameter: 'response_format' of type 'json_object' is not supported with this model.",
+            None,
+            "response_format",
+        ),
+        SENT,
+        omit("response_format"),
+    ),
+    "deepseek: json mode by another name": (
+        400,
+        openai("deepseek-reasoner does not support Json Output.", "invalid_request_error"),
+        SENT,
+        omit("response_format"),
+    ),
+    "deepseek: a type of response_format": (
+        400,
+        openai("This response_format type is unavailable now", "invalid_request_error"),
+        SENT,
+        omit("response_format"),
+    ),
+    "lm studio: only a schema": (
+        400,
+        {"error": "'response_format.type' must be 'json_schema'"},
+        SENT,
+        omit("response_format"),
+    ),
+    "deepseek: a parameter of the model": (
+        400,
+        openai("deepseek-reasoner does not support the parameter `frequency_penalty`", "invalid_request_error"),
+        SENT,
+        omit("frequency_penalty"),
+    ),
+    "deepseek: max_tokens above its range": (
+        400,
+        openai("Invalid max_tokens value, the valid range of max_tokens is [1, 8192]", "invalid_request_error"),
+        SENT,
+        (Adaptation(How.CAP, "max_tokens", "8192"),),
+    ),
+    "groq: max_tokens above the model's": (
+        400,
+        openai(
+            "`max_tokens` must be less than or equal to `8192`, the maximum value for `max_tokens` is less than the"
+            " `context_window` for this model"
+        ),
+        SENT,
+        (Adaptation(How.CAP, "max_tokens", "8192"),),
+    ),
+    "openai: max_tokens above the model's": (
+        400,
+        openai(
+            "max_tokens is too large: 50000. This model supports at most 4096 completion tokens, whereas you provided 50000.",
+            "invalid_value",
+            "max_tokens",
+        ),
+        SENT,
+        (Adaptation(How.CAP, "max_tokens", "4096"),),
+    ),
+    "anthropic: max_tokens above the model's": (
+        400,
+        {
+            "type": "error",
+            "error": {
+                "type": "invalid_request_error",
+                "message": "max_tokens: 50000 > 8192, which is the maximum"
+                " allowed number of output tokens for claude-x",
+            },
+        },
+        SENT,
+        (Adaptation(How.CAP, "max_tokens", "8192"),),
+    ),
+    "mistral: temperature above its range": (
+        422,
+        {
+            "object": "error",
+            "message": {
+                "detail": pydantic(
+                    ("body", "temperature"), kind="less_than_equal", msg="Input should be less than or equal to 1.5"
+                )
+            },
+        },
+        SENT,
+        (Adaptation(How.CAP, "temperature", "1.5"),),
+    ),
+    "openai: no system role": (
+        400,
+        openai(
+            "Unsupported value: 'messages[0].role' does not support 'system' with this model.",
+            "unsupported_value",
+            "messages[0].role",
+        ),
+        SENT,
+        role("system", "user"),
+    ),
+    "openai: no developer role": (
+        400,
+        openai(
+            "Unsupported value: 'messages[0].role' does not support 'developer' with this model.",
+            "unsupported_value",
+            "messages[0].role",
+        ),
+        DEVELOPER,
+        role("developer", "system"),
+    ),
+    "deepseek: an unknown role": (
+        400,
+        openai(
+            "Failed to deserialize the JSON body into the target type: messages[0].role: unknown variant `developer`,"
+            " expected one of `system`, `user`, `assistant`, `tool` at line 1 column 60",
+            "invalid_request_error",
+        ),
+        DEVELOPER,
+        role("developer", "system"),
+    ),
+    "dashscope: an unknown role": (
+        400,
+        openai("developer is not one of ['system', 'assistant', 'user', 'tool', 'function'] - 'messages.['0].role'"),
+        DEVELOPER,
+        role("developer", "system"),
+    ),
+    "vercel: an unknown role": (
+        400,
+        openai(
+            "Invalid enum value. Expected 'system' | 'user' | 'assistant' | 'tool', received 'developer'",
+            "invalid_request_error",
+            "messages.0.role",
+        ),
+        DEVELOPER,
+        role("developer", "system"),
+    ),
+    "vllm: a template without a system role": (
+        400,
+        {
+            "object": "error",
+            "message": "System role not supported",
+            "type": "BadRequestError",
+            "param": None,
+            "code": 400,
+        },
+        SENT,
+        role("system", "user"),
+    ),
+    "a template that fails with 500": (
+        500,
+        {"error": {"code": 500, "message": "System role not supported", "type": "server_error"}},
+        SENT,
+        role("system", "user"),
+    ),
+    "gemini: gemma takes no instruction": (
+        400,
+        [
+            {
+                "error": {
+                    "code": 400,
+                    "message": "Developer instruction is not enabled for models/gemma-3-27b-it",
+                    "status": "INVALID_ARGUMENT",
+                }
+            }
+        ],
+        SENT,
+        role("system", "user"),
+    ),
+    "mistral: a field of messages": (
+        422,
+        {"detail": pydantic(("body", "messages", 2, "assistant", "reasoning_content"))},
+        NESTED,
+        (Adaptation(How.INSIDE, "reasoning_content"),),
+    ),
+    "groq: a field of messages": (
+        400,
+        openai(
+            "'messages.2' : for 'role:assistant' the following must be satisfied[('messages.2' : property"
+            " 'reasoning_content' is unsupported)]"
+        ),
+        NESTED,
+        (Adaptation(How.INSIDE, "reasoning_content"),),
+    ),
+    "openrouter: what the provider said, inside": (
+        400,
+        {
+            "error": {
+                "message": "Provider returned error",
+                "code": 400,
+                "metadata": {
+                    "provider_name": "x",
+                    "raw": json.dumps(
+                        openai(
+                            "Unsupported parameter: 'temperature' is not supported with this model.",
+                            "unsupported_parameter",
+                            "temperature",
+                        )
+                    ),
+                },
+            }
+        },
+        SENT,
+        omit("temperature"),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ADAPTED)
+def test_a_refusal_that_names_what_was_sent_tells_what_to_change(case):
+    status, body, sent, expected = ADAPTED[case]
+    told = told_by(status, complaint_of(json.dumps(body).encode()), sent)
+    assert told.adaptations == expected
+    assert told.limit is (Limit.FIELD if expected else told.limit)
+    if expected:
+        error = ProviderError("x", kind="status", status=status, told=told)
+        outcome = classify(error, NOW)
+        assert (outcome.kind, outcome.adaptations) == (OutcomeClass.UNSUITED, expected)
+
+
+@pytest.mark.parametrize("case", [case for case, row in ADAPTED.items() if row[3]])
+def test_the_change_is_one_of_the_request_that_was_refused(case):
+    status, body, sent, expected = ADAPTED[case]
+    changed = json.loads(json.dumps(sent))
+    assert adapt(changed, expected) == tuple(one.name for one in expected)
+    assert changed != sent
+    again = json.loads(json.dumps(changed))
+    adapt(again, expected)
+    assert again == changed
+    # The same refusal of what is sent now would ask for another change or for none: it never goes round in circles.
+    assert told_by(status, complaint_of(json.dumps(body).encode()), changed, expected).adaptations != expected
+
+
+UNSUITED = {
+    "openai: context": (
+        400,
+        openai(
+            "This model's maximum context length is 8192 tokens. However, your messages resulted in 9000 tokens.",
+            "context_length_exceeded",
+            "messages",
+        ),
+        Limit.CONTEXT,
+        8192,
+    ),
+    "vllm: context": (
+        400,
+        {
+            "object": "error",
+            "message": "This model's maximum context length is 16384 tokens. However, you"
+            " requested 122946 tokens (112946 in the messages, 10000 in the completion).",
+            "type": "BadRequestError",
+            "param": None,
+            "code": 400,
+        },
+        Limit.CONTEXT,
+        16384,
+    ),
+    "vllm: context, told as a number below one": (
+        400,
+        {
+            "object": "error",
+            "message": "max_tokens must be at least 1, got -186.",
+            "type": "BadRequestError",
+            "code": 400,
+        },
+        Limit.CONTEXT,
+        0,
+    ),
+    "anthropic: prompt": (
+        400,
+        {
+            "type": "error",
+            "error": {"type": "invalid_request_error", "message": "prompt is too long: 208310 tokens > 200000 maximum"},
+        },
+        Limit.CONTEXT,
+        200_000,
+    ),
+    "anthropic: prompt and answer": (
+        400,
+        {
+            "type": "error",
+            "error": {
+                "type": "invalid_request_error",
+                "message": "input length and"
+                " `max_tokens` exceed context limit: 178959 + 64000 > 200000, decrease input length",
+            },
+        },
+        Limit.CONTEXT,
+        200_000,
+    ),
+    "anthropic: 413 for tokens": (
+        413,
+        {
+            "type": "error",
+            "error": {"type": "invalid_request_error", "message": "Request size exceeds model context window"},
+        },
+        Limit.CONTEXT,
+        0,
+    ),
+    "llama.cpp: context": (
+        400,
+        {
+            "error": {
+                "code": 400,
+                "message": "the request exceeds the available context size, try increasing it",
+                "type": "exceed_context_size_error",
+                "n_prompt_tokens": 14429,
+                "n_ctx": 8192,
+            }
+        },
+        Limit.CONTEXT,
+        8192,
+    ),
+    "llama.cpp: context, with 500": (
+        500,
+        {
+            "error": {
+                "code": 500,
+                "message": "the request exceeds the available context size.",
+                "type": "exceed_context_size_error",
+                "n_ctx": 256,
+            }
+        },
+        Limit.CONTEXT,
+        256,
+    ),
+    "gemini: context": (
+        400,
+        [
+            {
+                "error": {
+                    "code": 400,
+                    "message": "The input token count (3475108) exceeds the maximum number of"
+                    " tokens allowed (1048576).",
+                    "status": "INVALID_ARGUMENT",
+                }
+            }
+        ],
+        Limit.CONTEXT,
+        1_048_576,
+    ),
+    "zhipu: context": (400, {"error": {"code": "1261", "message": "Prompt exceeds max length"}}, Limit.CONTEXT, 0),
+    "sglang: context": (
+        400,
+        {"message": "Input length (160062 tokens) exceeds the maximum allowed length (59862 tokens)."},
+        Limit.CONTEXT,
+        59_862,
+    ),
+    "azure: filter, with innererror": (
+        400,
+        {
+            "error": {
+                "message": "The response was filtered due to the prompt triggering Azure"
+                " OpenAI's content management policy.",
+                "type": None,
+                "param": "prompt",
+                "code": "content_filter",
+                "status": 400,
+                "innererror": {
+                    "code": "ResponsibleAIPolicyViolation",
+                    "content_filter_result": {"hate": {"filtered": True}},
+                },
+            }
+        },
+        Limit.FILTER,
+        0,
+    ),
+    "azure: filter, without innererror": (
+        400,
+        {
+            "error": {
+                "message": "The response was filtered due to the prompt",
+                "type": None,
+                "param": "prompt",
+                "code": "content_filter",
+                "status": 400,
+            }
+        },
+        Limit.FILTER,
+        0,
+    ),
+    "deepseek: filter": (400, openai("Content Exists Risk", "invalid_request_error"), Limit.FILTER, 0),
+    "deepseek: filter, older": (400, {"detail": "Content Exists Risk"}, Limit.FILTER, 0),
+    "dashscope: filter": (
+        400,
+        openai(
+            "Input data may contain inappropriate content.", "data_inspection_failed", kind="data_inspection_failed"
+        ),
+        Limit.FILTER,
+        0,
+    ),
+    "openai: filter of reasoning models": (
+        400,
+        openai("Invalid prompt: your prompt was flagged as potentially violating our usage policy.", "invalid_prompt"),
+        Limit.FILTER,
+        0,
+    ),
+    "anthropic: bytes": (
+        413,
+        {"error": {"type": "request_too_large", "message": "Request exceeds the maximum size"}},
+        Limit.SIZE,
+        0,
+    ),
+    "a proxy: bytes": (413, "<html><title>413 Request Entity Too Large</title></html>", Limit.SIZE, 0),
+    "groq: more than a minute's tokens": (
+        413,
+        openai(
+            "Request too large for model `x` on tokens per minute (TPM): Limit 6000,"
+            " Requested 14368, please reduce your message size and try again.",
+            "rate_limit_exceeded",
+            kind="tokens",
+        ),
+        Limit.SIZE,
+        0,
+    ),
+    "openai: more than a minute's tokens": (
+        429,
+        openai(
+            "Request too large for gpt-x on tokens per min (TPM): Limit 30000, Requested"
+            " 342389. The input or output tokens must be reduced.",
+            "rate_limit_exceeded",
+            kind="tokens",
+        ),
+        Limit.SIZE,
+        0,
+    ),
+    "openrouter: nobody takes images": (
+        404,
+        {"error": {"message": "No endpoints found that support image input", "code": 404}},
+        Limit.FIELD,
+        0,
+    ),
+    "a parameter, told to an SDK": (
+        400,
+        openai(
+            "Unsupported parameter: 'logprobs' is not supported with this model.", "unsupported_parameter", "logprobs"
+        ),
+        Limit.FIELD,
+        0,
+    ),
+}
+
+SET_UP = {
+    "deepseek: model": (400, openai("Model Not Exist", "invalid_request_error")),
+    "openai: model": (
+        404,
+        openai("The model `gpt-9` does not exist or you do not have access to it.", "model_not_found"),
+    ),
+    "openai: model of a project": (403, openai("Project `x` does not have access to model `gpt-9`", "model_not_found")),
+    "copilot: model": (400, openai("The requested model is not supported.", "model_not_supported", "model")),
+    "groq: model": (
+        400,
+        openai("The model `gemma2-9b-it` has been decommissioned and is no longer supported.", "model_decommissioned"),
+    ),
+    "zhipu: model": (
+        400,
+        {
+            "type": "error",
+            "error": {
+                "type": "invalid_request_error",
+                "code": "1211",
+                "message": "[1211][模型不存在，请检查模型代码。][20260723]",
+            },
+        },
+    ),
+    "z.ai: model": (400, {"error": {"code": "1214", "message": "modelCode: does not exist"}}),
+    "ollama: model": (
+        404,
+        {"error": {"message": 'model "llama9" not found, try pulling it first', "type": "api_error"}},
+    ),
+    "ollama: model, older, with 400": (400, {"error": "model 'llama9' not found, try pulling it first"}),
+}
+
+CALLERS = {
+    "an empty message": (
+        400,
+        openai("Invalid value for 'content': expected a string, got null.", "invalid_type", "messages.[0].content"),
+    ),
+    "a role that does not exist": (
+        400,
+        openai(
+            "Invalid value: 'banana'. Supported values are: 'system' and 'user'.", "invalid_value", "messages[0].role"
+        ),
+    ),
+    "messages in the wrong order": (
+        400,
+        {
+            "type": "error",
+            "error": {"type": "invalid_request_error", "message": 'messages: first message must use the "user" role'},
+        },
+    ),
+    "an image that cannot be read": (400, openai("Could not process image", "invalid_image")),
+    "a missing field": (422, {"detail": [{"type": "missing", "loc": ["body", "messages"], "msg": "Field required"}]}),
+    "text that talks of limits, quoted back": (
+        422,
+        {
+            "detail": [
+                {
+                    "type": "string_type",
+                    "loc": ["body", "messages", 0, "content"],
+                    "msg": "Input should be a valid string",
+                    "input": "maximum context length, content_filter, unsupported parameter",
+                }
+            ]
+        },
+    ),
+    "nothing said": (400, ""),
+    "nothing said with 422": (422, "{}"),
+}
+
+
+class SdkError(Exception):
+    """As openai and anthropic raise it: openai keeps what stands in `error`, anthropic all."""
+
+    def __init__(self, status, body):
+        inner = body.get("error") if isinstance(body, dict) else None
+        message = inner.get("message") if isinstance(inner, dict) else inner
+        super().__init__(f"Error code: {status} - {body}")
+        self.message = str(message or body)
+        self.status_code = status
+        self.body = inner if isinstance(inner, dict) else body
+        self.code = inner.get("code") if isinstance(inner, dict) else None
+        self.response = SimpleNamespace(status_code=status, headers={})
+
+
+def both_ways(status, body):
+    """The error as our own edge raises it, and as an SDK does."""
+    raw = body if isinstance(body, str) else json.dumps(body)
+    yield ProviderError("x", kind="status", status=status, told=told_by(status, complaint_of(raw.encode()), SENT))
+    if not isinstance(body, str):
+        yield SdkError(status, body)
+        held = SimpleNamespace(status_code=status, headers={}, _content=raw.encode())
+        yield type("HTTPStatusError", (Exception,), {"response": held})("refused")
+
+
+@pytest.mark.parametrize("case", UNSUITED)
+def test_a_request_that_this_endpoint_cannot_serve_is_nobodys_fault(case):
+    status, body, limit, window = UNSUITED[case]
+    for error in both_ways(status, body):
+        outcome = classify(error, NOW)
+        assert (outcome.kind, outcome.limit, outcome.window, outcome.same_again) == (
+            OutcomeClass.UNSUITED,
+            limit,
+            window,
+            False,
+        ), error
+
+
+@pytest.mark.parametrize("case", SET_UP)
+def test_a_model_that_does_not_exist_is_the_endpoints_set_up_whatever_the_status(case):
+    for error in both_ways(*SET_UP[case]):
+        assert classify(error, NOW).kind is OutcomeClass.ENDPOINT_FAULT, error
+
+
+@pytest.mark.parametrize("case", CALLERS)
+def test_a_request_that_nobody_would_serve_stays_the_callers_fault(case):
+    for error in both_ways(*CALLERS[case]):
+        assert classify(error, NOW).kind is OutcomeClass.CALLER_FAULT, error
+
+
+def test_a_field_of_the_endpoints_own_settings_that_gives_answers_their_meaning_is_its_set_up():
+    body = openai(
+        "Unsupported parameter: 'response_format' is not supported with this model.",
+        "unsupported_parameter",
+        "response_format",
+    )
+    told = told_by(400, complaint_of(json.dumps(body)), SENT, fixed={"response_format"})
+    assert (told.limit, told.adaptations) == (Limit.SETTING, ())
+    assert classify(ProviderError("x", kind="status", status=400, told=told), NOW).kind is OutcomeClass.ENDPOINT_FAULT
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"null",
+        b"[]",
+        b"[" * 100_000,
+        b"{" * 100_000,
+        b"\xff\xfe",
+        b'{"error": {"loc": 5, "param": {}, "code": []}}',
+        json.dumps({"error": [{"error": [{"error": [{}] * 500}] * 50}] * 50}).encode(),
+        json.dumps({"message": "retry " * 20_000}).encode(),
+        json.dumps({"message": "model " * 20_000 + "1" * 20_000}).encode(),
+        json.dumps({"message": ("context maximum input length tokens exceed " * 3_000)}).encode(),
+    ],
+    ids=range(11),
+)
+def test_an_error_of_any_shape_is_read_or_left_alone(body):
+    told_by(400, complaint_of(body), SENT)
