@@ -12,7 +12,7 @@
     ├── NoHandler                           nothing registered can run this task
     ├── AllEndpointsFailed (RuntimeError)   every attempt of a pool call failed
     ├── StoreError
-    │   └── StoreBusy, StoreFull, StoreReadOnly, StoreCorrupt, StoreTooNew, StoreUnsafe
+    │   └── StoreBusy, StoreFull, StoreReadOnly, StoreReplaced, StoreCorrupt, StoreTooNew, StoreUnsafe
     └── TaskSignal                          raised by a handler to say what should happen next
         └── Permanent, RetryLater
 
@@ -109,6 +109,10 @@ class StoreFull(StoreError):
 
 class StoreReadOnly(StoreError):
     """The database file or its directory cannot be written."""
+
+
+class StoreReplaced(StoreError):
+    """The database file was deleted, moved or replaced while this process used it."""
 
 
 class StoreCorrupt(StoreError):

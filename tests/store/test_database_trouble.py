@@ -14,7 +14,8 @@ import pytest
 
 from core.cloud.store import open_store
 from core.cloud.store.base import NewTask
-from core.cloud.store.database import Database, busy_handler, in_our_words, switch_to_wal
+from core.cloud.store.database import Database, busy_handler, switch_to_wal
+from core.cloud.store.our_words import in_our_words
 from core.cloud.store.place import file_system_of, refuse_affected_library, refuse_network_file_system
 from core.errors import (
     InvalidArgument,

@@ -7,22 +7,23 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Literal
 
 import apsw
 
-from core.cloud.store.migrate import migrate, migrations, refuse_foreign, schema_version
-from core.cloud.store.place import make_private_file, refuse_affected_library, refuse_network_file_system
-from core.errors import (
-    HeablcoinError,
-    InvalidArgument,
-    StoreBusy,
-    StoreCorrupt,
-    StoreError,
-    StoreFull,
-    StoreReadOnly,
+from core.cloud.store.companions import (
+    forget_pair,
+    keep_what_was_lost,
+    leave_to_others,
+    note_pair,
+    one_at_a_time,
+    put_strays_aside,
 )
+from core.cloud.store.file_identity import FileIdentity, Loss, whole
+from core.cloud.store.migrate import migrate, migrations, refuse_foreign, schema_version
+from core.cloud.store.our_words import OurWords
+from core.cloud.store.place import make_private_file, refuse_affected_library, refuse_network_file_system
+from core.errors import InvalidArgument, StoreError, StoreReplaced
 from core.failpoints import failpoint
 from core.paths import MEMORY
 
@@ -33,6 +34,11 @@ Synchronous = Literal["FULL", "NORMAL"]
 LARGEST_IDLE_WAL = 64 * 1024 * 1024
 """Bytes: a write-ahead log that grew beyond this during a long read is cut back afterwards."""
 
+LOOK_EVERY = 0.05
+"""Seconds between two looks of a reader whether the file is still the one that was opened."""
+SETTLES_WITHIN = 1.0
+"""Seconds that another program gets to finish a file it is writing in the place of ours."""
+
 
 class Database:
     """A database file shared by threads and processes, or a private one in memory.
@@ -40,6 +46,10 @@ class Database:
     Writers of this process take turns on one connection; readers have another, so a read never waits for a commit.
     Writes start with BEGIN IMMEDIATE: waiting for another process happens there, bounded by `busy_timeout` seconds,
     and nowhere else.
+
+    A file that is deleted, replaced, moved or overwritten while it is open is noticed before the next write is committed
+    (and soon by readers): that call raises StoreReplaced, later ones use the file that lies there then. `kept` is where
+    the content of the last file that was lost so is kept, '' while there is none.
     """
 
     def __init__(self, location: str, *, synchronous: Synchronous = "FULL", busy_timeout: float = 10.0) -> None:
@@ -52,28 +62,42 @@ class Database:
         self._busy_timeout = busy_timeout
         self._write_lock = threading.RLock()
         self._read_lock = threading.RLock()
-        self._our_words = _OurWords(self.location)
+        self._our_words = OurWords(self.location)
         self._closed = False
         self._durable = True
+        self._identity: FileIdentity | None = None
+        """None in memory, and after the file was lost until another is open."""
+        self._look_at = 0.0
+        self._lost_at = 0.0
+        self._writing = self._reading = 0
+        """The threads inside a transaction or a read."""
+        self.kept = ""
         refuse_affected_library()
         if location != MEMORY:
             refuse_network_file_system(Path(self.location))
-            make_private_file(Path(self.location))
         with self._our_words:
             self._open()
 
     def _open(self) -> None:
-        self._writer = self._connect()
-        try:
+        if self.location == MEMORY:
+            self._writer = self._connect()
             migrate(self._writer, self.location)
-            if self.location == MEMORY:
-                self._reader, self._read_lock = self._writer, self._write_lock
-            else:
+            self._reader, self._read_lock = self._writer, self._write_lock
+            return
+        make_private_file(Path(self.location))
+        with one_at_a_time(self.location, self._busy_timeout):
+            put_strays_aside(self.location)
+            self._writer = self._connect()
+            try:
+                migrate(self._writer, self.location)
                 self._reader = self._connect()
                 self._reader.execute("PRAGMA query_only=ON")
-        except BaseException:
-            self._writer.close()
-            raise
+                self._identity = FileIdentity(self.location)
+                note_pair(self._identity)
+            except BaseException:
+                self._writer.close()
+                raise
+        self._durable = True
 
     def _connect(self) -> apsw.Connection:
         connection = apsw.Connection(self.location)
@@ -82,6 +106,8 @@ class Database:
             # Without this SQLite plans a statement anew whenever a bound value might change its plan, which costs several
             # times as much as running it. Our plans are fixed on purpose (a test reads them).
             connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
+            # The last to close a database deletes its log by name, which by then may be that of another database.
+            connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
             refuse_foreign(connection, self.location)
             switch_to_wal(connection, self._busy_timeout)
             connection.execute(f"PRAGMA synchronous={self._synchronous}")
@@ -107,22 +133,36 @@ class Database:
             if durable != self._durable and self._synchronous == "FULL":
                 connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
                 self._durable = durable
-            connection.execute("BEGIN IMMEDIATE")
+            outer, self._writing = self._writing, threading.get_ident()
             try:
+                connection.execute("BEGIN IMMEDIATE")
                 yield connection
                 failpoint("in_transaction_before_commit")
+                self._refuse_a_lost_file()
                 connection.execute("COMMIT")
-            except BaseException:
+            except BaseException as error:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
+                self._writing = outer
+                if isinstance(error, (apsw.Error, StoreReplaced)):
+                    self._part_if_lost()  # what SQLite stumbled over may be that the file is gone
                 raise
+            finally:
+                self._writing = outer
 
     @contextmanager
     def read(self) -> Iterator[apsw.Connection]:
         """The reading connection, for one or a few statements that need not agree with each other."""
+        if self._identity is not None and time.monotonic() >= self._look_at:
+            self._look()
         with self._read_lock, self._our_words:
-            self._ensure_open()
-            yield self._reader
+            while self._closed or (self._identity is None and self.location != MEMORY):
+                self._open_for_reading()
+            outer, self._reading = self._reading, threading.get_ident()
+            try:
+                yield self._reader
+            finally:
+                self._reading = outer
 
     @contextmanager
     def snapshot(self) -> Iterator[apsw.Connection]:
@@ -138,8 +178,20 @@ class Database:
                     connection.execute("COMMIT")
 
     def _ensure_open(self) -> None:
+        """Open what was lost; the write lock is held."""
         if self._closed:
             raise StoreError("The database was closed.", "open a new store (or publisher) to go on.")
+        if self._identity is None and self.location != MEMORY:
+            with self._read_lock:
+                self._open_what_is_there_now()
+
+    def _open_for_reading(self) -> None:
+        self._read_lock.release()  # locks are taken in one order, or two threads wait for each other
+        try:
+            with self._write_lock:
+                self._ensure_open()
+        finally:
+            self._read_lock.acquire()
 
     def close(self) -> None:
         """Close both connections; a second call does nothing."""
@@ -147,9 +199,96 @@ class Database:
             if self._closed:
                 return
             self._closed = True
-            if self._reader is not self._writer:
-                self._reader.close()
-            self._writer.close()
+            if self._identity is None and self.location != MEMORY:
+                return
+            tidy = self._identity is None or self._identity.loss() is None
+            self._close_connections(tidy=tidy)
+            if tidy and self.location != MEMORY:
+                forget_pair(self.location)
+
+    def _close_connections(self, *, tidy: bool) -> None:
+        connections = [self._writer] if self._reader is self._writer else [self._reader, self._writer]
+        for connection in connections:
+            connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0 if tidy else 1)
+            connection.close()
+
+    # A file that is lost while it is open
+
+    def _refuse_a_lost_file(self) -> None:
+        if self._identity is not None and (loss := self._identity.loss()) is not None:
+            raise StoreReplaced(f"The database file {self.location} {loss.what}.", "call again.")
+
+    def _look(self) -> None:
+        """Notice a loss from outside any transaction; the next look comes after LOOK_EVERY seconds."""
+        self._look_at = time.monotonic() + LOOK_EVERY
+        identity = self._identity
+        if identity is not None and identity.loss(thorough=True) is not None:
+            me = threading.get_ident()
+            if me not in (self._writing, self._reading):
+                with self._write_lock, self._our_words:
+                    self._part_if_lost()
+
+    def _part_if_lost(self) -> None:
+        """Leave a file that was lost, keep what it held, and say so; nothing when it was not. The write lock is held."""
+        with self._read_lock:
+            identity = self._identity
+            if self._closed or identity is None or (loss := identity.loss(thorough=True)) is None:
+                return
+            log.error("the database file %s %s while this process used it", self.location, loss.what)
+            saved = self._save(identity, loss)
+            self._close_connections(tidy=False)
+            self._identity, self._lost_at = None, time.monotonic()
+        raise StoreReplaced(f"The database file {self.location} {loss.what}; nothing was changed.{saved}", _CALL_AGAIN)
+
+    def _save(self, identity: FileIdentity, loss: Loss) -> str:
+        """Keep what the lost file held, unless it lies whole elsewhere; a sentence that says where."""
+        if loss.elsewhere:
+            return ""
+        with one_at_a_time(self.location, self._busy_timeout):
+            if loss.mendable and self._finish_log():
+                leave_to_others(identity, kept=True)
+                return " What was acknowledged is safe in the file itself."
+            kept = "" if loss.overwritten else keep_what_was_lost(self._reader, identity)
+            leave_to_others(identity, kept=bool(kept))
+        if not kept:
+            return ""
+        self.kept = kept
+        return (
+            f" What it held is kept in {kept}; `heablcoin-cloud export --database {kept} tasks.jsonl` and then"
+            " `heablcoin-cloud import tasks.jsonl` bring its tasks back."
+        )
+
+    def _finish_log(self) -> bool:
+        """Write all of the log into the file it belongs to; False when that cannot be done whole."""
+        try:
+            _, frames, written = next(self._writer.execute("PRAGMA wal_checkpoint(PASSIVE)"))
+        except apsw.Error:
+            return False
+        return bool(frames == written)
+
+    def _open_what_is_there_now(self) -> None:
+        """Open the file that lies at our path by now; both locks are held.
+
+        Nothing is made or changed there before another program had time to finish what it may be writing: a restore that
+        copies into place is first no file, then an empty one, then half of one.
+        """
+        parent = Path(self.location).parent
+        if not parent.is_dir():
+            raise StoreReplaced(
+                f"The directory {parent} of the database is gone; nothing was changed.",
+                "put it back, or set HEABLCOIN_CLOUD_DATABASE to another path and start again.",
+            )
+        while time.monotonic() < self._lost_at + SETTLES_WITHIN and not whole(self.location):
+            time.sleep(LOOK_EVERY)
+        refuse_network_file_system(Path(self.location))
+        self._open()
+        log.warning("the database file that lies at %s by now is open", self.location)
+
+
+_CALL_AGAIN = (
+    "call again: that goes to the file that lies there then, or to a new one. Stop all servers before you delete, move or"
+    " restore a database."
+)
 
 
 def schema_of(location: str) -> tuple[int, int]:
@@ -157,7 +296,7 @@ def schema_of(location: str) -> tuple[int, int]:
 
     Raises StoreError for a file that cannot be read or is not ours.
     """
-    with _OurWords(location):
+    with OurWords(location):
         connection = apsw.Connection(location, flags=apsw.SQLITE_OPEN_READONLY)
         try:
             refuse_foreign(connection, location)
@@ -201,83 +340,3 @@ def switch_to_wal(connection: apsw.Connection, timeout: float) -> None:
         except apsw.BusyError:
             if not wait(tries):
                 raise
-
-
-class _OurWords:
-    """Turns what SQLite raises inside the block into our errors. A class, because each transaction passes through it."""
-
-    __slots__ = ("_location",)
-
-    def __init__(self, location: str) -> None:
-        self._location = location
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if isinstance(error, apsw.Error):
-            raise in_our_words(error, self._location) from error
-        if isinstance(error, UnicodeEncodeError):
-            raise InvalidArgument(
-                "A text holds half a character (a lone surrogate); nothing was changed.",
-                "send whole Unicode characters.",
-            ) from error
-
-
-def in_our_words(error: apsw.Error, location: str) -> Exception:
-    """What an SQLite error means here and what to do about it."""
-    for kinds, our_error, message, fix in _MEANINGS:
-        if isinstance(error, kinds):
-            return our_error(message.format(location), fix)
-    return StoreError(
-        f"The database {location} refused a change ({type(error).__name__}: {error}); nothing was changed.",
-        "this should not happen: please report it, with the log.",
-    )
-
-
-_MEANINGS: tuple[tuple[tuple[type[apsw.Error], ...], type[HeablcoinError], str, str], ...] = (
-    (
-        (apsw.BusyError, apsw.LockedError),
-        StoreBusy,
-        "Another process held the database too long; nothing was changed.",
-        "try again; if it goes on, `heablcoin-cloud doctor` names the processes that use it.",
-    ),
-    (
-        (apsw.FullError,),
-        StoreFull,
-        "The disk that holds {} is full; nothing was changed.",
-        "free some space (or purge old tasks), then try again.",
-    ),
-    (
-        (apsw.ReadOnlyError, apsw.PermissionsError),
-        StoreReadOnly,
-        "The database {} is read-only; nothing was changed.",
-        "make the file and its directory writable, or set HEABLCOIN_CLOUD_DATABASE to another path.",
-    ),
-    (
-        (apsw.CorruptError, apsw.NotADBError),
-        StoreCorrupt,
-        "The file {} is not a sound database.",
-        "stop all servers, move the file away (a backup lies beside it if one was made), and start again.",
-    ),
-    (
-        (apsw.CantOpenError,),
-        StoreReadOnly,
-        "The database {} cannot be opened.",
-        "check that its directory exists and is writable, or set HEABLCOIN_CLOUD_DATABASE to another path.",
-    ),
-    (
-        (apsw.TooBigError,),
-        InvalidArgument,
-        "A value is larger than the database {} can hold.",
-        "store it elsewhere and pass a reference.",
-    ),
-    (
-        (apsw.IOError,),
-        StoreError,
-        "The disk failed while the database {} was used; nothing was changed.",
-        "check the disk and its free space, then try again.",
-    ),
-)

@@ -84,6 +84,10 @@ class SqliteTaskStore:
         with self._database.write(durable=bool(settlements)) as connection:
             refused = claiming.settle(connection, settlements, now) if settlements else []
             claims = claiming.claim(connection, request, now) if request is not None else []
+        if refused and self._database.kept:
+            from core.cloud.store.lost import settle_in_copy
+
+            refused = settle_in_copy(self._database, refused, now)
         return Exchanged(claims, refused)
 
     def _any_ready(self, request: ClaimRequest) -> bool:
@@ -99,14 +103,25 @@ class SqliteTaskStore:
         if not held:
             return []
         with self._database.write(durable=False) as connection:
-            return claiming.renew(connection, worker, held, now + lease)
+            lost = claiming.renew(connection, worker, held, now + lease)
+        if lost and self._database.kept:
+            ours = self._held_in_copy(worker, lost)
+            lost = [each for each in lost if each not in ours]
+        return lost
+
+    def _held_in_copy(self, worker: str, held: Sequence[tuple[str, int]]) -> set[tuple[str, int]]:
+        from core.cloud.store.lost import still_held
+
+        return still_held(self._database, worker, held)
 
     def progress(self, task_id: str, attempt: int, worker: str, share: float | None, message: str) -> bool:
         with self._database.write(durable=False) as connection:
             row = first(connection, TASK["holds"], (task_id, worker, attempt))
             if row is not None:
                 reporting.note_progress(connection, row[0], attempt, share, message)
-            return row is not None
+        if row is None and self._database.kept:
+            return bool(self._held_in_copy(worker, [(task_id, attempt)]))
+        return row is not None
 
     def report(self, report: StatusReport, now: float) -> Task:
         with self._database.write() as connection:

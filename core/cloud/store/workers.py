@@ -4,6 +4,7 @@ import json
 
 from core.cloud.store.base import WorkerInfo
 from core.cloud.store.database import Database
+from core.cloud.store.migrate import step_counter
 from core.cloud.store.queries import LEADER, WORKER, first, rows
 
 FORGET_AFTER = 86_400.0
@@ -29,6 +30,7 @@ class SqliteWorkerStore:
         with self._database.write(durable=False) as connection:
             connection.execute(WORKER["register"], row)
             connection.execute(WORKER["forget_dead"], (info.seen_at - FORGET_AFTER,))
+            step_counter(connection)  # here, because every process that runs tasks comes by now and then
 
     def forget(self, worker: str) -> None:
         with self._database.write(durable=False) as connection:
