@@ -100,7 +100,9 @@ class Runtime:
         if options.handlers:
             load_handlers(options.handlers, self.publisher, self.manager)
         self.scheduler = CloudScheduler(self.publisher, clock=self.clock)
-        duties = standard_duties(self.store.tasks, retention_days=options.retention_days or None)
+        duties = standard_duties(
+            self.store.tasks, retention_days=options.retention_days or None, clock=self.clock, lease=options.lease
+        )
         self._maintenance = Maintenance(
             self.store,
             [*duties, Schedules(self.scheduler)],

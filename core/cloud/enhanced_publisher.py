@@ -248,9 +248,9 @@ class EnhancedCloudTaskPublisher(TaskReader):
     def cleanup_expired(self) -> int:
         """Mark every waiting task whose time to start is over as expired; returns how many."""
         now = self._clock.now()
-        count = 0
+        count, take_back = 0, self._patience.may_take_back()
         while True:
-            done = self.store.tasks.maintain(now, POISON_LIMIT)
+            done = self.store.tasks.maintain(now, POISON_LIMIT, take_back=take_back)
             count += done.expired
             if not (done.expired or done.interrupted or done.poisoned or done.promoted):
                 break

@@ -33,6 +33,7 @@ RARE = (
     "look",
     "suspend",
     "suspend",
+    "clock_jumps",
 )
 RAREST = ("kill", "stop", "stop_in_haste", "refused", "purge", "import_again", "move_house")
 USUAL = ANYTIME * 5 + WORK * 5 + RARE * 2 + RAREST

@@ -4,6 +4,7 @@ import pytest
 
 from core.cloud.store.base import ClaimRequest, Settlement, StatusReport
 from core.cloud.task import AttemptOutcome, OnDependencyFailure, TaskStatus
+from core.errors import StoreBusy
 
 CANCEL = OnDependencyFailure.CANCEL
 COMPLETED, FAILED, CANCELLED, PENDING = (
@@ -282,11 +283,63 @@ def test_renewing_keeps_the_lease_and_names_what_is_lost(queue):
     assert queue.tasks.renew("w2", held[:1], 10, queue.now) == held[:1]
 
 
-def test_renewing_never_shortens_a_lease(queue):
+def test_a_lease_renewed_after_the_clock_was_put_back_ends_by_the_new_time(queue):
     queue.publish()
-    claim = queue.take(lease=100)
+    claim = queue.take(lease=10)
+    queue.now -= 7200
     queue.tasks.renew("w1", [(claim.task_id, 1)], 10, queue.now)
-    assert queue.tasks.get(claim.task_id).lease_until.timestamp() == queue.now + 100
+    assert queue.tasks.get(claim.task_id).lease_until.timestamp() == queue.now + 10
+
+
+def test_who_holds_tasks_in_this_process_renews_before_anything_is_taken_back(queue):
+    queue.publish()
+    queue.publish()
+    ours, theirs = queue.claim(limit=2, lease=10)
+    renewals = []
+
+    def renew():
+        renewals.append(queue.now)
+        assert queue.tasks.renew("w1", [(ours.task_id, 1)], 10, queue.now) == []
+
+    end = queue.tasks.on_take_back(renew)
+    queue.later(9)
+    queue.maintain()
+    assert renewals == []
+    queue.later(3600)
+    assert queue.maintain().interrupted == 1
+    assert renewals == [queue.now]
+    assert [queue.tasks.get(each.task_id).status for each in (ours, theirs)] == ["running", "pending"]
+    end()
+    queue.later(3600)
+    assert queue.maintain().interrupted == 1
+    assert len(renewals) == 1
+
+
+def test_nothing_is_taken_back_when_those_here_cannot_renew(queue):
+    queue.publish()
+    claim = queue.take(lease=10)
+
+    def renew():
+        raise StoreBusy("locked")
+
+    queue.tasks.on_take_back(renew)
+    queue.later(60)
+    with pytest.raises(StoreBusy):
+        queue.maintain()
+    assert queue.tasks.get(claim.task_id).status == "running"
+
+
+def test_leases_can_be_left_alone_while_all_else_is_kept_up(queue):
+    queue.publish()
+    queue.take(lease=10)
+    expiring = queue.publish(expires_at=queue.now + 5)
+    queue.later(60)
+    assert queue.tasks.next_due(take_back=False) == queue.now - 55
+    done = queue.tasks.maintain(queue.now, 5, take_back=False)
+    assert (done.expired, done.interrupted) == (1, 0)
+    assert queue.tasks.get(expiring).status == "expired"
+    assert queue.tasks.next_due(take_back=False) is None
+    assert queue.maintain().interrupted == 1
 
 
 def test_progress_is_kept_for_its_attempt_and_refused_from_anybody_else(queue):

@@ -203,6 +203,9 @@ class NaiveQueue:
                 return True
         return False
 
+    def leases_are_over(self) -> bool:
+        return any(task.owner is not None and task.lease_until <= self.now() for task in self.tasks.values())
+
     def tidy(self) -> int:
         """One round of upkeep; returns how many expired."""
         now, tasks = self.now(), list(self.tasks.values())

@@ -13,6 +13,7 @@ from core.clock import ManualClock
 from core.cloud import enhanced_publisher
 from core.cloud.enhanced_publisher import EnhancedCloudTaskPublisher
 from core.cloud.queue import reader
+from core.cloud.queue.patience import Patience
 from core.cloud.store import open_store
 from tests.support.queue_model import COMPLETED, PENDING, POISON, Ending, ModelTask, NaiveQueue
 from tests.support.queue_process import LEASE, Call, EvenChance, Process, carry_out
@@ -87,9 +88,16 @@ class QueueParts:
         self.dead: list[Process] = []
         # A task is given up after two cut-off attempts, so that short histories have it.
         self.patches = [mock.patch.object(module, "POISON_LIMIT", POISON) for module in (enhanced_publisher, reader)]
+        # That a jump of the clock is waited out is tested by itself; here all could come at any time.
+        self.patches.append(mock.patch.object(Patience, "may_take_back", return_value=True))
         for patch in self.patches:
             patch.start()
         self.open_for_business()
+
+    @property
+    def each_has_a_store(self) -> bool:
+        """Else all share one in memory, as if they were one process."""
+        return self.location != ":memory:"
 
     @property
     def store(self):
@@ -123,6 +131,8 @@ class QueueParts:
 
     def new_worker(self, names: Sequence[str]) -> Worker:
         process = Process(self.connect(), self.clock, f"w{next(self.worker_numbers)}", names, slots=3)
+        if self.each_has_a_store:
+            process.renew_before_taking_back()
         return Worker(process, self.clock.monotonic() + LEASE / 3)
 
     def close(self) -> None:

@@ -228,6 +228,10 @@ class Process:
         self.runner._maintenance.step()
         return self._upkeep.ran
 
+    def renew_before_taking_back(self) -> None:
+        """As a started runner does; not where others share its store, which are other processes here."""
+        self.store.tasks.on_take_back(self.runner._keeper.renew_now)
+
     def held(self) -> set[tuple[str, int]]:
         return {flight.key for flight in self.runner._flights.all()}
 

@@ -305,6 +305,7 @@ class Users(QueueParts):
         task = choose(likely) if likely else self.some_task(choose)
         self.end, self.meanwhile = choose((*ENDS, "killed")), choose(["", "", "", "", "", "", "cancelled", "suspended"])
         self.running, self.value, self.given = task, {"n": choose([1, 2])}, None
+        self.runs_by_hand = publisher
         startable = self.model.startable(task)
         if task.name == NOBODY:
             refusal = NoHandler
@@ -326,7 +327,10 @@ class Users(QueueParts):
         except Hole:
             return Permanent
         refusal = RAISED.get(self.end)
-        return LeaseLost if refusal is None and self.meanwhile else refusal
+        lost = self.meanwhile == "cancelled" or (
+            self.meanwhile == "suspended" and self.each_has_a_store and self.publishers[1] is not self.runs_by_hand
+        )
+        return LeaseLost if refusal is None and lost else refusal
 
     def by_hand(self, payload: object) -> object:
         self.given = payload
@@ -337,5 +341,8 @@ class Users(QueueParts):
         elif self.meanwhile == "suspended":
             self.clock.advance(LEASE + 1)
             self.publishers[1].cleanup_expired()
+            if not self.each_has_a_store or self.publishers[1] is self.runs_by_hand:
+                # The same process: it renews before it takes back.
+                self.running.lease_until = self.clock.now() + LEASE
             self.model.tidy_up()
         return carry_out(self.end, self.value)

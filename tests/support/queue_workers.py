@@ -139,15 +139,16 @@ class Workers(QueueParts):
         if asked or self.clock.monotonic() >= worker.renew_at:
             self.renewed(worker)
 
-    def renewed(self, worker: Worker) -> None:
+    def renewed(self, worker: Worker, again_in: float | None = LEASE / 3) -> None:
         now = self.clock.now()
-        worker.renew_at = self.clock.monotonic() + LEASE / 3
+        if again_in is not None:
+            worker.renew_at = self.clock.monotonic() + again_in
         for task, attempt in [
             *((each.task, each.attempt) for each in worker.held),
             *(each[:2] for each in worker.ended),
         ]:
             if task.held_by(worker.name, attempt):
-                task.lease_until = max(task.lease_until, now + LEASE)
+                task.lease_until = now + LEASE
         for held in list(worker.held):
             if held.task.held_by(worker.name, held.attempt):
                 held.lease_until = now + LEASE
@@ -170,7 +171,14 @@ class Workers(QueueParts):
         ran = worker.process.upkeep()
         assert ran or not overdue
         if ran:
+            if self.each_has_a_store and self.model.leases_are_over():
+                self.renewed(worker, again_in=None)  # nobody takes back from himself what he still runs
             self.model.tidy_up()
+
+    def clock_jumps(self, choose: Choose) -> None:
+        """Forward, without that any time passes: every lease looks over, and its holder still runs."""
+        self.clock.set_now(self.clock.now() + choose([LEASE + 1, 3600.0]))
+        self.upkeep(choose)
 
     def suspend(self, choose: Choose) -> None:
         """Nobody renews for longer than a lease; then others are there first, or those who slept, as if nothing had been."""

@@ -3,6 +3,7 @@
 import pytest
 
 from core.clock import ManualClock
+from core.cloud.queue.patience import Patience
 from core.cloud.running.maintenance import LEADER_TTL, OVERDUE, Maintenance, Retention, Schedules, TaskUpkeep
 from core.cloud.running.wakeup import WakeUp
 from core.cloud.store.base import Maintained, Purged
@@ -135,11 +136,11 @@ class Tasks:
         self.rounds = list(rounds)
         self.calls = []
 
-    def next_due(self):
-        return 5.0
+    def next_due(self, *, take_back=True):
+        return 5.0 if take_back else None
 
-    def maintain(self, now, poison_limit, limit):
-        self.calls.append((now, poison_limit, limit))
+    def maintain(self, now, poison_limit, limit, *, take_back):
+        self.calls.append((now, poison_limit, limit) if take_back else (now, "leases left alone"))
         return self.rounds.pop(0) if self.rounds else Maintained()
 
     def purge(self, statuses, older_than, *, dry_run, limit):
@@ -153,6 +154,17 @@ def test_tasks_are_kept_up_in_rounds_until_nothing_is_left():
     assert TaskUpkeep(tasks, poison_limit=2).run(7.0) is True
     assert tasks.calls == [(7.0, 2, 500)] * 3
     assert TaskUpkeep(Tasks([])).run(7.0) is False
+
+
+def test_leases_are_left_alone_for_one_lease_after_the_clock_jumped():
+    clock = ManualClock(1000.0)
+    tasks = Tasks([])
+    duty = TaskUpkeep(tasks, patience=Patience(clock, 30.0, regular=True))
+    assert duty.next_due() == 5.0
+    clock.set_now(4600.0)
+    assert duty.next_due() is None
+    duty.run(4600.0)
+    assert tasks.calls == [(4600.0, "leases left alone")]
 
 
 def test_retention_comes_back_soon_for_more_and_else_in_an_hour():

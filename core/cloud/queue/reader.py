@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable
 from typing import Any, Protocol
 
 from core.clock import Clock
+from core.cloud.queue.patience import Patience
 from core.cloud.queue.submission import check_name, tags_of
 from core.cloud.queue.why import Means, explain, nobody_is_able
 from core.cloud.retry import POISON_LIMIT
@@ -39,6 +40,7 @@ class TaskReader:
         self.store = store
         self._clock = clock
         self._abilities = abilities
+        self._patience = Patience(clock)
 
     def get_task(self, task_id: str) -> Task:
         """The task with this id, or with the only id that starts so (4 characters or more). Raises UnknownTask."""
@@ -120,9 +122,10 @@ class TaskReader:
         }
 
     def _bring_up_to_date(self, now: float) -> None:
-        due = self.store.tasks.next_due()
+        take_back = self._patience.may_take_back()
+        due = self.store.tasks.next_due(take_back=take_back)
         if due is not None and due <= now:
-            self.store.tasks.maintain(now, POISON_LIMIT)
+            self.store.tasks.maintain(now, POISON_LIMIT, take_back=take_back)
 
     def _whole_id(self, task_id: str) -> str:
         if not isinstance(task_id, str):

@@ -119,6 +119,10 @@ class LeaseKeeper:
         except Exception:
             log.exception("keeping the leases failed; trying again")
 
+    def renew_now(self) -> None:
+        """Renew before this returns, from the caller's thread. Raises StoreError."""
+        self._renew()
+
     def _renew(self) -> None:
         failpoint("before_renew")
         held = [flight.key for flight in self._flights.all()]

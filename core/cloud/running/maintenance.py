@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from core.clock import Clock, SystemClock
+from core.cloud.queue.patience import LEASE, Patience
 from core.cloud.retry import POISON_LIMIT
 from core.cloud.running.wakeup import Signal, WakeUp
 from core.cloud.store.base import Store, TaskStore
@@ -56,18 +57,22 @@ class TaskUpkeep:
     name = "tasks"
     by_anyone = True
 
-    def __init__(self, tasks: TaskStore, poison_limit: int = POISON_LIMIT) -> None:
+    def __init__(self, tasks: TaskStore, poison_limit: int = POISON_LIMIT, *, patience: Patience | None = None) -> None:
         self._tasks = tasks
         self._poison_limit = poison_limit
+        self._patience = patience
+
+    def _may_take_back(self) -> bool:
+        return self._patience is None or self._patience.may_take_back()
 
     def next_due(self) -> float | None:
-        return self._tasks.next_due()
+        return self._tasks.next_due(take_back=self._may_take_back())
 
     def run(self, now: float) -> bool:
         """Rounds until nothing is left, or it is the others' turn."""
-        changed = False
+        changed, take_back = False, self._may_take_back()
         for _ in range(ROUNDS):
-            done = self._tasks.maintain(now, self._poison_limit, ROUND)
+            done = self._tasks.maintain(now, self._poison_limit, ROUND, take_back=take_back)
             if not (done.expired or done.interrupted or done.poisoned or done.promoted):
                 break
             changed = True
@@ -132,10 +137,16 @@ class Schedules:
 
 
 def standard_duties(
-    tasks: TaskStore, *, poison_limit: int = POISON_LIMIT, retention_days: float | None = RETENTION_DAYS
+    tasks: TaskStore,
+    *,
+    poison_limit: int = POISON_LIMIT,
+    retention_days: float | None = RETENTION_DAYS,
+    clock: Clock | None = None,
+    lease: float = LEASE,
 ) -> list[Duty]:
-    """What every queue needs; `retention_days=None` keeps finished tasks for good."""
-    duties: list[Duty] = [TaskUpkeep(tasks, poison_limit)]
+    """What every queue needs; `retention_days=None` keeps finished tasks for good. `lease` is what runners here use."""
+    patience = Patience(clock or SystemClock(), lease, regular=True)
+    duties: list[Duty] = [TaskUpkeep(tasks, poison_limit, patience=patience)]
     if retention_days is not None:
         duties.append(Retention(tasks, retention_days))
     return duties

@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from typing import cast
 
 from core.clock import Clock
@@ -136,10 +137,12 @@ class ManualRun:
                     return
 
         thread = threading.Thread(target=keep, name="heablcoin-manual-run", daemon=True)
+        no_longer_holds = self._tasks.on_take_back(partial(self._renew, claim))
         thread.start()
         try:
             yield watch
         finally:
+            no_longer_holds()
             watch.done.set()
             thread.join()
 

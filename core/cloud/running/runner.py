@@ -12,7 +12,7 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from core.clock import Clock, SystemClock
@@ -92,6 +92,7 @@ class TaskRunner:
         self._registering = threading.Lock()
         self._offered: tuple[str, ...] | None = None
         self._seen_at = float("-inf")
+        self._no_longer_holds: Callable[[], object] = _nothing
         self._flights = Flights()
         self._watchdog = Watchdog(clock)
         self._announcer = Announcer(self._wakeup, self._watchdog, clock, origin=self)
@@ -132,7 +133,11 @@ class TaskRunner:
             report=self._keeper.report,
         )
         self._maintenance = maintenance or Maintenance(
-            store, standard_duties(store.tasks), worker=self.worker_id, wakeup=self._wakeup, clock=clock
+            store,
+            standard_duties(store.tasks, clock=clock, lease=lease),
+            worker=self.worker_id,
+            wakeup=self._wakeup,
+            clock=clock,
         )
 
     @property
@@ -161,6 +166,7 @@ class TaskRunner:
             self._register()
             self._wakeup.notify(work=False, origin=self)
             self._unsubscribe = self._wakeup.subscribe(self._on_signal)
+            self._no_longer_holds = self._store.tasks.on_take_back(self._keeper.renew_now)
             self._state = "running"
             self._pid = os.getpid()
             atexit.register(self._at_exit)
@@ -197,6 +203,7 @@ class TaskRunner:
         self._flights.wait_until_empty(grace_end - time.monotonic())
         end = time.monotonic() + LAST_WORDS
         self._executor.conclude_all()
+        self._no_longer_holds()
         self._keeper.close()
         self._exchanger.close()
         if self._exchanger.join(end - time.monotonic()):

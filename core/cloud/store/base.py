@@ -8,7 +8,7 @@ raise a StoreError. Values cross this boundary as JSON text (payload, result), s
 """
 
 import builtins
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple, Protocol
@@ -309,11 +309,23 @@ class TaskStore(Protocol):
         """Give back all that `worker` holds: attempts end as interrupted and are free. Returns how many."""
         ...
 
-    def maintain(self, now: float, poison_limit: int, limit: int = 500) -> Maintained:
-        """One bounded round: expire, take back lost leases, promote what is due. Safe in several processes at once."""
+    def maintain(self, now: float, poison_limit: int, limit: int = 500, *, take_back: bool = True) -> Maintained:
+        """One bounded round: expire, take back lost leases, promote what is due. Safe in several processes at once.
+
+        Before a lease is taken back, those who hold tasks in this process renew (see `on_take_back`). `take_back=False`
+        leaves leases alone.
+        """
         ...
 
-    def next_due(self) -> float | None:
+    def on_take_back(self, renew: Callable[[], object]) -> Callable[[], object]:
+        """Have `renew` called before `maintain` takes leases back here; returns what ends that.
+
+        So a process never takes back from itself what it still runs, whatever the clocks say. `renew` may raise a
+        StoreError: then nothing is taken back.
+        """
+        ...
+
+    def next_due(self, *, take_back: bool = True) -> float | None:
         """The earliest moment at which `maintain` will have something to do."""
         ...
 

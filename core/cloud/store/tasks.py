@@ -2,7 +2,8 @@
 
 import builtins
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 
 from core.cloud.store import claiming, publishing, reading, reporting, restoring, upkeep
 from core.cloud.store.base import (
@@ -33,6 +34,7 @@ class SqliteTaskStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._holders: dict[object, Callable[[], object]] = {}
 
     def publish(self, tasks: Sequence[NewTask], now: float) -> builtins.list[Published]:
         if not tasks:
@@ -145,16 +147,29 @@ class SqliteTaskStore:
                 reporting.give_back(connection, reporting.find(connection, task_id), now, SHUT_DOWN)
             return len(held)
 
-    def maintain(self, now: float, poison_limit: int, limit: int = 500) -> Maintained:
-        due = self.next_due()
+    def maintain(self, now: float, poison_limit: int, limit: int = 500, *, take_back: bool = True) -> Maintained:
+        due = self.next_due(take_back=take_back)
         if due is None or due > now:
             return Maintained()
+        if take_back and self._holders and self._leases_are_over(now):
+            for renew in tuple(self._holders.values()):
+                renew()
         with self._database.write() as connection:
-            return upkeep.maintain(connection, now, poison_limit, limit)
+            return upkeep.maintain(connection, now, poison_limit, limit, take_back=take_back)
 
-    def next_due(self) -> float | None:
+    def on_take_back(self, renew: Callable[[], object]) -> Callable[[], object]:
+        key = object()
+        self._holders[key] = renew
+        return partial(self._holders.pop, key, None)
+
+    def _leases_are_over(self, now: float) -> bool:
         with self._database.read() as connection:
-            return upkeep.next_due(connection)
+            first_end = one(connection, TASK["next_lost"])
+        return first_end is not None and first_end <= now
+
+    def next_due(self, *, take_back: bool = True) -> float | None:
+        with self._database.read() as connection:
+            return upkeep.next_due(connection, take_back=take_back)
 
     def dump(self, cursor: str, limit: int) -> Page:
         with self._database.snapshot() as connection:

@@ -15,10 +15,12 @@ EXPIRED = "Expired before it could start."
 LEASE_ENDED = "The worker stopped renewing its lease: its process died or hung."
 
 
-def maintain(connection: apsw.Connection, now: float, poison_limit: int, limit: int) -> Maintained:
+def maintain(connection: apsw.Connection, now: float, poison_limit: int, limit: int, *, take_back: bool) -> Maintained:
     """One round; see TaskStore.maintain."""
     expired, followers = _expire(connection, now, limit)
-    interrupted, poisoned, followers_of_poisoned = _take_back(connection, now, poison_limit, limit)
+    interrupted = poisoned = followers_of_poisoned = 0
+    if take_back:
+        interrupted, poisoned, followers_of_poisoned = _take_back(connection, now, poison_limit, limit)
     promoted = len(rows(connection, TASK["promote"], (now, limit)))
     return Maintained(
         expired=expired,
@@ -56,9 +58,9 @@ def _take_back(connection: apsw.Connection, now: float, poison_limit: int, limit
     return len(cut_off) - len(lost), len(lost), cancel_dependents(connection, lost, now)
 
 
-def next_due(connection: apsw.Connection) -> float | None:
+def next_due(connection: apsw.Connection, *, take_back: bool) -> float | None:
     """The earliest moment that concerns `maintain`."""
-    names = ("next_later", "next_expiring", "next_lost")
+    names = ("next_later", "next_expiring", "next_lost") if take_back else ("next_later", "next_expiring")
     moments = [moment for name in names if (moment := one(connection, TASK[name])) is not None]
     return min(moments, default=None)
 

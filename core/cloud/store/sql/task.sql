@@ -89,7 +89,8 @@ WHERE id = ?5 AND owner = ?6 AND attempt = ?7
 RETURNING id, attempt, ?6, seq, started_at, EXISTS (SELECT 1 FROM dependency WHERE parent = task.seq);
 
 -- name: renew
-UPDATE task SET lease_until = max(lease_until, ?1) WHERE id = ?2 AND owner = ?3 AND attempt = ?4
+-- Also to an earlier moment: a clock that was put back by hours must not leave a lease that outlives its holder by as much.
+UPDATE task SET lease_until = ?1 WHERE id = ?2 AND owner = ?3 AND attempt = ?4
 RETURNING id, attempt;
 
 -- name: holds
