@@ -2,9 +2,9 @@
 
 from urllib.parse import urlsplit
 
-from core.cloud.pool.adaptation import JSON_INSTRUCTION
 from core.cloud.pool.endpoint import ApiEndpoint
 from core.cloud.pool.usage import TokenCounts, as_count
+from core.cloud.providers.anthropic_messages import for_anthropic
 from core.cloud.providers.base import ChatRequest
 from core.cloud.providers.prepared import PreparedRequests
 from core.cloud.providers.sse import Event
@@ -19,10 +19,9 @@ from core.cloud.providers.wire import (
     finish_reason_of,
     model_of,
     reasoning_of,
-    split_system,
     text_of,
 )
-from core.json_types import Json, JsonObject
+from core.json_types import JsonObject
 from core.network import HttpRequest, join_path
 
 VERSION = "2023-06-01"
@@ -37,14 +36,11 @@ class Anthropic:
         self._prepared = PreparedRequests(_url, _headers)
 
     def request(self, endpoint: ApiEndpoint, request: ChatRequest, *, stream: bool) -> HttpRequest:
-        system, messages = split_system(request)
-        if request.json:
-            system = "\n\n".join(part for part in (system, JSON_INSTRUCTION) if part)
-        listed: list[Json] = list(messages)
+        system, messages = for_anthropic(request)
         body: JsonObject = {
             "model": model_of(endpoint, request),
             "max_tokens": DEFAULT_MAX_TOKENS if request.max_tokens is None else request.max_tokens,
-            "messages": listed,
+            "messages": messages,
         }
         if system:
             body["system"] = system

@@ -6,6 +6,7 @@ from core.cloud.pool.adaptation import JSON_INSTRUCTION
 from core.cloud.pool.endpoint import ApiEndpoint
 from core.cloud.pool.usage import TokenCounts, as_count
 from core.cloud.providers.base import ChatRequest
+from core.cloud.providers.openai_messages import for_openai
 from core.cloud.providers.prepared import PreparedRequests
 from core.cloud.providers.sse import Event
 from core.cloud.providers.told_error import error_told
@@ -132,7 +133,7 @@ def _headers(key: str, accept: str) -> dict[str, str]:
 
 
 def _messages(request: ChatRequest) -> list[Json]:
-    messages: list[Json] = [dict(message) for message in check_messages(request.messages)]
+    messages: list[Json] = [*for_openai(check_messages(request.messages))]
     # JSON mode is refused by OpenAI unless some message mentions JSON.
     needs_word = request.json and "json" not in dumps(messages, "messages").lower() + request.system.lower()
     system = "\n\n".join(part for part in (request.system, JSON_INSTRUCTION if needs_word else "") if part)

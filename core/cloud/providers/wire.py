@@ -109,22 +109,6 @@ def model_of(endpoint: ApiEndpoint, request: ChatRequest) -> Json:
     return model
 
 
-def split_system(request: ChatRequest) -> tuple[str, list[JsonObject]]:
-    """The system text (the request's and that of leading system messages) apart from the other messages, each checked.
-
-    Raises InvalidArgument for messages no provider would take.
-    """
-    system = [request.system] if request.system else []
-    messages: list[JsonObject] = []
-    for message in check_messages(request.messages):
-        role, content = message["role"], message.get("content")
-        if role in {"system", "developer"} and not messages and isinstance(content, str):
-            system.append(content)
-        else:
-            messages.append(dict(message))
-    return "\n\n".join(system), messages
-
-
 def check_messages(messages: Sequence[Message]) -> Sequence[Message]:
     """`messages` when each is an object with a role; InvalidArgument otherwise."""
     given: object = messages
