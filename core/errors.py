@@ -16,8 +16,11 @@
     └── TaskSignal                          raised by a handler to say what should happen next
         └── Permanent, RetryLater
 
-Each carries `message` (what happened) and `fix` (what to do next); `str(error)` is both.
+Each carries `message` (what happened) and `fix` (what to do next); `str(error)` is both. Each can be pickled and copied, with all it
+carries, so that a process pool or a queue can hand it on; an error of your own that is one of these can too, whatever its arguments.
 """
+
+from collections.abc import Mapping
 
 
 class HeablcoinError(Exception):
@@ -28,11 +31,22 @@ class HeablcoinError(Exception):
         self.fix = fix
         super().__init__(message, fix)
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # Python would call the class with `args`, which fails for arguments that are needed and not among them.
+        return _restored, (type(self), self.args, dict(self.__dict__))
+
     def __str__(self) -> str:
         # A message of several lines ends with data; the advice then has a line of its own.
         return (
             f"{self.message}{chr(10) if chr(10) in self.message else ' '}Fix: {self.fix}" if self.fix else self.message
         )
+
+
+def _restored(kind: type[HeablcoinError], args: tuple[object, ...], state: Mapping[str, object]) -> HeablcoinError:
+    """An error as it was when it was pickled or copied, without calling its constructor."""
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
 
 
 class InvalidArgument(HeablcoinError, ValueError):

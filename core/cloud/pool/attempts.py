@@ -30,6 +30,10 @@ class AttemptRecord:
     limit: Limit = Limit.NONE
     """What about the endpoint kept it from serving the request."""
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # The oldest pickle protocols know nothing of slots.
+        return type(self), tuple(getattr(self, name) for name in self.__slots__)
+
     def __str__(self) -> str:
         return f"{self.endpoint}: {self.outcome} after {self.latency:.2f}s{': ' if self.reason else ''}{self.reason}"
 
