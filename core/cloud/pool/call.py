@@ -357,7 +357,7 @@ class Call:
         if health.probe and health.probe_until > now:
             # The probe may end at any moment, and so may the hold.
             opens = now + BUSY_POLL
-        elif health.kind is HoldKind.ENDPOINT_FAULT and health.held_until > now:
+        elif health.kind is HoldKind.ENDPOINT_FAULT and health.held_until > now and not member.new_key:
             # It ends by somebody's action, not by waiting.
             return None
         else:

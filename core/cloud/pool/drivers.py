@@ -26,7 +26,8 @@ AsyncWork = Callable[[ApiEndpoint, float], Awaitable[Any]]
 def admit(pool: Pool, command: Admit) -> int | Refused:
     """Take a slot; with a shared ledger this is a short transaction."""
     try:
-        return command.member.account.admit(pool.clock, last_resort=command.last_resort)
+        member = command.member
+        return member.account.admit(pool.clock, last_resort=command.last_resort, new_key=member.new_key)
     except HeablcoinError:
         raise
     except Exception as error:

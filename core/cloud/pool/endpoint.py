@@ -137,9 +137,16 @@ class ApiEndpoint:
         if self.api_key_env:
             found = os.environ.get(self.api_key_env, "")
             if found and not found.isspace() and not unfilled(found):
+                self._secret.found(found)
                 return found, f"The key in the environment variable {self.api_key_env}"
         kept = self._secret.kept()
+        self._secret.found(kept or self.given_key)
         return (kept, f"The key that is kept for {self.name}") if kept else (self.given_key, "")
+
+    @property
+    def key_version(self) -> int:
+        """A number that has grown when another key was found than the time before. In this process only; it says nothing about the key."""
+        return self._secret.version
 
     @property
     def key_note(self) -> str:
@@ -182,16 +189,25 @@ class ApiEndpoint:
 class _Secret:
     """A key that shows itself only when asked to; neither printing nor pickling it tells it."""
 
-    __slots__ = ("_given", "_kept", "taken_off")
+    __slots__ = ("_given", "_kept", "_latest", "taken_off", "version")
 
     def __init__(self, given: str, kept: Callable[[], str] | None = None, taken_off: tuple[str, ...] = ()) -> None:
         self._given, self._kept, self.taken_off = given, kept, taken_off
+        self._latest: str | None = None
+        self.version = 0
 
     def given(self) -> str:
         return self._given
 
     def kept(self) -> str:
         return self._kept() if self._kept is not None else ""
+
+    def found(self, key: str) -> None:
+        """The key is this one now."""
+        if key != self._latest:
+            if self._latest is not None:
+                self.version += 1
+            self._latest = key
 
     def __repr__(self) -> str:
         return "<key>" if self._given or self._kept else "<no key>"

@@ -64,6 +64,8 @@ class Health:
     """Token of the call that tests the endpoint, 0 for none."""
     probe_until: float = 0.0
     """When the probe counts as lost, so that a process that died with it blocks nobody."""
+    generation: int = 0
+    """Another number whenever the endpoint's settings were replaced or its holds lifted: calls of before say nothing about it."""
 
     @property
     def clean(self) -> bool:
@@ -75,13 +77,17 @@ class Health:
         """Its holds bind even when no other endpoint is there."""
         return self.failures >= TRIP or self.kind in {HoldKind.ENDPOINT_FAULT, HoldKind.RATE_LIMITED}
 
-    def opens_at(self, now: float, *, last_resort: bool = False) -> float:
-        """The moment from which a call may start: `now` or earlier when it may at once."""
+    def opens_at(self, now: float, *, last_resort: bool = False, new_key: bool = False) -> float:
+        """The moment from which a call may start: `now` or earlier when it may at once.
+
+        With `new_key` a fault of the endpoint's setup is no reason to wait: it may have been the key that was there before.
+        """
         if self.clean or (last_resort and not self.hard):
             return now
+        until = now if new_key and self.kind is HoldKind.ENDPOINT_FAULT else self.held_until
         if self.probe and self.probe_until > now:
-            return max(self.held_until, self.probe_until)
-        return self.held_until
+            return max(until, self.probe_until)
+        return until
 
     def begin(self, token: int, probe_until: float) -> bool:
         """A call starts; True when it is the probe."""

@@ -57,11 +57,11 @@ class Account(Protocol):
         """Calls of this process that are under way."""
         ...
 
-    def admit(self, clock: Clock, *, last_resort: bool = False) -> int | Refused:
+    def admit(self, clock: Clock, *, last_resort: bool = False, new_key: bool = False) -> int | Refused:
         """Take a slot for one call, or say why not: one step that nobody can come between.
 
-        Returns the call's token. The slot is never given back: once sent, a request counts. `last_resort` ignores a soft hold. The
-        clock is read inside the step: a reading from before a wait for the database would put the start too early.
+        Returns the call's token. The slot is never given back: once sent, a request counts. `last_resort` ignores a soft hold, and
+        `new_key` one for a fault of the endpoint's setup, which the caller's key may not have: it becomes the probe at once. The clock is read inside the step: a reading from before a wait for the database would put the start too early.
         """
         ...
 
@@ -159,9 +159,18 @@ def until_tomorrow(now: float, epoch: float) -> float:
     return now + DAY - epoch % DAY
 
 
+def outdated(health: Health, report: Report) -> bool:
+    """Whether a call began under settings or with a key that are no longer the endpoint's."""
+    return report.outdated or report.generation not in {-1, health.generation}
+
+
 def matters(health: Health, report: Report) -> bool:
     """Whether a call's end changes anything but totals: most do not."""
-    if not health.clean or report.exhausted_for:
+    if not health.clean:
+        return True
+    if outdated(health, report):
+        return False
+    if report.exhausted_for:
         return True
     return report.outcome.kind not in BLAMELESS
 
@@ -172,6 +181,8 @@ def apply(health: Health, token: int, report: Report) -> None:
         health.first_token(token, report.began)
         return
     health.end(token)
+    if outdated(health, report):
+        return
     kind = report.outcome.kind
     if kind in ALIVE:
         health.succeeded(report.began)

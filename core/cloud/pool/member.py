@@ -33,6 +33,9 @@ class Member:
         "budget",
         "endpoint",
         "failing",
+        "faulty_generation",
+        "faulty_key",
+        "faulty_until",
         "in_vain",
         "keyless",
         "last_resort_at",
@@ -61,6 +64,11 @@ class Member:
         """The newest refusal that was not about health."""
         self.noted_at = 0.0
         """Pool time of that refusal."""
+        self.faulty_key = -1
+        """Version of the key with which it turned out to be wrongly set up, in this process; -1 for none."""
+        self.faulty_generation = 0
+        self.faulty_until = 0.0
+        """Pool time until which that key is not tried again, also when another process has a better one and lifts the hold."""
         self.needs_key = needs_key
         self.keyless = False
         """It needs a key that this process does not have."""
@@ -130,23 +138,43 @@ class Member:
             self.ready_at = self.last_resort_at = now
             return
         least = blocked.until if blocked is not None else 0.0
+        if self.faulty_until > now:
+            least = max(least, self._key_held_until())
         if health.failures == 0 and health.held_until == 0.0:
             self.ready_at = self.last_resort_at = least
             return
-        self.ready_at = max(least, health.opens_at(0.0))
+        self.ready_at = max(least, health.opens_at(now if self.new_key else 0.0, new_key=self.new_key))
         self.last_resort_at = self.ready_at if health.hard else least
+
+    @property
+    def new_key(self) -> bool:
+        """Whether it is held for a fault of its setup that this process's present key need not have.
+
+        Other processes may have another key, and one that was corrected is another.
+        """
+        if self.account.health.kind is not HoldKind.ENDPOINT_FAULT or not self.needs_key:
+            return False
+        return bool(self.endpoint.found_key) and self.faulty_key != self.endpoint.key_version
+
+    def _key_held_until(self) -> float:
+        """Pool time until which this process has no key for it but one that just failed; 0.0 when that is not so."""
+        endpoint = self.endpoint
+        known = self.faulty_generation == self.account.health.generation and bool(endpoint.found_key)
+        return self.faulty_until if known and self.faulty_key == endpoint.key_version else 0.0
 
     def put_back(self, now: float) -> None:
         """The wall clock went back to `now`: what was noted until a later time is asked anew."""
         self.latency.put_back(now)
         if self.noted_at > now:
             self.blocked, self.noted_at = None, 0.0
+        self.faulty_until = 0.0
         self.refresh(now)
 
     def reset(self) -> None:
         """Forget what was measured."""
         self.latency, self.budget, self.failing = PeakEwma(), RetryBudget(), 0.0
         self._buckets, self.in_vain = {}, 0.0
+        self.faulty_key, self.faulty_until = -1, 0.0
         if self.blocked is not None and self.blocked.why is not Refusal.LIMITED:
             self.blocked = None
         self.refresh(0.0)
@@ -158,7 +186,12 @@ class Member:
         self.latency.observe(report.latency, now)
         if self.in_vain and kind is not OutcomeClass.CANCELLED:
             self.in_vain = 0.0
+        if kind is OutcomeClass.ENDPOINT_FAULT:
+            health = self.account.health
+            self.faulty_key, self.faulty_generation = self.endpoint.key_version, health.generation
+            self.faulty_until = health.held_until
         if kind is OutcomeClass.OK:
+            self.faulty_key, self.faulty_until = -1, 0.0
             bucket = bucket_of(report.latency)
             self._buckets[bucket] = self._buckets.get(bucket, 0) + 1
             self.failing -= RECENT * self.failing
@@ -192,6 +225,8 @@ class Member:
         if blocked is not None and blocked.until > now:
             more = f" ({blocked.detail})" if blocked.detail else ""
             return f"{blocked.why}{more}, next slot in {blocked.until - now:.1f}s"
+        if self.faulty_until > now and self._key_held_until() > health.held_until:
+            return f"this process's key was refused; not tried for {self.faulty_until - now:.1f}s more"
         if health.held_until > now:
             return f"held for {health.held_until - now:.1f}s more ({health.kind})"
         if health.probe and health.probe_until > now:

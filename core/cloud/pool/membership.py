@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from core.cloud.pool.endpoint import LOCAL_PROVIDERS, ApiEndpoint
+from core.cloud.pool.health import HoldKind
 from core.cloud.pool.ledger import Listing, PoolStore
 from core.cloud.pool.member import Member
 from core.cloud.pool.pool import Pool
@@ -71,7 +72,7 @@ class Membership:
     def due(self, name: str = "") -> bool:
         """Whether to look at what other processes did: each half second, and before saying that there is no endpoint (`name`)."""
         if not self._store.shared:
-            return False
+            return self._pool.faulty and self._pool.clock.monotonic() - self._looked_at > REFRESH_AFTER
         members = self._pool.members
         return (
             not members
@@ -83,6 +84,9 @@ class Membership:
         """Take over what other processes added, removed, reset or found out."""
         with self._lock:
             self._looked_at = self._pool.clock.monotonic()
+            self._pool.faulty = self._pool.faulty and any(
+                member.account.health.kind is HoldKind.ENDPOINT_FAULT for member in self._pool.members.values()
+            )
             version = self._store.version()
             if version != self._version:
                 known = self._pool.members

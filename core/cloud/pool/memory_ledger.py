@@ -59,17 +59,17 @@ class MemoryAccount:
         """Take over changed settings: what was known of its health and refusals belongs to the old ones."""
         with self._lock:
             self.endpoint, self.adapted = endpoint, ()
-            self.health = Health()
+            self.health = Health(generation=self.health.generation + 1)
             self._daily = has_daily_limit(endpoint)
             self._window.limit = endpoint.max_requests_per_minute
 
-    def admit(self, clock: Clock, *, last_resort: bool = False) -> int | Refused:
+    def admit(self, clock: Clock, *, last_resort: bool = False, new_key: bool = False) -> int | Refused:
         with self._lock:
             now, epoch = clock.monotonic(), clock.now()
             health, endpoint = self.health, self.endpoint
             clean = health.failures == 0 and health.held_until == 0.0
             if not clean:
-                opens = health.opens_at(now, last_resort=last_resort)
+                opens = health.opens_at(now, last_resort=last_resort, new_key=new_key)
                 if opens > now:
                     return Refused(Refusal.HELD if health.held_until > now else Refusal.PROBING, opens)
             if endpoint.max_concurrency and self.in_flight >= endpoint.max_concurrency:
@@ -128,7 +128,7 @@ class MemoryAccount:
     def reset(self) -> None:
         with self._lock:
             self._tally = Tally()
-            self.health = Health()
+            self.health = Health(generation=self.health.generation + 1)
 
     def _today(self, epoch: float) -> Spending:
         day = day_of(epoch)

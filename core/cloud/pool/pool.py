@@ -10,10 +10,10 @@ from core.clock import Clock
 from core.cloud.pool.adaptation import Adaptation, merged
 from core.cloud.pool.health import CLOCK_SKEW
 from core.cloud.pool.hedge import HedgeBudget
-from core.cloud.pool.ledger import Refusal
+from core.cloud.pool.ledger import Refusal, outdated
 from core.cloud.pool.line import Line
 from core.cloud.pool.member import Member
-from core.cloud.pool.outcome import CANCELLED, OK, Outcome
+from core.cloud.pool.outcome import CANCELLED, OK, Outcome, OutcomeClass
 from core.cloud.pool.selection import Roster
 from core.cloud.pool.tally import Report, counted
 from core.errors import UnknownEndpoint
@@ -44,6 +44,10 @@ class Flight:
     started: float
     """Monotonic."""
     hedge: bool = False
+    generation: int = -1
+    """Of the endpoint's health when it began."""
+    key_version: int = 0
+    """Of the endpoint's key when it began."""
     allowed: float = 0.0
     """Seconds it was given."""
     cost: float = 0.0
@@ -68,6 +72,8 @@ class Pool:
         self.roster = Roster((), rng)
         self.bent = False
         """Some member is known to refuse a field that gives answers their meaning."""
+        self.faulty = False
+        """Some endpoint is wrongly set up, so that somebody may be about to correct it."""
         self.hedges = HedgeBudget()
         self.line = Line(clock)
         self._executor: ThreadPoolExecutor | None = None
@@ -117,7 +123,8 @@ class Pool:
     def start(self, member: Member, token: int, *, hedge: bool = False) -> Flight:
         """A call that the member's account admitted begins."""
         now = self.time()
-        flight = Flight(member, token, now, self.clock.monotonic(), hedge)
+        endpoint, health = member.endpoint, member.account.health
+        flight = Flight(member, token, now, self.clock.monotonic(), hedge, health.generation, endpoint.key_version)
         if not member.account.health.clean:
             try:
                 member.refresh(now)
@@ -168,12 +175,26 @@ class Pool:
             error,
             usage.exhausted_for,
             jitter=0.0 if outcome is OK else self.rng.uniform(-1.0, 1.0),
+            generation=flight.generation,
+            outdated=self._outdated(flight, outcome),
         )
+
+    def _outdated(self, flight: Flight, outcome: Outcome) -> bool:
+        """Whether its key was replaced since it began. Only before a key is blamed for a fault it is looked up anew."""
+        endpoint = flight.member.endpoint
+        if outcome.kind is OutcomeClass.ENDPOINT_FAULT:
+            endpoint.found_key  # noqa: B018 - finding another key makes another version
+        return flight.key_version != endpoint.key_version
 
     def _learn(self, member: Member, report: Report, *, clean: bool, hard: bool) -> None:
         """What this process makes of a call's end; `clean` and `hard` are what the health was before."""
         account, now = member.account, report.ended
+        if outdated(account.health, report):
+            member.refresh(now)
+            return
         member.observe(report, now)
+        if report.outcome.kind is OutcomeClass.ENDPOINT_FAULT:
+            self.faulty = True
         # Another thread may have changed the health meanwhile, so it is read again.
         clean_now = account.health.clean
         if not (clean and clean_now):

@@ -38,6 +38,10 @@ class Report:
     """Not the end of the attempt but its first token: only the endpoint's health learns of it."""
     jitter: float = 0.0
     """Uniform in [-1, 1]; drawn once, so that every process computes the same hold."""
+    generation: int = -1
+    """Of the health the call began under; -1 for whichever there is."""
+    outdated: bool = False
+    """It used a key that has been replaced since: it says nothing about the present one."""
 
 
 @dataclass(slots=True)

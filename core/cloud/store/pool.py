@@ -41,6 +41,7 @@ from core.cloud.store.pool_rows import (
     Settled,
     add_adapted,
     add_total,
+    clean_health,
     endpoint_of,
     forget_removed,
     read_health,
@@ -106,12 +107,11 @@ class SqlitePoolStore:
         row = {"name": endpoint.name, "settings": settings_of(endpoint), "needs_key": int(listing.needs_key)}
         with self.transaction() as connection:
             connection.execute(POOL["save_endpoint"], row)
-            connection.execute(POOL["clean_health"], (endpoint.name,))
-            connection.execute(POOL["bump"])
+            health = clean_health(connection, endpoint.name)
             forget_removed(connection, self._clock.now(), self.window)
         account = self.open(endpoint)
         with self._lock:
-            account.health = Health()
+            account.health = health
 
     def remove(self, name: str) -> None:
         with self.transaction() as connection:
@@ -149,11 +149,11 @@ class SqlitePoolStore:
 
     def reset(self, name: str) -> None:
         with self.transaction() as connection:
-            for statement in ("clear_total", "clear_outcomes", "clear_latencies", "clean_health"):
+            for statement in ("clear_total", "clear_outcomes", "clear_latencies"):
                 connection.execute(POOL[statement], (name,))
-            connection.execute(POOL["bump"])
+            health = clean_health(connection, name)
         with self._lock:
-            self._accounts[name].health = Health()
+            self._accounts[name].health = health
 
     def refresh(self) -> None:
         with self._lock:
@@ -263,7 +263,7 @@ class SqliteAccount:
     def configure(self, endpoint: ApiEndpoint) -> None:
         self.endpoint, self._full, self._unlimited = endpoint, None, is_unlimited(endpoint)
 
-    def admit(self, clock: Clock, *, last_resort: bool = False) -> int | Refused:
+    def admit(self, clock: Clock, *, last_resort: bool = False, new_key: bool = False) -> int | Refused:
         if self._unlimited and self.health.clean:
             # Nothing to take a slot of: what other processes find out about its health arrives with the next refresh.
             with self._store._lock:  # noqa: SLF001
@@ -283,7 +283,8 @@ class SqliteAccount:
             if health.rewind(now):
                 save_health(connection, name, health)
             token = self._store.new_token()
-            refused = self._refusal(connection, health, now, last_resort=last_resort)
+            opens = health.opens_at(now, last_resort=last_resort, new_key=new_key)
+            refused = self._refusal(connection, health, now, opens)
             if refused is None:
                 refused = self._take_slot(connection, now)
             if refused is None:
@@ -296,9 +297,8 @@ class SqliteAccount:
             self.in_flight += 1
         return token
 
-    def _refusal(self, connection: apsw.Connection, health: Health, now: float, *, last_resort: bool) -> Refused | None:
+    def _refusal(self, connection: apsw.Connection, health: Health, now: float, opens: float) -> Refused | None:
         endpoint = self.endpoint
-        opens = health.opens_at(now, last_resort=last_resort)
         if opens > now:
             return Refused(Refusal.HELD if health.held_until > now else Refusal.PROBING, opens)
         most = endpoint.max_concurrency

@@ -106,6 +106,13 @@ def read_health(connection: apsw.Connection, name: str) -> Health | None:
     return None if not row else Health(row[0], HoldKind(row[1]), *row[2:])
 
 
+def clean_health(connection: apsw.Connection, name: str) -> Health:
+    """An endpoint starts without a hold, in a new generation of its own, and other processes notice."""
+    (generation,) = row_of(connection, "bump", ())
+    connection.execute(POOL["clean_health"], (name, generation))
+    return Health(generation=generation)
+
+
 def save_health(connection: apsw.Connection, name: str, health: Health) -> None:
     row = (
         health.failures,

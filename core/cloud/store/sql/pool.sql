@@ -3,6 +3,7 @@
 SELECT version FROM pool_version WHERE id = 1;
 
 -- name: bump
+-- Also the number of an endpoint's new generation.
 UPDATE pool_version SET version = version + 1 WHERE id = 1 RETURNING version;
 
 -- name: save_endpoint
@@ -26,10 +27,10 @@ SELECT position, name, settings, needs_key, adapted FROM pool_endpoint WHERE nam
 
 -- name: clean_health
 -- New settings and resets start without a hold.
-INSERT OR REPLACE INTO pool_health (endpoint) VALUES (?);
+INSERT OR REPLACE INTO pool_health (endpoint, generation) VALUES (?, ?);
 
 -- name: health
-SELECT failures, kind, hold, held_from, held_until, probe, probe_until FROM pool_health WHERE endpoint = ?;
+SELECT failures, kind, hold, held_from, held_until, probe, probe_until, generation FROM pool_health WHERE endpoint = ?;
 
 -- name: save_health
 UPDATE pool_health
