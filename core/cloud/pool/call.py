@@ -296,7 +296,7 @@ class Call:
             if member is None or not self._started or member.budget.allows():
                 return member, last_resort
             self._asked.add(member)
-            self._notes[member.name] = "not asked: too many of its recent calls failed to spend more retries on it"
+            self._notes[member.name] = "too many of its recent calls failed to spend more retries on it"
 
     def _avoided(self) -> AbstractSet[Member]:
         """Members not to ask: those that were, and those that calls ahead of this one wait for."""
@@ -498,9 +498,13 @@ class Call:
     def _failure(self, retry_after: float | None) -> AllEndpointsFailed:
         now = self._pool.time()
         asked = {record.endpoint for record in self._records}
-        skipped = {
-            member.name: self._notes.get(member.name) or member.why_not(now)
-            for member in self._pool.members.values()
-            if member.name not in asked and self._plan.endpoint in {"", member.name}
-        }
-        return exhausted(tuple(self._records), {name: why for name, why in skipped.items() if why}, retry_after)
+        skipped = {}
+        for member in self._pool.members.values():
+            name = member.name
+            if self._plan.endpoint in {"", name}:
+                note, again = self._notes.get(name), name in asked
+                if note:
+                    skipped[name] = f"not asked {'again' if again else ''}: {note}".replace(" :", ":")
+                elif not again and (why := member.why_not(now)):
+                    skipped[name] = why
+        return exhausted(tuple(self._records), skipped, retry_after)

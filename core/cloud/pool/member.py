@@ -37,6 +37,7 @@ class Member:
         "faulty_key",
         "faulty_until",
         "in_vain",
+        "incident_at",
         "keyless",
         "last_resort_at",
         "latency",
@@ -57,6 +58,8 @@ class Member:
         self.budget = RetryBudget()
         self.failing = 0.0
         """Moving share of recent calls that failed."""
+        self.incident_at = 0.0
+        """Pool time of the newest failure that was charged: calls that were under way then met the same incident."""
         self.in_vain = 0.0
         """Seconds in which it had calls and answered none, of calls that were cut short in a row; what overlaps counts once."""
         self._vain_until = 0.0
@@ -168,6 +171,7 @@ class Member:
         if self.noted_at > now:
             self.blocked, self.noted_at = None, 0.0
         self.faulty_until = 0.0
+        self.incident_at = min(self.incident_at, now)
         self.refresh(now)
 
     def reset(self) -> None:
@@ -196,7 +200,8 @@ class Member:
             self._buckets[bucket] = self._buckets.get(bucket, 0) + 1
             self.failing -= RECENT * self.failing
             self.budget.succeeded()
-        elif kind not in BLAMELESS:
+        elif kind not in BLAMELESS and report.began >= self.incident_at:
+            self.incident_at = now
             self.failing += RECENT * (1.0 - self.failing)
             self.budget.failed()
 

@@ -1,7 +1,8 @@
 """A retry budget: retries stop when too many calls fail, so that they cannot make an outage worse. Pure.
 
 gRPC's retry throttling (proposal A6): a failure costs a token, a success returns a tenth, and a retry needs more than half of
-the tokens. Kept for each endpoint: it is the one asked again that needs protection.
+the tokens. Kept for each endpoint: it is the one asked again that needs protection. Calls that were under way together when it failed
+cost one token: they met one incident, and each of them may be tried once more.
 """
 
 TOKENS = 10.0
