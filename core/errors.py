@@ -12,7 +12,7 @@
     ├── NoHandler                           nothing registered can run this task
     ├── AllEndpointsFailed (RuntimeError)   every attempt of a pool call failed
     ├── StoreError
-    │   └── StoreBusy, StoreFull, StoreReadOnly, StoreReplaced, StoreCorrupt, StoreTooNew, StoreUnsafe
+    │   └── StoreBusy, StoreFull, StoreReadOnly, StoreReplaced, StoreCorrupt, StoreTooNew, StoreUnsafe, StoreRefused
     └── TaskSignal                          raised by a handler to say what should happen next
         └── Permanent, RetryLater
 
@@ -141,8 +141,15 @@ class StoreUnsafe(StoreError):
     """Using the file here could corrupt it (network file system, affected SQLite library)."""
 
 
+class StoreRefused(StoreError):
+    """The database refused a change for what is in it; trying the same again cannot help."""
+
+
 class TaskSignal(HeablcoinError):
-    """Base of what a handler raises to say what should happen to its task."""
+    """Base of what a handler raises to say what should happen to its task.
+
+    Heard inside a group of errors too, as asyncio.TaskGroup raises: one Permanent in it is final, else the longest RetryLater holds.
+    """
 
 
 class Permanent(TaskSignal):

@@ -44,6 +44,8 @@ from core.cloud.task import (
     parse_status,
 )
 from core.errors import InvalidArgument
+from core.main_script import refuse_while_imported
+from core.safe_text import encodable
 
 __all__ = ["EnhancedCloudTaskPublisher", "Task", "TaskPriority", "TaskStatus"]
 
@@ -98,7 +100,8 @@ class EnhancedCloudTaskPublisher(TaskReader):
 
         Args:
             name: The handler that is to run it, 1 to 100 characters.
-            payload: JSON for the handler, up to 1 MiB; None is {}. `${task_id}` or `${task_id.path.to.value}` in a text is
+            payload: For the handler, up to 1 MiB as JSON; None is {}. What JSON does not have (dates, dataclasses, arrays, NaN)
+                is written as `core.json_types.plain_dumps` says, and arrives as that. `${task_id}` or `${task_id.path.to.value}` in a text is
                 replaced by the result of a dependency when the task starts; `$${` stands for a plain `${`.
             priority: 1 LOW to 4 URGENT; higher goes first, then age.
             tags: Up to 50 texts to find it by.
@@ -164,6 +167,7 @@ class EnhancedCloudTaskPublisher(TaskReader):
                 f"{len(new):,} tasks were given; at most {LARGEST_GRAPH:,} are stored at once.",
                 "publish them in parts.",
             )
+        refuse_while_imported("publishes a task")
         published = self.store.tasks.publish(new, now)
         created = [each.task_id for each in published if each.created]
         if created:
@@ -230,6 +234,7 @@ class EnhancedCloudTaskPublisher(TaskReader):
         to report under. `${...}` references are left in the payload: get_task gives the results.
         """
         check_limit(limit)
+        refuse_while_imported("claims tasks")
         request = claim_request(worker, names, limit, lease)
         now = self._clock.now()
         self._bring_up_to_date(now)
@@ -243,7 +248,7 @@ class EnhancedCloudTaskPublisher(TaskReader):
 
     def cancel_task(self, task_id: str, reason: str = "Cancelled by hand.") -> Task:
         """Cancel a task that has not ended; a running handler is told to stop. Raises UnknownTask, InvalidTransition."""
-        return self._changed(self.store.tasks.cancel(self._whole_id(task_id), self._clock.now(), reason))
+        return self._changed(self.store.tasks.cancel(self._whole_id(task_id), self._clock.now(), encodable(reason)))
 
     def cleanup_expired(self) -> int:
         """Mark every waiting task whose time to start is over as expired; returns how many."""
@@ -320,7 +325,11 @@ class EnhancedCloudTaskPublisher(TaskReader):
         isolation: Isolation = "thread",
         timeout: float | None = None,
     ) -> None:
-        """Have tasks with this name run by `func(payload)` or `func(payload, context)`, `def` or `async def`."""
+        """Have tasks with this name run by `func(payload)` or `func(payload, context)`, `def` or `async def`.
+
+        See HandlerRegistry.register. With `isolation="process"` a child process imports the script or module of `func` for each
+        attempt: what the script does must stand under `if __name__ == "__main__":`, and is refused there otherwise.
+        """
         self.handlers.register(name, func, isolation=isolation, timeout=timeout)
 
     def execute_task(self, task: Task | str) -> Any:
@@ -334,6 +343,7 @@ class EnhancedCloudTaskPublisher(TaskReader):
             LeaseLost: it was cancelled or taken away while it ran; its result counts for nothing.
 
         """
+        refuse_while_imported("runs a task")
         task_id = task.task_id if isinstance(task, Task) else self._whole_id(task)
         self._bring_up_to_date(self._clock.now())
         run = ManualRun(self.store.tasks, self.handlers, worker=self.worker, clock=self._clock, rng=self._rng)

@@ -2,8 +2,10 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from core.errors import InvalidArgument, Permanent, RetryLater
+from core.safe_text import leaves
 
 LONGEST_WAIT = 86_400.0
 """Seconds. A provider that asks for more than a day is not taken at its word."""
@@ -62,28 +64,66 @@ def retries_used(attempt: int, interruptions: int) -> int:
     return max(0, attempt - interruptions - 1)
 
 
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What an error asks for."""
+
+    final: bool = False
+    """Running the task again cannot help."""
+    later: float | None = None
+    """Seconds after which the handler asked to be run again."""
+    hint: float | None = None
+    """Seconds that must pass at least, as a provider's Retry-After."""
+
+
+def verdict_of(error: BaseException | None) -> Verdict:
+    """What an error asks for; of a group of them (as asyncio.TaskGroup raises, nested or not) what its errors ask for together.
+
+    Permanent and InvalidArgument go before all else, because the same payload can only fail the same way; then RetryLater, the
+    longest wait of several, so that nobody is asked too soon; then the longest `retry_after`.
+    """
+    final, later, hint = False, list[float](), list[float]()
+    for each in leaves(error):
+        # By type(), because isinstance asks the error's own __class__, which may lie or raise.
+        kind = type(each)
+        final = final or issubclass(kind, (Permanent, InvalidArgument))
+        asked = _seconds(each, "seconds") if issubclass(kind, RetryLater) else None
+        hinted = retry_after_of(each)
+        later += [] if asked is None else [asked]
+        hint += [] if hinted is None else [hinted]
+    return Verdict(final, max(later, default=None), max(hint, default=None))
+
+
 def decide(policy: RetryPolicy, error: BaseException | None, *, used: int, allowed: int, share: float) -> RetryDecision:
     """Whether and when a task runs again after `error` (None for a timeout).
 
-    `used` and `allowed` are retries; `share` is a random number of 0 up to 1. Permanent and InvalidArgument are final,
-    because the same payload can only fail the same way. RetryLater waits what the handler asked for. An error with a
-    `retry_after` (seconds; as AllEndpointsFailed has from the provider's Retry-After) waits at least that.
+    `used` and `allowed` are retries; `share` is a random number of 0 up to 1. See `verdict_of` for what an error asks for:
+    RetryLater waits what the handler asked for, an error with a `retry_after` (seconds; as AllEndpointsFailed has from the
+    provider's Retry-After) at least that.
     """
-    if used >= allowed or isinstance(error, (Permanent, InvalidArgument)):
+    if used >= allowed:
         return GIVE_UP
-    if isinstance(error, RetryLater):
-        return RetryDecision(again=True, wait=min(error.seconds, LONGEST_WAIT))
+    asked = verdict_of(error)
+    if asked.final:
+        return GIVE_UP
+    if asked.later is not None:
+        return RetryDecision(again=True, wait=min(asked.later, LONGEST_WAIT))
     wait = policy.wait(used + 1, share)
-    hint = retry_after_of(error)
-    if hint is not None:
+    if asked.hint is not None:
         # Nobody may come before the hint; the jitter on top keeps those who got the same hint apart.
-        wait = min(hint, LONGEST_WAIT) + policy.base * share
+        wait = min(asked.hint, LONGEST_WAIT) + policy.base * share
     return RetryDecision(again=True, wait=wait)
 
 
 def retry_after_of(error: BaseException | None) -> float | None:
     """The `retry_after` an error carries, in seconds, when it is a sane number."""
-    value = getattr(error, "retry_after", None)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    return _seconds(error, "retry_after")
+
+
+def _seconds(error: BaseException | None, name: str) -> float | None:
+    try:
+        value: Any = getattr(error, name, None)
+        number = issubclass(type(value), (int, float)) and type(value) is not bool and 0 <= value < math.inf
+        return float(value) if number else None
+    except BaseException:  # noqa: BLE001  # a stranger's attribute may raise anything
         return None
-    return float(value) if 0 <= value < math.inf else None

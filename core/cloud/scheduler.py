@@ -22,6 +22,7 @@ from core.cloud.queue.submission import ARGUMENTS, check_name, from_arguments, n
 from core.cloud.store.base import NewTask, ScheduleRecord
 from core.errors import HeablcoinError, InvalidArgument, NotFound, UnknownSchedule
 from core.json_types import JsonObject, dumps
+from core.main_script import refuse_while_imported
 
 if TYPE_CHECKING:
     from core.cloud.enhanced_publisher import EnhancedCloudTaskPublisher
@@ -149,6 +150,7 @@ class CloudScheduler:
 
         Returns the ids of the tasks. Raises UnknownSchedule.
         """
+        refuse_while_imported("publishes a task")
         if name is None:
             return self._fire(self._clock.now())
         while True:
@@ -165,6 +167,7 @@ class CloudScheduler:
         The run itself then finds it published, so a second call returns the same task. Raises UnknownSchedule, and
         InvalidArgument for a schedule that is switched off.
         """
+        refuse_while_imported("publishes a task")
         record = self.get(name)
         if record.next_run is None:
             raise InvalidArgument(f"The schedule {record.name!r} is switched off.", "enable it, or remove it.")

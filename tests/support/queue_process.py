@@ -48,7 +48,7 @@ def carry_out(end: str, value: object) -> object:
         raise Permanent("this can never work")
     if end == "killed":
         raise KeyboardInterrupt
-    return {1, 2} if end == "unwritable" else value
+    return object() if end == "unwritable" else value
 
 
 class Call:
@@ -94,7 +94,7 @@ class Call:
 class Seats:
     """In the place of `Crew`: those who are to run wait until they are called."""
 
-    def __init__(self, execute) -> None:
+    def __init__(self, execute, refused) -> None:
         self._execute = execute
         self.calls: dict[tuple[str, int], Call] = {}
 
@@ -171,7 +171,12 @@ class Process:
             handlers.register(
                 name, lambda payload, context: self.calls[context.task_id, context.attempt].inside(payload, context)
             )
-        with mock.patch.object(runner, "Watchdog", Deadlines), mock.patch.object(executor, "Crew", Seats):
+        # The model knows no limit of threads left behind.
+        with (
+            mock.patch.object(runner, "Watchdog", Deadlines),
+            mock.patch.object(executor, "Crew", Seats),
+            mock.patch.object(executor, "LEFT_BEHIND", 1_000_000),
+        ):
             self.runner = SteppedRunner(
                 watched,
                 handlers,

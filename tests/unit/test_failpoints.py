@@ -30,7 +30,7 @@ def test_an_unarmed_failpoint_does_nothing():
 def test_each_name_is_called_in_the_code_and_each_call_has_a_name():
     called = set()
     for file in (ROOT / "core").rglob("*.py"):
-        called |= set(re.findall(r'failpoint\("([a-z_]+)"\)', file.read_text(encoding="utf-8")))
+        called |= set(re.findall(r'(?:failpoint|survived)\("([a-z_]+)"\)', file.read_text(encoding="utf-8")))
 
     assert called - {"after_claim"} == set(NAMES)
 

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from core.cloud.handlers.registry import HandlerFunction, HandlerRegistry, Isolation
 from core.errors import HeablcoinError, InvalidArgument
+from core.main_script import DoneTwice
 
 log = logging.getLogger(__name__)
 
@@ -136,8 +137,8 @@ def _takes(function: Callable[..., object], arguments: tuple[object, ...]) -> bo
 
 
 def _unusable(spec: str, error: BaseException, part: str = "it") -> BaseException:
-    """The error to raise for a file that failed with `error`; an exit asked for by Ctrl-C is left alone."""
-    if isinstance(error, (KeyboardInterrupt, MemoryError)):
+    """The error to raise for a file that failed with `error`; an exit asked for by Ctrl-C is left alone, as what is said clearly already."""
+    if isinstance(error, (KeyboardInterrupt, MemoryError, DoneTwice)):
         return error
     place = ""
     if isinstance(error, SyntaxError) and error.lineno:

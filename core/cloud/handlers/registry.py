@@ -4,8 +4,9 @@ import asyncio
 import inspect
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 from core.cloud.handlers.task_context import TaskContext
@@ -23,6 +24,17 @@ HandlerFunction = Callable[..., Any]
 CapabilitySource = Callable[[], Iterable[str]]
 Lacking = Callable[[str], str]
 PayloadCheck = Callable[[Json], object]
+
+
+class Place(Enum):
+    """Where a handler runs."""
+
+    LOOP = "loop"
+    """On an event loop of this process: `async def`."""
+    THREAD = "thread"
+    """In a thread of this process."""
+    PROCESS = "process"
+    """In a child process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +55,13 @@ class Handler:
     """Given a capability that is not here: what is missing, in words for the user; '' when that is not known."""
     check: PayloadCheck | None
     """Raises Permanent or InvalidArgument for a payload that this handler could only fail with."""
+
+    @property
+    def place(self) -> Place:
+        """Where it runs."""
+        if self.isolation == "process":
+            return Place.PROCESS
+        return Place.LOOP if self.is_async else Place.THREAD
 
     def call(self, payload: Json, context: TaskContext) -> object:
         """The function's value, or its awaitable when it is async."""
@@ -91,9 +110,11 @@ class HandlerRegistry:
     ) -> Handler:
         """Have tasks named `name` run by `func(payload)` or `func(payload, context)`, `def` or `async def`.
 
-        What it returns is the task's result and must be JSON. `timeout` is in seconds, for tasks that set none.
+        What it returns is the task's result, written as JSON (see `core.json_types.plain_dumps`): a date, a dataclass or an array
+        is read again as text, an object or a list. `timeout` is in seconds, for tasks that set none.
         `isolation="process"` runs each attempt in a fresh child process that is killed at the timeout; the function must
-        then be importable by name. Raises InvalidArgument when the function cannot be used so.
+        then be importable by name, and what its script does at the top level must stand under `if __name__ == "__main__":`,
+        since each child imports it. Raises InvalidArgument when the function cannot be used so.
         """
         check_name(name)
         if isolation not in ("thread", "process"):
@@ -164,10 +185,15 @@ class HandlerRegistry:
         """The handlers by name, as they stand now."""
         return self._handlers
 
-    def capabilities(self) -> frozenset[str]:
-        """What this process can run at this moment: names, and `ai_call@ENDPOINT` for endpoints it has the key of."""
+    def capabilities(self, without: Collection[Place] = ()) -> frozenset[str]:
+        """What this process can run at this moment: names, and `ai_call@ENDPOINT` for endpoints it has the key of.
+
+        Handlers that run in one of `without` are left out.
+        """
         found: set[str] = set()
         for handler in self._handlers.values():
+            if without and handler.place in without:
+                continue
             if handler.capabilities is None:
                 found.add(handler.name)
                 continue

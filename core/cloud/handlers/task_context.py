@@ -1,14 +1,30 @@
 """What a handler is told about the task it runs, and how it reports back."""
 
+import math
 from collections.abc import Callable, Mapping
 
 from core.errors import InvalidArgument
 from core.json_types import Json
+from core.safe_text import repr_of, text_of
 
 ProgressSink = Callable[[float | None, str], None]
 
 LONGEST_MESSAGE = 500
 """Characters of a progress message that are kept."""
+
+
+def _share(share: float) -> float | None:
+    try:
+        done = float(share)
+    except (TypeError, ValueError, OverflowError):
+        done = -1.0
+    if math.isnan(done):
+        return None
+    if not 0 <= done <= 1:
+        raise InvalidArgument(
+            f"Progress is a share from 0 to 1, not {repr_of(share, 60)}.", "divide by the total first."
+        )
+    return done
 
 
 class TaskContext:
@@ -38,13 +54,13 @@ class TaskContext:
     def progress(self, share: float | None, message: str = "") -> None:
         """Report the share done (0 to 1, None when unknown) and a short message.
 
-        Never waits: what is written is the latest report, a few times a second at most. Raises InvalidArgument for a
-        share outside 0 to 1.
+        Any number will do, NumPy's too; NaN counts as unknown. A message that is no text is written as one, what no store can
+        hold (half characters, NUL) as U+FFFD. Never waits: what is written is the latest report, a few times a second at
+        most. Raises InvalidArgument for a share that is no number or outside 0 to 1.
         """
-        if share is not None and not 0 <= share <= 1:
-            raise InvalidArgument(f"Progress is a share from 0 to 1, not {share!r}.", "divide by the total first.")
+        done = None if share is None else _share(share)
         if self._report is not None:
-            self._report(None if share is None else float(share), str(message)[:LONGEST_MESSAGE])
+            self._report(done, text_of(message, LONGEST_MESSAGE))
 
     @property
     def cancelled(self) -> bool:

@@ -6,7 +6,8 @@ from core.cloud.queue.submission import check_name
 from core.cloud.store.base import ClaimRequest, StatusReport
 from core.cloud.task import HELD, Task, TaskStatus
 from core.errors import InvalidArgument
-from core.json_types import dumps
+from core.json_types import plain_dumps
+from core.safe_text import encodable
 
 MANUAL_LEASE = 3600.0
 """Seconds for which a task set to running by hand is held, when it has no timeout of its own."""
@@ -41,11 +42,11 @@ def status_report(
         status,
         check_worker(worker),
         attempt,
-        result=dumps(result, "result") if status is TaskStatus.COMPLETED else None,
-        error=error,
+        result=plain_dumps(result, "The result") if status is TaskStatus.COMPLETED else None,
+        error=None if error is None else encodable(error),
         lease=(task.timeout or MANUAL_LEASE) if status in HELD else MANUAL_LEASE,
         progress=progress,
-        progress_message=progress_message,
+        progress_message=None if progress_message is None else encodable(str(progress_message)),
     )
 
 

@@ -18,7 +18,8 @@ from core.cloud.queue.transfer import Imported
 from core.cloud.store.base import RestoredTask, TaskStore
 from core.cloud.task import FINAL, TaskPriority, TaskStatus
 from core.errors import InvalidArgument
-from core.json_types import dumps
+from core.json_types import dumps, plain_dumps
+from core.safe_text import encodable
 
 LARGEST_FILE = 256 * 1024 * 1024
 """Bytes."""
@@ -188,8 +189,8 @@ def _task(raw: object, label: str, now: float, notes: list[str]) -> RestoredTask
         ended_at=max(created_at, min(now, now if ended_at is None else ended_at)) if status in FINAL else None,
         attempts=(),
         interruptions=0,
-        result=dumps(raw.get("result"), "result") if status is TaskStatus.COMPLETED else None,
-        error=str(error)[:10_000] if error and status is not TaskStatus.COMPLETED else None,
+        result=plain_dumps(raw.get("result"), "The result") if status is TaskStatus.COMPLETED else None,
+        error=encodable(str(error)[:10_000]) if error and status is not TaskStatus.COMPLETED else None,
     )
 
 

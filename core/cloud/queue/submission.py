@@ -11,7 +11,7 @@ from core.cloud.queue.graph import LOCAL_KEY, check_graph, check_references, ren
 from core.cloud.store.base import NewTask
 from core.cloud.task import OnDependencyFailure, Task, TaskPriority, TaskStatus, parse_priority
 from core.errors import InvalidArgument
-from core.json_types import Json, dumps, loads
+from core.json_types import Json, dumps, loads, plain_dumps
 
 LONGEST_NAME = 100
 LARGEST_PAYLOAD = 1024 * 1024
@@ -96,12 +96,12 @@ def new_task(
             "put tasks in between that gather a part each.",
         )
     payload: Json = {} if said.payload is None else said.payload  # type: ignore[assignment]
-    text = _payload_text(payload)
+    payload, text = _written(payload)
     if "${" in text and not checked_references:
+        payload = loads(text)  # what looks like a list may be a tuple
         check_references(payload, {*given, *depends_on}, local_ids)
         if local_ids:
-            payload = rename_references(payload, local_ids)
-            text = _payload_text(payload)
+            payload, text = _written(rename_references(payload, local_ids))
     if check is not None:
         check(name, payload)
     return NewTask(
@@ -239,13 +239,15 @@ def tags_of(tags: object) -> tuple[str, ...]:
     return unique
 
 
-def _payload_text(payload: object) -> str:
+def _written(payload: Json) -> tuple[Json, str]:
+    """The payload as plain JSON, and its text."""
     try:
         text = dumps(payload, "payload")
     except InvalidArgument as error:
         if isinstance(error.__cause__, RecursionError):  # how deep an encoder goes differs between Pythons
             raise _too_deep() from error
-        raise
+        text = plain_dumps(payload, "The payload")
+        payload = loads(text)
     size = len(text) if len(text) < LARGEST_PAYLOAD // 4 else len(text.encode())
     if size > LARGEST_PAYLOAD:
         raise InvalidArgument(
@@ -254,7 +256,7 @@ def _payload_text(payload: object) -> str:
         )
     if text.count("[") + text.count("{") > DEEPEST_PAYLOAD and _deeper_than(payload, DEEPEST_PAYLOAD):
         raise _too_deep()
-    return text
+    return payload, text
 
 
 def _too_deep() -> InvalidArgument:

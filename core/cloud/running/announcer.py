@@ -1,11 +1,14 @@
 """Telling others what a runner changed, without a datagram for each of ten thousand tasks a second."""
 
+import logging
 import threading
 from collections.abc import Iterable
 
 from core.clock import Clock
 from core.cloud.running.wakeup import WakeUp
 from core.cloud.running.watchdog import Watchdog
+
+log = logging.getLogger(__name__)
 
 INTERVAL = 0.01
 """Seconds: the first change is told at once, those within this time after it together."""
@@ -14,7 +17,7 @@ MOST_IDS = 1000
 
 
 class Announcer:
-    """Gathers changed tasks and tells of them at most once an interval. Thread-safe; never waits."""
+    """Gathers changed tasks and tells of them at most once an interval. Thread-safe; never waits, never raises: a hint that is lost is made up for by polling."""
 
     def __init__(self, wakeup: WakeUp, watchdog: Watchdog, clock: Clock, origin: object) -> None:
         self._wakeup = wakeup
@@ -36,9 +39,7 @@ class Announcer:
                 return
             now = self._clock.monotonic()
             due = self._told_at + INTERVAL
-            if due > now:
-                self._scheduled = True
-                self._watchdog.at(due, self.flush)
+            if due > now and self._later(due):
                 return
         self.flush()
 
@@ -49,5 +50,17 @@ class Announcer:
             work, self._work = self._work, False
             self._scheduled = False
             self._told_at = self._clock.monotonic()
-        if ids or work:
+        if not (ids or work):
+            return
+        try:
             self._wakeup.notify(ids if len(ids) <= MOST_IDS else (), work=work, origin=self._origin)
+        except Exception:
+            log.exception("other processes could not be told of a change; they will find it when they poll")
+
+    def _later(self, due: float) -> bool:
+        try:
+            self._watchdog.at(due, self.flush)
+        except RuntimeError:  # no thread to be had
+            return False
+        self._scheduled = True
+        return True

@@ -4,15 +4,15 @@ import logging
 import random
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from core.clock import Clock
-from core.cloud.handlers.registry import HandlerRegistry
 from core.cloud.running.flight import FlightKey, Flights
 from core.cloud.running.pace import Pace
 from core.cloud.store.base import Claim, ClaimRequest, Exchanged, Settlement, TaskStore
 from core.cloud.task import AttemptOutcome, TaskStatus
-from core.errors import StoreError
-from core.failpoints import failpoint
+from core.errors import StoreError, StoreRefused
+from core.failpoints import failpoint, survived
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class Exchanger:
     def __init__(
         self,
         tasks: TaskStore,
-        registry: HandlerRegistry,
+        abilities: Callable[[], frozenset[str]],
         flights: Flights,
         *,
         worker: str,
@@ -47,7 +47,7 @@ class Exchanger:
         announce: Announce,
     ) -> None:
         self._tasks = tasks
-        self._registry = registry
+        self._abilities = abilities
         self._flights = flights
         self._worker = worker
         self._concurrency = concurrency
@@ -84,6 +84,13 @@ class Exchanger:
         if self._look:
             return
         with self._changed:
+            self._look = True
+            self._changed.notify()
+
+    def reconsider(self) -> None:
+        """What this process can run has changed: ask anew before the next claim. Never waits."""
+        with self._changed:
+            self._capabilities = frozenset()
             self._look = True
             self._changed.notify()
 
@@ -127,6 +134,10 @@ class Exchanger:
             self._pace.ended(len(self._writing), self._clock.monotonic())
         try:
             self._exchange(free)
+        except StoreRefused:
+            backoff = longer(backoff)
+            log.exception("the queue's store refused a batch; its parts are tried one by one")
+            self._one_by_one()
         except StoreError as error:
             backoff = longer(backoff)
             log.warning("the queue's store is in trouble, trying again in %.2f s: %s", backoff, error.message)
@@ -185,8 +196,9 @@ class Exchanger:
             return Exchanged([], [])
         failpoint("before_exchange")
         exchanged = self._tasks.exchange(settlements, request, now)
-        failpoint("after_exchange_commit")
         self._writing = []
+        # From here on nothing may fail: what was claimed must come to be run.
+        survived("after_exchange_commit")
         for refused in exchanged.refused:
             log.warning(
                 "task %s attempt %d was no longer ours; its end (%s) counts for nothing",
@@ -199,7 +211,7 @@ class Exchanger:
         return exchanged
 
     def _refresh(self) -> frozenset[str]:
-        self._capabilities = self._registry.capabilities()
+        self._capabilities = self._abilities()
         return self._capabilities
 
     def _keep(self) -> None:
@@ -213,30 +225,41 @@ class Exchanger:
         settlements, self._writing = self._writing, []
         self._look = True
         for settlement in settlements:
-            try:
-                self._tasks.exchange([settlement], None, self._clock.now())
-            except StoreError:
+            if not self._stored(settlement):
+                least = _least(settlement)
+                log.error("the end of task %s is stored without what it said", settlement.task_id)
+                if not self._stored(least):
+                    log.error(
+                        "the end of task %s cannot be stored; it is given back when its lease ends", least.task_id
+                    )
+
+    def _stored(self, settlement: Settlement) -> bool:
+        """Write one alone, now or with the next batch; False when the store will not have it as it is."""
+        try:
+            refused = self._tasks.exchange([settlement], None, self._clock.now()).refused
+        except Exception as error:
+            if isinstance(error, StoreError) and not isinstance(error, StoreRefused):
                 with self._changed:
                     self._waiting.append(settlement)
-            except Exception as error:
-                log.exception("the end of task %s could not be stored", settlement.task_id)
-                self._fail(settlement, error)
+                return True
+            log.exception("the end of task %s could not be stored", settlement.task_id)
+            return False
+        if not refused:
+            self._announce([settlement])
+        return True
 
-    def _fail(self, settlement: Settlement, error: Exception) -> None:
-        if settlement.status is TaskStatus.FAILED:
-            return  # Not even that can be stored: the lease will end and give the task back.
-        self.settle(
-            [
-                Settlement(
-                    settlement.task_id,
-                    settlement.attempt,
-                    settlement.worker,
-                    AttemptOutcome.FAILED,
-                    TaskStatus.FAILED,
-                    error=f"The result could not be stored ({type(error).__name__}).",
-                )
-            ]
+
+def _least(settlement: Settlement) -> Settlement:
+    """What any store can hold of it: failed where it had a result, else as it was, without its text."""
+    if settlement.status is TaskStatus.COMPLETED:
+        return replace(
+            settlement,
+            outcome=AttemptOutcome.FAILED,
+            status=TaskStatus.FAILED,
+            result=None,
+            error="The handler returned, but the database refused its result; see the log of its worker.",
         )
+    return replace(settlement, result=None, error="The database refused the text of this attempt's error; see the log.")
 
 
 def longer(backoff: float) -> float:

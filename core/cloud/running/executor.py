@@ -14,18 +14,19 @@ from itertools import groupby
 from typing import cast
 
 from core.clock import Clock
-from core.cloud.handlers.registry import HandlerRegistry
+from core.cloud.handlers.registry import HandlerRegistry, Place
 from core.cloud.handlers.task_context import TaskContext
-from core.cloud.queue.graph import resolve
+from core.cloud.running.boarding import Report, load
 from core.cloud.running.crew import Crew
 from core.cloud.running.flight import Flight, Flights, StopReason
 from core.cloud.running.lane import Ending, Lane
+from core.cloud.running.outage import NEEDS, NotStarted, Outages
 from core.cloud.running.outcome import Outcomes
 from core.cloud.running.watchdog import Watchdog
 from core.cloud.store.base import Claim, Settlement, TaskStore
-from core.errors import Permanent
-from core.failpoints import failpoint
-from core.json_types import Json, loads
+from core.errors import Permanent, StoreError
+from core.failpoints import FailpointError, failpoint, survived
+from core.safe_text import describe, text_of
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +36,12 @@ CANCEL_GRACE = 1.0
 LONGEST_QUEUE = 0.1
 """Seconds a claimed task waits for a slot here before it is given back."""
 
+LEFT_BEHIND = 2
+"""For each slot: threads that a timeout or cancellation may leave behind before sync handlers are no longer begun here."""
+
+NO_ROOM = "Given back: too many threads of its worker are held by handlers that do not end."
+
 Settle = Callable[[Sequence[Settlement]], None]
-Report = Callable[[Flight, float | None, str], None]
 
 
 class Executor:
@@ -54,6 +59,7 @@ class Executor:
         concurrency: int,
         settle: Settle,
         report: Report,
+        abilities_changed: Callable[[], None],
     ) -> None:
         self._tasks = tasks
         self._handlers = handlers
@@ -64,13 +70,19 @@ class Executor:
         self._settle = settle
         self._report = report
         self._concurrency = concurrency
-        self._crew = Crew(self._run_here)
+        self._abilities_changed = abilities_changed
+        self._crew = Crew(self._run_here, self._refuse)
         self._lock = threading.Lock()
         self._waiting: deque[Flight] = deque()
         self._active = 0
         self._lane: Lane | None = None
         self._retired: list[Lane] = []
         self._closing = False
+        self._outages = Outages(LEFT_BEHIND * max(1, concurrency))
+
+    def unable(self) -> frozenset[Place]:
+        """Where nothing can be begun for now: what is to run there is not to be claimed."""
+        return self._outages.closed(self._clock.monotonic())
 
     # Starting: from the exchange thread.
 
@@ -83,47 +95,106 @@ class Executor:
         if self._closing:
             self.stop_all()
         elif self._waiting:
-            self._watchdog.at(self._clock.monotonic() + LONGEST_QUEUE, self._give_back_stale)
+            self._call_at(self._clock.monotonic() + LONGEST_QUEUE, self._give_back_stale)
+
+    def _call_at(self, moment: float, action: Callable[[], None]) -> bool:
+        """False when there is no thread that could do it."""
+        try:
+            self._watchdog.at(moment, action)
+        except RuntimeError as error:
+            log.warning("no thread for deadlines: %s", error)
+            return False
+        return True
 
     def _launch(self) -> None:
-        """Start what waits for a slot, as far as there are any."""
-        coroutines: list[Flight] = []
-        threads: list[Flight] = []
-        with self._lock:
-            while self._waiting and self._active < self._concurrency:
-                flight = self._waiting.popleft()
-                if flight.settled:
-                    continue
-                self._active += 1
-                flight.launched = True
-                if flight.handler.is_async and flight.handler.isolation == "thread":
-                    flight.lane = self._open_lane()
-                    coroutines.append(flight)
-                else:
-                    threads.append(flight)
+        """Start what waits for a slot, as far as there are any. What cannot be started is given back."""
+        coroutines, threads, endings = self._take_slots()
+        if endings:
+            self._finish(endings)
         for flight in (*coroutines, *threads):
             if flight.timeout is not None:
                 deadline = self._clock.monotonic() + flight.timeout
-                self._watchdog.at(deadline, partial(self.stop, flight, StopReason.TIMEOUT))
+                if not self._call_at(deadline, partial(self.stop, flight, StopReason.TIMEOUT)):
+                    self._refuse([flight], RuntimeError("no thread could keep its deadline"))
         for lane, flights in groupby(coroutines, key=_lane_of):
-            lane.start(list(flights))
+            self._take_off(lane, list(flights))
         if threads:
             self._crew.start(threads)
 
-    def _move(self, flights: Sequence[Flight]) -> None:
-        """Run on another loop what a blocked one had not begun."""
-        if flights:
-            with self._lock:
-                lane = self._open_lane()
-                for flight in flights:
-                    flight.lane = lane
-            lane.start(flights)
+    def _take_slots(self) -> tuple[list[Flight], list[Flight], list[Ending]]:
+        """Flights that have a slot now, for event loops and for threads; and the ends of those for which there is no room."""
+        coroutines: list[Flight] = []
+        threads: list[Flight] = []
+        endings: list[Ending] = []
+        with self._lock:
+            crowded = self._outages.crowded
+            while self._waiting and self._active < self._concurrency:
+                flight = self._waiting.popleft()
+                place = flight.handler.place
+                if flight.settled:
+                    continue
+                if crowded and place is Place.THREAD:
+                    endings.append((flight, None, NotStarted(NO_ROOM)))
+                    continue
+                self._active += 1
+                flight.launched = True
+                (coroutines if place is Place.LOOP else threads).append(flight)
+            refusal = self._give_lanes(coroutines)
+        if refusal is not None:
+            self._refuse(coroutines, refusal)
+            coroutines = []
+        return coroutines, threads, endings
+
+    def _give_lanes(self, flights: Sequence[Flight]) -> Exception | None:
+        """Have these run on the event loop for new attempts; why there is none. Call it with the lock held."""
+        try:
+            for flight in flights:
+                flight.lane = self._open_lane()
+        except Exception as error:  # noqa: BLE001  # no thread, no file descriptors or no memory for a loop
+            return error
+        return None
 
     def _open_lane(self) -> Lane:
-        """The event loop for new attempts. Call it with the lock held."""
         if self._lane is None:
             self._lane = Lane(self._finish, self._too_late)
         return self._lane
+
+    def _take_off(self, lane: Lane, flights: Sequence[Flight]) -> None:
+        try:
+            lane.start(flights)
+        except Exception as error:  # noqa: BLE001  # its loop has ended
+            with self._lock:
+                if self._lane is lane:
+                    self._lane = None
+            self._refuse(flights, error)
+        else:
+            self._outages.works(Place.LOOP, self._clock.monotonic())
+
+    def _move(self, flights: Sequence[Flight]) -> None:
+        """Run on another loop what a blocked one had not begun."""
+        if not flights:
+            return
+        with self._lock:
+            refusal = self._give_lanes(flights)
+        if refusal is not None:
+            self._refuse(flights, refusal)
+        else:
+            self._take_off(_lane_of(flights[0]), flights)
+
+    def _refuse(self, flights: Sequence[Flight], error: BaseException, what: str = "") -> None:
+        """Give back, unharmed, what could not be begun, and begin nothing more of its kind for a while."""
+        place = flights[0].handler.place
+        said = error.message if type(error) is NotStarted else describe(error)[:200]
+        reason = f"{what or NEEDS[place]} could not be had ({said})"
+        now = self._clock.monotonic()
+        until = self._outages.refused(place, now)
+        with self._lock:
+            also = [flight for flight in self._waiting if flight.handler.place is place]
+        if until is not None:
+            log.warning("%s: tasks that need it are given back, and tried here again in %.0f s", reason, until - now)
+            self._abilities_changed()
+            self._call_at(until, self._abilities_changed)
+        self._finish([(flight, None, NotStarted(f"Given back: {reason}.")) for flight in (*flights, *also)])
 
     def _give_back_stale(self) -> None:
         """Tasks were claimed ahead because others ended fast; now that they do not, let other processes have them."""
@@ -136,36 +207,25 @@ class Executor:
                 self.stop(flight, StopReason.CUT)
 
     def _board(self, claim: Claim, lease_until: float) -> Flight | None:
-        """A flight ready to start; None when its task already failed for its payload."""
+        """A flight ready to start; None when its attempt is over already, one way or the other."""
         handler = self._handlers.get(claim.name)
         if handler is None:
-            error = Permanent(
+            missing = Permanent(
                 f"No handler is registered for tasks named {claim.name!r}.", "register one, then retry_task"
             )
-            self._settle([self._outcomes.raised(claim, error)])
+            self._settle([self._outcomes.raised(claim, missing)])
             return None
         flight = Flight(claim, handler, self._clock.monotonic(), lease_until)
         self._flights.add(flight)
-        results: dict[str, Json] = {}
         try:
-            if claim.depends_on and (handler.takes_context or "${" in claim.payload):
-                found = self._tasks.results(claim.depends_on)
-                results = {task_id: loads(text) for task_id, text in found.items()}
-            payload = loads(claim.payload)
-            flight.payload = resolve(payload, results) if "${" in claim.payload else payload
+            load(flight, self._tasks, self._report)
+        except (StoreError, MemoryError) as error:
+            self._refuse([flight], error, "what it builds on")
         except Exception as error:  # noqa: BLE001  # a payload that cannot be filled in is its task's failure
             self._finish([(flight, None, error)])
-            return None
-        if handler.takes_context:
-            flight.context = TaskContext(
-                claim.task_id,
-                claim.name,
-                claim.attempt,
-                results=results,
-                report=partial(self._report, flight),
-                cancelled=flight.unwanted,
-            )
-        return flight
+        else:
+            return flight
+        return None
 
     # Ending: from event loops and crew threads.
 
@@ -178,23 +238,59 @@ class Executor:
         return late
 
     def _run_here(self, flight: Flight) -> None:
-        if flight.settled:
-            return
-        if self._too_late(flight):
-            self._conclude(flight)
-            return
+        """One attempt in this thread."""
+        try:
+            if not flight.settled:
+                ending = self._attempt(flight)
+                if type(ending[2]) is NotStarted:
+                    self._refuse([flight], ending[2])
+                else:
+                    self._finish([ending])
+        finally:
+            self._landed(flight)
+
+    def _attempt(self, flight: Flight) -> Ending:
         value: object = None
         failure: BaseException | None = None
-        failpoint("before_handler")
         try:
-            if flight.handler.isolation == "process":
+            if self._too_late(flight):
+                return flight, None, asyncio.CancelledError()
+            failpoint("before_handler")
+            if flight.handler.place is Place.PROCESS:
                 value = self._run_isolated(flight)
             else:
+                self._outages.works(Place.THREAD, self._clock.monotonic())
                 value = flight.handler.call(flight.payload, cast(TaskContext, flight.context))
         except BaseException as error:  # noqa: BLE001  # whatever a handler raises is its task's failure, never ours
             failure = error
-        failpoint("after_handler")
-        self._finish([(flight, value, failure)])
+        survived("after_handler")
+        return flight, value, failure
+
+    def _landed(self, flight: Flight) -> None:
+        """Its thread is free again; if it had been left behind, there may be room for others now."""
+        with self._lock:
+            flight.landed = True
+        if flight.left_behind:
+            count, room = self._outages.come_back()
+            if room:
+                log.warning("%d threads are held by handlers that do not end; sync handlers are begun again", count)
+                self._abilities_changed()
+
+    def _leave_thread(self, flight: Flight) -> None:
+        """Its handler goes on in its thread, which nothing can stop; its attempt does not wait for that."""
+        with self._lock:
+            if flight.landed or flight.left_behind:
+                return
+            flight.left_behind = True
+        count, full = self._outages.leave_behind()
+        log.warning("the handler %s cannot be stopped; its thread is left behind", flight.claim.name)
+        if full:
+            log.error(
+                "%d threads are left behind by sync handlers that did not end in time, so no more of these are begun here "
+                'until one ends. Let such handlers heed context.cancelled, or register them with isolation="process".',
+                count,
+            )
+            self._abilities_changed()
 
     def _run_isolated(self, flight: Flight) -> object:
         from core.cloud.running.isolation import IsolatedRun
@@ -203,24 +299,34 @@ class Executor:
         flight.kill = run.kill
         if flight.unwanted():
             run.kill()
-        return run.run(flight.payload, flight.context, partial(self._report, flight))
+        value = run.run(flight.payload, flight.context, partial(self._report, flight))
+        self._outages.works(Place.PROCESS, self._clock.monotonic())
+        return value
 
     def _finish(self, endings: Sequence[Ending]) -> None:
         """Settle flights that ended; those already settled without their handler's leave are passed over."""
         settlements: list[Settlement] = []
         launched = 0
         for flight, value, error in endings:
-            settlement = self._judge(flight, value, error)
+            settlement = self._judged(flight, value, error)
             if self._flights.take(flight):
                 launched += flight.launched
                 if settlement is not None:
                     settlements.append(settlement)
-        failpoint("before_settle")
+        survived("before_settle")
         self._settle(settlements)
         with self._lock:
             self._active -= launched
         if self._waiting:
             self._launch()
+
+    def _judged(self, flight: Flight, value: object, error: BaseException | None) -> Settlement | None:
+        """`_judge`, and a settlement too when that fails: an attempt that ended must not look as if it ran."""
+        try:
+            return self._judge(flight, value, error)
+        except BaseException as broken:
+            log.exception("how task %s attempt %d ended could not be worked out", *flight.key)
+            return self._outcomes.untold(flight.claim, broken)
 
     def _judge(self, flight: Flight, value: object, error: BaseException | None) -> Settlement | None:
         """How an attempt counts that ended with a value, or an error, after it was perhaps told to stop."""
@@ -231,9 +337,10 @@ class Executor:
             return self._outcomes.timed_out(flight.claim, flight.timeout)
         if error is None:
             return self._outcomes.returned(flight.claim, value)
-        if reason is StopReason.CUT:
-            return self._outcomes.interrupted(flight.claim)
-        if isinstance(error, asyncio.CancelledError):
+        kind = type(error)
+        if reason is StopReason.CUT or kind in (NotStarted, FailpointError):
+            return self._outcomes.interrupted(flight.claim, text_of(error) if reason is None else None)
+        if issubclass(kind, asyncio.CancelledError):
             error = RuntimeError("The handler cancelled itself.")
         return self._outcomes.raised(flight.claim, error)
 
@@ -252,12 +359,12 @@ class Executor:
         elif lane is not None:
             lane.cancel(flight)
             self._watchdog.at(self._clock.monotonic() + CANCEL_GRACE, partial(self._leave_behind, flight))
-        elif flight.handler.isolation == "process":
+        elif flight.handler.place is Place.PROCESS:
             if flight.kill is not None:
                 flight.kill()
             self._conclude(flight)
         elif reason is not StopReason.CUT:
-            log.warning("the handler %s cannot be stopped; its thread is left behind", flight.claim.name)
+            self._leave_thread(flight)
             self._conclude(flight)
         # A thread that is cut off by a shutdown has the grace to end by itself.
 

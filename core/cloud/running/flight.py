@@ -46,9 +46,11 @@ class Flight:
         "handler",
         "key",
         "kill",
+        "landed",
         "lane",
         "launched",
         "lease_until",
+        "left_behind",
         "payload",
         "settled",
         "stop_reason",
@@ -69,6 +71,10 @@ class Flight:
         """Epoch seconds, as far as this process knows; another process may hold the task from then on."""
         self.launched = False
         """True once it has a slot; until then it was only claimed."""
+        self.landed = False
+        """True once its handler has ended, or its event loop or thread has done with it in another way."""
+        self.left_behind = False
+        """True when it was settled while its thread went on."""
         self.settled = False
         self.stop_reason: StopReason | None = None
         self.lane: Cancels | None = None

@@ -1,10 +1,10 @@
 """The child's side of isolation.py: `python -m core.cloud.running.isolated_child` runs one handler once and ends.
 
-The request is one line of JSON on stdin. Messages go out as lines of JSON on what was stdout; stdout itself is joined to
-stderr first, so a handler may print. Stdin stays open as a lifeline: when it ends, so did the parent, and the child dies.
+The request is one line of JSON on what was stdin, which stays open as a lifeline: when it ends, so did the parent, and the
+child dies. Messages go out as lines of JSON on what was stdout. Both are moved to descriptors of their own that nothing started
+here inherits, and no fork keeps: the handler's stdin is empty, its stdout is stderr, and only this process can answer.
 """
 
-import asyncio
 import contextlib
 import ctypes
 import importlib
@@ -13,29 +13,35 @@ import os
 import signal
 import sys
 import threading
-import traceback
-from typing import Any, BinaryIO
+from collections.abc import Awaitable
+from typing import Any, BinaryIO, cast
 
 from core.cloud.handlers.files import import_file
 from core.cloud.handlers.task_context import TaskContext
-from core.cloud.retry import retry_after_of
+from core.cloud.retry import verdict_of
 from core.cloud.running.outcome import result_text
-from core.errors import InvalidArgument, Permanent, RetryLater
+from core.errors import Permanent, RetryLater
+from core.json_types import loads
+from core.main_script import importing
+from core.safe_text import describe, origin_of, text_of
 
 PR_SET_PDEATHSIG = 1
 
 
 class Messages:
-    """The way back to the parent."""
+    """The way back to the parent, of this process and none that it forks."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
+        self._process = os.getpid()
         self._lock = threading.Lock()
 
     def send(self, message: dict[str, Any]) -> None:
-        """Write one message, whole. Raises ValueError or TypeError for what is not JSON."""
+        """Write one message, whole."""
+        if os.getpid() != self._process:
+            return
         line = json.dumps(message, allow_nan=False).encode() + b"\n"
-        with self._lock, contextlib.suppress(OSError):
+        with self._lock, contextlib.suppress(OSError, ValueError):
             self._stream.write(line)
             self._stream.flush()
 
@@ -45,29 +51,43 @@ class Messages:
 
 def main() -> None:
     """Run what the parent asks for, tell it how that ended, and exit."""
-    messages = Messages(_take_stdout())
+    this = os.getpid()
+    lifeline = _take_stdin()
+    stream = _take_stdout()
+    messages = Messages(stream)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=lambda: _close(lifeline, stream.fileno()))
     if inherited := sys.argv[1]:
         os.environ["PYTHONPATH"] = inherited
     else:
         os.environ.pop("PYTHONPATH", None)
-    line = sys.stdin.buffer.readline()
+    line = _first_line(lifeline)
     if not line.endswith(b"\n"):
         os._exit(1)  # The parent died before it had said what to do.
     request = json.loads(line)
-    _die_with_parent()
+    _die_with_parent(lifeline)
     try:
-        value = _run(request, messages)
-        result_text(value)
-        last = {"kind": "returned", "value": value}
+        # As it is read again, so that the parent needs none of its types.
+        last = {"kind": "returned", "value": loads(result_text(_run(request, messages)))}
     except BaseException as error:  # noqa: BLE001  # whatever the handler raises is told to the parent
-        last = describe(error)
+        last = _failure(error)
+    if os.getpid() != this:
+        os._exit(0)  # A fork of the handler's that came back here: how the task ended is not for it to say.
     # The parent kills what is left of this process as soon as it has read the last message.
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
-            stream.flush()
+    for output in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            output.flush()
     messages.send(last)
     # Not sys.exit: a thread that the handler left behind would keep this process alive.
     os._exit(0)
+
+
+def _take_stdin() -> int:
+    private = os.dup(0)
+    empty = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(empty, 0)
+    os.close(empty)
+    return private
 
 
 def _take_stdout() -> BinaryIO:
@@ -79,16 +99,32 @@ def _take_stdout() -> BinaryIO:
     return private
 
 
-def _die_with_parent() -> None:
+def _close(*descriptors: int) -> None:
+    for descriptor in descriptors:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+
+
+def _first_line(descriptor: int) -> bytes:
+    line = bytearray()
+    while not line.endswith(b"\n") and (chunk := os.read(descriptor, 65536)):
+        line += chunk
+    return bytes(line)
+
+
+def _die_with_parent(lifeline: int) -> None:
     if sys.platform == "linux":
         # The thread below cannot run while a C function holds the interpreter; the kernel can.
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    threading.Thread(target=_watch_lifeline, daemon=True).start()
+    threading.Thread(target=_watch, args=(lifeline,), daemon=True).start()
 
 
-def _watch_lifeline() -> None:
-    while os.read(0, 65536):
-        pass
+def _watch(lifeline: int) -> None:
+    try:
+        while os.read(lifeline, 65536):
+            pass
+    except OSError:
+        return  # The handler closed it, as programs do that close all they do not know.
     if os.name == "posix":
         os.killpg(0, signal.SIGKILL)
     os._exit(1)
@@ -96,11 +132,12 @@ def _watch_lifeline() -> None:
 
 def _run(request: dict[str, Any], messages: Messages) -> object:
     sys.path[:] = request["sys_path"]
-    module = (
-        import_file(request["file"], request["module"])
-        if request["file"]
-        else importlib.import_module(request["module"])
-    )
+    with importing(request["file"] or request["module"]):
+        module = (
+            import_file(request["file"], request["module"])
+            if request["file"]
+            else importlib.import_module(request["module"])
+        )
     found: Any = module
     for part in request["qualname"].split("."):
         found = getattr(found, part)
@@ -111,23 +148,27 @@ def _run(request: dict[str, Any], messages: Messages) -> object:
                 about["task_id"], about["name"], about["attempt"], results=about["results"], report=messages.progress
             )
         )
-    value: object = asyncio.run(found(*arguments)) if request["is_async"] else found(*arguments)
+    value: object = found(*arguments)
+    if request["is_async"]:
+        from core.cloud.running.lane import run_to_its_end
+
+        value = run_to_its_end(cast(Awaitable[object], value))
     return value
 
 
-def describe(error: BaseException) -> dict[str, Any]:
+def _failure(error: BaseException) -> dict[str, Any]:
     """An error as a message to the parent."""
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "an unknown place"
-    text = str(error).strip()
-    if isinstance(error, RetryLater):
-        return {"kind": "retry_later", "seconds": error.seconds, "text": text, "where": where}
-    if isinstance(error, Permanent):
-        return {"kind": "permanent", "text": text, "where": where}
-    named = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    if isinstance(error, InvalidArgument):
-        return {"kind": "permanent", "text": named, "where": where}
-    return {"kind": "error", "text": named, "retry_after": retry_after_of(error), "where": where}
+    where, asked = origin_of(error), verdict_of(error)
+    if asked.final:
+        return {"kind": "permanent", "text": _said(error, Permanent), "where": where}
+    if asked.later is not None:
+        return {"kind": "retry_later", "seconds": asked.later, "text": _said(error, RetryLater), "where": where}
+    return {"kind": "error", "text": describe(error), "retry_after": asked.hint, "where": where}
+
+
+def _said(error: BaseException, kind: type[BaseException]) -> str:
+    """Its text, for one that the parent raises again as what it is; of any other its type too."""
+    return text_of(error).strip() if type(error) is kind else describe(error)
 
 
 if __name__ == "__main__":

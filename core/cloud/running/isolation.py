@@ -8,23 +8,26 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 from core.cloud.handlers.address import address_of
 from core.cloud.handlers.registry import Handler
 from core.cloud.handlers.task_context import ProgressSink, TaskContext
+from core.cloud.running.child_answers import lines
 from core.cloud.running.isolated_error import IsolatedError
+from core.cloud.running.outage import NotStarted
 from core.errors import Permanent, RetryLater
-from core.json_types import Json, JsonObject, dumps
+from core.json_types import Json, JsonObject
+from core.safe_text import describe
 
 log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parents[3]
-LONGEST_LINE = 8 * 1024 * 1024
-"""Bytes of one message of the child; a result is bounded far below."""
 EXIT_SECONDS = 2.0
-"""How long a child may take to end after it gave its result."""
+"""How long a child may take to end after it closed its side without a result."""
 
 
 class IsolatedRun:
@@ -37,27 +40,66 @@ class IsolatedRun:
         self._killed = False
 
     def run(self, payload: Json, context: TaskContext | None, report: ProgressSink) -> object:
-        """The handler's value. Raises what it raised, as Permanent, RetryLater or IsolatedError."""
+        """The handler's value. Raises what it raised, as Permanent, RetryLater or IsolatedError.
+
+        NotStarted when no child could be had, so that the handler was not begun.
+        """
         request = self._request(payload, context)
-        with self._lock:
-            if self._killed:
-                raise IsolatedError("Killed before it started.")
-            process = self._process = _spawn()
-        assert process.stdin is not None and process.stdout is not None  # noqa: S101, PT018  # for the type checker
+        process = self._start()
         try:
-            with contextlib.suppress(OSError):
-                process.stdin.write(request)
-                process.stdin.flush()
-            while line := process.stdout.readline(LONGEST_LINE):
-                message = json.loads(line)
-                if "progress" in message:
+            self._ask(process, request)
+            with contextlib.closing(self._listen(process)) as heard:
+                for line in heard:
+                    message = json.loads(line)
+                    if "progress" not in message:
+                        return _unpack(message, self._handler.name)
                     report(message["progress"], message["message"])
-                    continue
-                return _unpack(message, self._handler.name)
-            code = process.wait(EXIT_SECONDS)
+            code = self._code(process)
             raise IsolatedError(f"The process of the handler {self._handler.name} {_how_it_ended(code)}.")
         finally:
             self._end(process)
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        with self._lock:
+            if self._killed:
+                raise IsolatedError("Killed before it started.")
+            try:
+                self._process = _spawn()
+            except (OSError, MemoryError, subprocess.SubprocessError) as error:
+                raise NotStarted(describe(error)) from error
+            return self._process
+
+    def _ask(self, process: subprocess.Popen[bytes], request: bytes) -> None:
+        assert process.stdin is not None  # noqa: S101  # for the type checker
+        with contextlib.suppress(OSError):  # it has died already: its exit code says more
+            process.stdin.write(request)
+            process.stdin.flush()
+
+    def _listen(self, process: subprocess.Popen[bytes]) -> Generator[bytes, None, None]:
+        said = False
+        try:
+            for line in lines(process, lambda: self._ended(process)):
+                said = True
+                yield line
+        except (OSError, RuntimeError) as error:
+            if said:
+                raise
+            raise NotStarted(describe(error)) from error
+        except ValueError as error:
+            raise IsolatedError(
+                f"The process of the handler {self._handler.name} cannot be understood: {error}."
+            ) from None
+
+    def _ended(self, process: subprocess.Popen[bytes]) -> bool:
+        with self._lock:  # not while `kill` aims at it: its number is free for another once it is collected
+            return process.poll() is not None
+
+    def _code(self, process: subprocess.Popen[bytes]) -> int | None:
+        """Its exit code; None when it closed its pipe and goes on."""
+        end = time.monotonic() + EXIT_SECONDS
+        while not self._ended(process) and time.monotonic() < end:
+            time.sleep(0.01)
+        return process.returncode
 
     def kill(self) -> None:
         """Kill the child and all it started, at once; a run not yet begun will not begin."""
@@ -85,7 +127,8 @@ class IsolatedRun:
             "payload": payload,
             "context": about,
         }
-        return dumps(request).encode() + b"\n"
+        # In ASCII, where a path that is no UTF-8 has a form too.
+        return json.dumps(request).encode() + b"\n"
 
     def _end(self, process: subprocess.Popen[bytes]) -> None:
         for pipe in (process.stdin, process.stdout):
@@ -137,7 +180,9 @@ def _unpack(message: dict[str, Any], name: str) -> object:
     raise IsolatedError(message["text"], message["retry_after"])
 
 
-def _how_it_ended(code: int) -> str:
+def _how_it_ended(code: int | None) -> str:
+    if code is None:
+        return "closed its side before it gave a result"
     if code < 0:
         try:
             return f"was ended by {signal.Signals(-code).name} before it gave a result"

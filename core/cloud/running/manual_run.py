@@ -15,15 +15,18 @@ from functools import partial
 from typing import cast
 
 from core.clock import Clock
-from core.cloud.handlers.registry import Handler, HandlerRegistry
+from core.cloud.handlers.registry import Handler, HandlerRegistry, Place
 from core.cloud.handlers.task_context import TaskContext
 from core.cloud.queue.graph import resolve
 from core.cloud.retry import RetryPolicy
+from core.cloud.running.lane import run_to_its_end
+from core.cloud.running.outage import NotStarted
 from core.cloud.running.outcome import Outcomes, result_text
 from core.cloud.store.base import Claim, ClaimRequest, Settlement, TaskStore
 from core.cloud.task import Task
 from core.errors import InvalidArgument, InvalidTransition, LeaseLost, StoreError
-from core.json_types import loads
+from core.json_types import Json, loads
+from core.safe_text import encodable
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +36,7 @@ LEASE = 30.0
 
 def manual_worker_id() -> str:
     """A worker name for tasks run by hand, unlike that of any other process or time."""
-    return f"manual-{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(3)}"
+    return f"manual-{encodable(socket.gethostname())[:40]}-{os.getpid()}-{secrets.token_hex(3)}"
 
 
 class ManualRun:
@@ -64,19 +67,10 @@ class ManualRun:
             )
         claim = claims[0]
         timeout = claim.timeout if claim.timeout is not None else handler.timeout
-        with self._watched(claim, timeout) as watch:
-            try:
-                value = self._run(claim, handler, watch)
-                result_text(value)
-            except Exception as error:
-                if watch.late.is_set():
-                    self._settle(self._outcomes.timed_out(claim, timeout))
-                    raise TimeoutError(f"Task {claim.task_id} timed out after {timeout} s.") from error
-                self._settle(self._outcomes.raised(claim, error))
-                raise
-            except BaseException:
-                self._settle(self._outcomes.interrupted(claim))
-                raise
+        watch = _Watch(timeout)
+        payload, context = self._prepared(claim, watch)
+        with self._watched(claim, watch):
+            value = self._run_to_an_end(claim, watch, lambda: self._run(handler, payload, context, watch))
         if watch.late.is_set():
             self._settle(self._outcomes.timed_out(claim, timeout))
             raise TimeoutError(f"Task {claim.task_id} timed out after {timeout} s.")
@@ -87,7 +81,36 @@ class ManualRun:
             )
         return value
 
-    def _run(self, claim: Claim, handler: Handler, watch: "_Watch") -> object:
+    def _run_to_an_end(self, claim: Claim, watch: "_Watch", run: Callable[[], object]) -> object:
+        """What it returns; an attempt that ends otherwise is settled before its error goes on."""
+        try:
+            value = run()
+            result_text(value)
+        except NotStarted as error:
+            self._settle(self._outcomes.interrupted(claim, f"Given back: {error.message}"))
+            raise
+        except Exception as error:
+            if watch.late.is_set():
+                self._settle(self._outcomes.timed_out(claim, watch.timeout))
+                raise TimeoutError(f"Task {claim.task_id} timed out after {watch.timeout} s.") from error
+            self._settle(self._outcomes.raised(claim, error))
+            raise
+        except BaseException:
+            self._settle(self._outcomes.interrupted(claim))
+            raise
+        return value
+
+    def _prepared(self, claim: Claim, watch: "_Watch") -> tuple[Json, TaskContext]:
+        try:
+            return self._prepare(claim, watch)
+        except StoreError:
+            self._settle(self._outcomes.interrupted(claim, "Given back: what it builds on could not be read."))
+            raise
+        except Exception as error:
+            self._settle(self._outcomes.raised(claim, error))
+            raise
+
+    def _prepare(self, claim: Claim, watch: "_Watch") -> tuple[Json, TaskContext]:
         stored = self._tasks.results(claim.depends_on) if claim.depends_on else {}
         results = {task_id: loads(text) for task_id, text in stored.items()}
         context = TaskContext(
@@ -98,19 +121,17 @@ class ManualRun:
             report=lambda share, message: self._note(claim, share, message),
             cancelled=lambda: watch.lost.is_set() or watch.late.is_set(),
         )
-        payload = resolve(loads(claim.payload), results)
-        if handler.isolation == "process":
+        return resolve(loads(claim.payload), results), context
+
+    def _run(self, handler: Handler, payload: Json, context: TaskContext, watch: "_Watch") -> object:
+        if handler.place is Place.PROCESS:
             from core.cloud.running.isolation import IsolatedRun
 
             run = IsolatedRun(handler)
             watch.stop = run.kill
-            return run.run(
-                payload,
-                context if handler.takes_context else None,
-                lambda share, message: self._note(claim, share, message),
-            )
+            return run.run(payload, context if handler.takes_context else None, context.progress)
         if handler.is_async:
-            return asyncio.run(_within(watch, cast(Awaitable[object], handler.call(payload, context))))
+            return run_to_its_end(_within(watch, cast(Awaitable[object], handler.call(payload, context))))
         return handler.call(payload, context)
 
     def _note(self, claim: Claim, share: float | None, message: str) -> None:
@@ -120,12 +141,11 @@ class ManualRun:
         return not self._tasks.exchange([settlement], None, self._clock.now()).refused
 
     @contextlib.contextmanager
-    def _watched(self, claim: Claim, timeout: float | None) -> Iterator["_Watch"]:
+    def _watched(self, claim: Claim, watch: "_Watch") -> Iterator[None]:
         """Renew the lease and keep the deadline, from a thread of its own, for as long as the block runs."""
-        watch = _Watch(timeout)
 
         def keep() -> None:
-            deadline = math.inf if timeout is None else time.monotonic() + timeout
+            deadline = math.inf if watch.timeout is None else time.monotonic() + watch.timeout
             while not watch.done.wait(min(LEASE / 3, max(0.0, deadline - time.monotonic()))):
                 if time.monotonic() >= deadline:
                     deadline = math.inf
@@ -137,10 +157,17 @@ class ManualRun:
                     return
 
         thread = threading.Thread(target=keep, name="heablcoin-manual-run", daemon=True)
-        no_longer_holds = self._tasks.on_take_back(partial(self._renew, claim))
-        thread.start()
         try:
-            yield watch
+            thread.start()
+        except RuntimeError as error:
+            refused = f"a thread to keep its lease could not be had ({error})."
+            self._settle(self._outcomes.interrupted(claim, f"Given back: {refused}"))
+            raise NotStarted(
+                f"Task {claim.task_id} was not begun: {refused}", "try again when there are threads."
+            ) from error
+        no_longer_holds = self._tasks.on_take_back(partial(self._renew, claim))
+        try:
+            yield
         finally:
             no_longer_holds()
             watch.done.set()

@@ -2,7 +2,6 @@
 
 import logging
 import random
-import traceback
 
 from core.clock import Clock
 from core.cloud.retry import RetryPolicy, decide, retries_used
@@ -10,8 +9,10 @@ from core.cloud.running.isolated_error import IsolatedError
 from core.cloud.store.base import Claim, Settlement
 from core.cloud.task import AttemptOutcome, TaskStatus
 from core.errors import InvalidArgument, Permanent
-from core.json_types import dumps
+from core.json_types import plain_dumps
 from core.redaction import KNOWN_SECRETS, redact
+from core.safe_text import LONGEST_TEXT, encodable, origin_of, text_of, type_name
+from core.safe_text import describe as text_of_error
 
 log = logging.getLogger(__name__)
 
@@ -31,10 +32,10 @@ class Outcomes:
         self._rng = rng
 
     def returned(self, claim: Claim, value: object) -> Settlement:
-        """The handler returned `value`; what is not JSON or too large fails the task for good."""
+        """The handler returned `value`; what cannot be written or is too large fails the task for good."""
         try:
             text = result_text(value)
-        except Permanent as error:
+        except Exception as error:  # noqa: BLE001  # MemoryError too: whatever it is, the attempt is over
             return self.raised(claim, error)
         return Settlement(
             claim.task_id, claim.attempt, self._worker, AttemptOutcome.COMPLETED, TaskStatus.COMPLETED, text
@@ -48,7 +49,7 @@ class Outcomes:
             claim.task_id,
             claim.name,
             claim.attempt,
-            type(error).__name__,
+            type_name(error),
             origin_of(error),
             fate(settlement, self._clock.now()),
         )
@@ -67,9 +68,22 @@ class Outcomes:
         )
         return settlement
 
-    def interrupted(self, claim: Claim) -> Settlement:
+    def interrupted(self, claim: Claim, why: str | None = None) -> Settlement:
         """The attempt was cut off through no fault of its own: at once available again, and free."""
-        return Settlement(claim.task_id, claim.attempt, self._worker, AttemptOutcome.INTERRUPTED, TaskStatus.PENDING)
+        return Settlement(
+            claim.task_id, claim.attempt, self._worker, AttemptOutcome.INTERRUPTED, TaskStatus.PENDING, error=why
+        )
+
+    def untold(self, claim: Claim, error: BaseException) -> Settlement:
+        """How the attempt ended could not be worked out, because of `error`: failed, with the least that can be said."""
+        return Settlement(
+            claim.task_id,
+            claim.attempt,
+            self._worker,
+            AttemptOutcome.FAILED,
+            TaskStatus.FAILED,
+            error=f"The handler ended, but how could not be worked out ({type_name(error)}).",
+        )
 
     def _failure(self, claim: Claim, error: BaseException | None, outcome: AttemptOutcome, text: str) -> Settlement:
         decision = decide(
@@ -93,16 +107,13 @@ class Outcomes:
 
 
 def result_text(value: object) -> str:
-    """A handler's value as JSON text; Permanent when it is not JSON or too large to keep."""
+    """A handler's value as JSON text (see `plain_dumps`); Permanent when it cannot be written or is too large to keep."""
     if value is None:
         return "null"
     try:
-        text = dumps(value, "result")
+        text = plain_dumps(value, "What the handler returned", show=True)
     except InvalidArgument as error:
-        raise Permanent(
-            f"The handler returned a {type(value).__name__} that is not JSON.",
-            "return only dict with text keys, list, str, finite numbers, bool or None.",
-        ) from error
+        raise Permanent(error.message, error.fix) from None
     if len(text) > LARGEST_RESULT // 4 and len(text.encode()) > LARGEST_RESULT:
         raise Permanent(
             f"The handler returned {len(text.encode()):,} bytes of JSON; a result may have {LARGEST_RESULT:,}.",
@@ -112,20 +123,10 @@ def result_text(value: object) -> str:
 
 
 def describe(error: BaseException) -> str:
-    """An error as it is kept with the task: type and message, bounded, secrets taken out."""
-    message = str(error).strip()
-    if isinstance(error, IsolatedError):
-        text = message
-    else:
-        text = f"{type(error).__name__}: {message}" if message else type(error).__name__
+    """An error as it is kept with the task: type and message, bounded, secrets taken out, such as any store can hold."""
+    text = text_of(error).strip() if type(error) is IsolatedError else text_of_error(error)
     # Redacted before it is cut, so that no half of a key survives at the edge.
-    return redact(text[: LONGEST_ERROR * 10], KNOWN_SECRETS.values())[:LONGEST_ERROR]
-
-
-def origin_of(error: BaseException) -> str:
-    """Where an error was raised, as `file:line`, for the log."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "an unknown place"
+    return encodable(redact(text[:LONGEST_TEXT], KNOWN_SECRETS.values())[:LONGEST_ERROR])
 
 
 def fate(settlement: Settlement, now: float) -> str:

@@ -29,6 +29,8 @@ from core.cloud.running.wakeup import PEERS_FOR, Signal, WakeUp
 from core.cloud.running.watchdog import Watchdog
 from core.cloud.store.base import Claim, Settlement, Store, WorkerInfo
 from core.errors import HeablcoinError, InvalidArgument
+from core.main_script import refuse_while_imported
+from core.safe_text import encodable
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +44,7 @@ GRACE_AT_EXIT = 0.5
 
 def new_worker_id() -> str:
     """A name for this process in the worker table: host, process id, and a part that no restart repeats."""
-    return f"{socket.gethostname()[:40]}-{os.getpid()}-{random.SystemRandom().randrange(16**6):06x}"
+    return f"{encodable(socket.gethostname())[:40]}-{os.getpid()}-{random.SystemRandom().randrange(16**6):06x}"
 
 
 class TaskRunner:
@@ -98,7 +100,7 @@ class TaskRunner:
         self._announcer = Announcer(self._wakeup, self._watchdog, clock, origin=self)
         self._exchanger = Exchanger(
             store.tasks,
-            handlers,
+            self._able,
             self._flights,
             worker=self.worker_id,
             concurrency=concurrency,
@@ -131,6 +133,7 @@ class TaskRunner:
             concurrency=concurrency,
             settle=self._exchanger.settle,
             report=self._keeper.report,
+            abilities_changed=self._exchanger.reconsider,
         )
         self._maintenance = maintenance or Maintenance(
             store,
@@ -160,6 +163,7 @@ class TaskRunner:
                 return
             if self._state == "stopped":
                 raise InvalidArgument("This runner was stopped.", "make a new TaskRunner.")
+            refuse_while_imported("starts to run tasks")
             self._wakeup.listen()
             if self._runs:
                 self._end_service = self._handlers.serve(self._offer)
@@ -249,7 +253,7 @@ class TaskRunner:
                 WorkerInfo(
                     worker=self.worker_id,
                     pid=os.getpid(),
-                    host=socket.gethostname(),
+                    host=encodable(socket.gethostname()),
                     wake_port=self._wakeup.port,
                     capabilities=offers,
                     started_at=self._started_at,
@@ -277,6 +281,10 @@ class TaskRunner:
         self._offer()
         if self._clock.monotonic() - self._seen_at >= SIGN_OF_LIFE:
             self._register()
+
+    def _able(self) -> frozenset[str]:
+        """What can be begun here now: without what the system refuses, or what stuck threads leave no room for."""
+        return self._handlers.capabilities(without=self._executor.unable())
 
     def _offers(self) -> tuple[str, ...]:
         return tuple(sorted(self._handlers.capabilities())) if self._runs else ()

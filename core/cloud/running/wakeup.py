@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from core.clock import Clock, SystemClock
 from core.cloud.store.base import WorkerStore
 from core.errors import HeablcoinError
+from core.safe_text import encodable
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ class WakeUp:
     def __init__(self, workers: WorkerStore | None = None, *, clock: Clock | None = None) -> None:
         self._workers = workers
         self._clock = clock or SystemClock()
-        self._host = socket.gethostname()
+        self._host = encodable(socket.gethostname())
         self._lock = threading.Lock()
         self._subscribers: tuple[Subscriber, ...] = ()
         self._peers: tuple[int, ...] = ()

@@ -25,16 +25,20 @@ class Watchdog:
         self._thread: threading.Thread | None = None
 
     def at(self, moment: float, action: Action) -> None:
-        """Call `action` at `moment` (a reading of the clock's `monotonic`), or at once when that is past."""
+        """Call `action` at `moment` (a reading of the clock's `monotonic`), or at once when that is past.
+
+        Raises RuntimeError, and nothing will be called, when its thread is needed and the system refuses it.
+        """
         with self._changed:
             if self._closed:
                 return
+            if self._thread is None:
+                thread = threading.Thread(target=self._run, name="heablcoin-watchdog", daemon=True)
+                thread.start()
+                self._thread = thread
             entry = (moment, next(self._numbers), action)
             heapq.heappush(self._heap, entry)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="heablcoin-watchdog", daemon=True)
-                self._thread.start()
-            elif self._heap[0] is entry:
+            if self._heap[0] is entry:
                 self._changed.notify()
 
     def wake(self) -> None:
@@ -62,5 +66,5 @@ class Watchdog:
                 action = heapq.heappop(self._heap)[2]
             try:
                 action()
-            except Exception:
+            except BaseException:
                 log.exception("a deadline's action failed")

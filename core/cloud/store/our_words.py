@@ -12,6 +12,7 @@ from core.errors import (
     StoreError,
     StoreFull,
     StoreReadOnly,
+    StoreRefused,
 )
 
 
@@ -43,7 +44,8 @@ def in_our_words(error: apsw.Error, location: str) -> Exception:
     for kinds, our_error, message, fix in _MEANINGS:
         if isinstance(error, kinds):
             return our_error(message.format(location), fix)
-    return StoreError(
+    lasting = isinstance(error, (apsw.ConstraintError, apsw.MismatchError, apsw.RangeError))
+    return (StoreRefused if lasting else StoreError)(
         f"The database {location} refused a change ({type(error).__name__}: {error}); nothing was changed.",
         "this should not happen: please report it, with the log.",
     )
