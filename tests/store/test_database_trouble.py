@@ -24,6 +24,7 @@ from core.errors import (
     StoreError,
     StoreFull,
     StoreReadOnly,
+    StoreRefused,
     StoreUnsafe,
 )
 
@@ -293,7 +294,7 @@ def test_a_snapshot_sees_one_moment(path):
         (apsw.CorruptError, StoreCorrupt),
         (apsw.NotADBError, StoreCorrupt),
         (apsw.IOError, StoreError),
-        (apsw.ConstraintError, StoreError),
+        (apsw.ConstraintError, StoreRefused),
         (apsw.TooBigError, InvalidArgument),
     ],
 )
