@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PYTEST ?= -n 2 --dist worksteal -m "not soak and not inspector and not conformance"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format lock chaos soak bench inspector conformance mcpb docs clean
+.PHONY: help demo test check format lock chaos soak bench inspector conformance mcpb docs picture clean
 
 help: ## what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -76,6 +76,9 @@ mcpb: $(VENV)/.dev ## the one-click bundle for Claude Desktop
 
 docs: $(VENV)/.dev ## write the generated pages anew
 	@$(BIN)/python -m server.docs
+
+picture: $(VENV)/.dev ## draw docs/demo.svg from a run of the demo
+	@$(BIN)/python packaging/draw_demo.py
 
 clean: ## remove everything made here
 	rm -rf .venv .venv-* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -108,6 +109,55 @@ class Table:
         return f"\n### {self.title}\n\n" + "\n".join(out)
 
 
+_NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?")
+
+
+def over_runs(runs: Sequence[Sequence[Table]]) -> list[Table]:
+    """The tables of several runs as one: each figure is the median of its runs, the first of a cell with its range.
+
+    `3,219 [2,950 to 3,400] (p50 0.29 ms)`: the run in the middle, the lowest and the highest. Runs of one suite have the
+    same tables; a row that some run lacks is left out, with a line on stderr.
+    """
+    if len(runs) == 1:
+        return list(runs[0])
+    merged = []
+    for at, first in enumerate(runs[0]):
+        table = Table(first.title, first.columns)
+        others = [run[at] for run in runs]
+        for row, key in zip(first.rows, _keys(first), strict=True):
+            same = [other.rows[keys.index(key)] for other in others if key in (keys := _keys(other))]
+            if len(same) == len(runs):
+                table.rows.append([_over(cells) for cells in zip(*same, strict=True)])
+            else:
+                print(f"left out, not in every run: {first.title}, {row[0]}", file=sys.stderr)
+        merged.append(table)
+    return merged
+
+
+def _keys(table: Table) -> list[tuple[str, int]]:
+    """What tells the rows of a table apart: the first cell, and the how manieth row with it this is."""
+    names = [row[0] for row in table.rows]
+    return [(name, names[:at].count(name)) for at, name in enumerate(names)]
+
+
+def _over(cells: Sequence[str]) -> str:
+    """One cell for those of all runs."""
+    if len(set(cells)) == 1:
+        return cells[0]
+    numbers = [_NUMBER.findall(cell) for cell in cells]
+    if not numbers[0] or len({len(each) for each in numbers}) > 1:
+        return " / ".join(dict.fromkeys(cells))
+    shown = [sorted(each, key=lambda text: float(text.replace(",", ""))) for each in zip(*numbers, strict=True)]
+    middles = iter([each[(len(each) - 1) // 2] for each in shown])
+    text = _NUMBER.sub(lambda _: next(middles), cells[0])
+    first = _NUMBER.search(text)
+    assert first is not None
+    unit = re.match(r"x|%", text[first.end() :])
+    after = first.end() + (unit.end() if unit else 0)
+    low, high = shown[0][0], shown[0][-1]
+    return text if low == high else f"{text[:after]} [{low} to {high}]{text[after:]}"
+
+
 def save(suite: str, tables: Sequence[Table]) -> Path:
     """Keep a suite's tables, with when and where they were taken, for docs/benchmarks.md."""
     RESULTS.mkdir(exist_ok=True)
@@ -125,14 +175,14 @@ def save(suite: str, tables: Sequence[Table]) -> Path:
     return file
 
 
-def put_into_docs(suite: str, tables: Sequence[Table], page: Path = PAGE) -> None:
+def put_into_docs(suite: str, tables: Sequence[Table], runs: int, page: Path = PAGE) -> None:
     """Replace what stands between the suite's two marks in docs/benchmarks.md by these tables and when they were taken."""
     begin, end = f"<!-- {suite} -->", f"<!-- /{suite} -->"
     before, _, rest = page.read_text(encoding="utf-8").partition(begin)
     _, found, after = rest.partition(end)
     if not found:
         raise ValueError(f"{page} has no marks {begin} and {end}")
-    taken = f"\nTaken {time.strftime('%Y-%m-%d')} with Python {sys.version.split()[0]} on {os.cpu_count()} cores ({platform.system()}).\n"
+    taken = f"\nTaken {time.strftime('%Y-%m-%d')} with Python {sys.version.split()[0]} on {os.cpu_count()} cores ({platform.system()}); {runs} run{'' if runs == 1 else 's'}.\n"
     body = "\n".join(str(table) for table in tables)
     page.write_text(f"{before}{begin}\n{taken}{body}\n\n{end}{after}", encoding="utf-8")
 

@@ -7,11 +7,13 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import apsw
 import pytest
 from pydantic import SecretStr
 
+from benchmarks.measure import Table, over_runs
 from core.cloud.api_manager import ApiEndpoint, ApiManager
 from core.cloud.enhanced_publisher import EnhancedCloudTaskPublisher
 from core.cloud.handlers.files import load_handlers
@@ -306,3 +308,39 @@ def test_both_readmes_show_the_same_commands_configurations_and_handlers():
 def test_the_decision_index_lists_every_record():
     records = sorted(file.name for file in (ROOT / "docs/decisions").glob("0*.md"))
     assert re.findall(r"\]\((0[^)]+)\)", text_of("docs/decisions/README.md")) == records
+
+
+def test_the_picture_shows_what_a_run_of_the_demo_said():
+    picture = ET.parse(ROOT / "docs/demo.svg").getroot()
+    lines = [node.text or "" for node in picture if node.tag.endswith("text")]
+    seen = [line.removeprefix(" ✓ ") for line in lines if line.startswith(" ✓ ")]
+    assert seen == [fact.text for fact in facts(Observed())], "run `make picture`"
+    assert any("KILL -9" in line for line in lines)
+    assert not any(str(Path.home()) in line or "/work" in line or "/tmp" in line for line in lines)
+
+
+def test_the_registrys_entry_and_the_readmes_agree_on_the_settings():
+    entry = json.loads(text_of("server.json"))["packages"][0]["environmentVariables"]
+    proposed = {
+        each["name"]: each["default"] for each in entry if each["name"].startswith(PREFIX) and "default" in each
+    }
+    own = {PREFIX + name.upper(): shown_default(field.default) for name, field in Settings.model_fields.items()}
+    differing = {name for name, value in proposed.items() if value != own[name]}
+    assert differing <= {f"{PREFIX}ENDPOINTS_FROM_ENV"}
+    for page in READMES:
+        assert all(f"`{name}={proposed[name]}`" in text_of(page) for name in differing)
+
+
+def test_published_figures_are_medians_with_their_range():
+    runs = [
+        [
+            Table(
+                "Rates",
+                ["what", "ours"],
+                [["one", f"{value} (p50 {value / 10} ms)"], ["two", f"{value / 100}x"], ["two", "-"]],
+            )
+        ]
+        for value in (30, 10, 20, 50, 40)
+    ]
+    (merged,) = over_runs(runs)
+    assert merged.rows == [["one", "30 [10 to 50] (p50 3.0 ms)"], ["two", "0.3x [0.1 to 0.5]"], ["two", "-"]]
