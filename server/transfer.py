@@ -3,9 +3,9 @@
 import sys
 from pathlib import Path
 
+from core.cloud.enhanced_publisher import EnhancedCloudTaskPublisher
 from core.errors import InvalidArgument
 from core.paths import MEMORY, database_path
-from server.serving import open_runtime
 from server.settings import load_settings
 
 
@@ -14,11 +14,9 @@ def bring_in(file: str, database: str | None) -> int:
 
     1 when there was no task in the file.
     """
-    runtime = open_runtime(load_settings(database=database, concurrency=0))
-    try:
-        imported = runtime.publisher.import_(sys.stdin.buffer if file == "-" else file)
-    finally:
-        runtime.stop(0)
+    settings = load_settings(database=database)
+    with EnhancedCloudTaskPublisher(settings.database or None) as publisher:  # without a pool: no key is looked for
+        imported = publisher.import_(sys.stdin.buffer if file == "-" else file)
     for note in imported.notes:
         _say(note)
     if not imported.added and not imported.present:
@@ -32,18 +30,15 @@ def bring_in(file: str, database: str | None) -> int:
 
 def write_out(file: str, database: str | None) -> int:
     """Write every task. Refused when there is no database: an export must not make one and call it empty."""
-    settings = load_settings(database=database, concurrency=0)
+    settings = load_settings(database=database)
     where = settings.database or database_path()
     if where != MEMORY and not Path(where).expanduser().exists():
         raise InvalidArgument(
             f"There is no database {Path(where).expanduser().absolute()}; nothing was written.",
             "name the right one with --database or HEABLCOIN_CLOUD_DATABASE; `heablcoin-cloud doctor` shows which is used.",
         )
-    runtime = open_runtime(settings)
-    try:
-        count = runtime.publisher.export(sys.stdout.buffer if file == "-" else file)
-    finally:
-        runtime.stop(0)
+    with EnhancedCloudTaskPublisher(settings.database or None) as publisher:
+        count = publisher.export(sys.stdout.buffer if file == "-" else file)
     _say(f"{_count(count, 'task')} written.")
     return 0
 

@@ -626,3 +626,15 @@ def test_the_doctor_names_the_way_out_of_a_bare_command(
     assert cli.main(["doctor", "--database", str(tmp_path / "q.db")]) == 0
     assert "note Windsurf" in (said := capsys.readouterr().out)
     assert "`spawn heablcoin-cloud ENOENT`). Fix: use the absolute path" in said
+
+
+def test_an_export_says_nothing_of_keys(tmp_path: Path) -> None:
+    database = tmp_path / "queue.db"
+    store = open_store(str(database))
+    manager = ApiManager(store.pool, keys=KeyStore("file"))
+    manager.add_endpoint(ApiEndpoint("ds", "https://api.example.com/v1", KEY))
+    manager.add_endpoint(ApiEndpoint("ds", "https://api.example.org/v1"))  # its key is for the other address
+    manager.close()
+    store.close()
+    done = run("export", "out.jsonl", "--database", str(database), folder=tmp_path, keys="file")
+    assert (done.returncode, done.stderr) == (0, "0 tasks written.\n")

@@ -172,6 +172,18 @@ def test_a_sentence_reads_well_and_leads_on(action, words, tmp_path):
     assert words in refusal(lambda: action(tmp_path))
 
 
+@pytest.mark.parametrize(
+    "said", [{"error": "boom"}, {"error": {"message": "boom"}}, {"error": {"message": "boom", "code": 503}}]
+)
+def test_a_status_that_nobody_sent_is_not_quoted(said):
+    manager = ApiManager()
+    manager.add_endpoint(ApiEndpoint("a", "http://127.0.0.1:9/v1", "key"))
+    text = refusal(lambda: manager.call_with_retry(lambda _: said, max_retries=1))
+    manager.close()
+    assert "the answer reports an error: boom" in text
+    assert "HTTP" not in text
+
+
 def test_a_fresh_database_is_created_and_not_migrated(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         open_store(str(tmp_path / "queue.db")).close()

@@ -109,7 +109,11 @@ def _by_status(error: BaseException, status: int, headers: Mapping[str, str], no
     if in_body is not None and kind in {OutcomeClass.RATE_LIMITED, OutcomeClass.TRANSIENT}:
         wait = max(in_body, wait or 0.0)
     excerpt = _excerpt(error)
-    answer = "" if f"HTTP {status}" in excerpt else " ".join(part for part in (f"HTTP {status}", code) if part)
+    # The status of an error that stands in an answer is what it amounts to: nobody sent it.
+    nobody_sent_it = f"HTTP {status}" in excerpt or "the answer reports an error" in excerpt
+    answer = (
+        code if nobody_sent_it and code not in excerpt else "" if nobody_sent_it else f"HTTP {status} {code}".strip()
+    )
     return Outcome(
         kind,
         status,
