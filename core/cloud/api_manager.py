@@ -291,6 +291,7 @@ class ApiManager:
         endpoint: str | None,
         hedge_after: float | str | None = None,
         needs: frozenset[str] = NO_NEEDS,
+        model: str = "",
     ) -> CallPlan:
         check_bounds(max_retries, deadline)
         if not 1 <= backoff_factor <= 1000:
@@ -307,6 +308,7 @@ class ApiManager:
             endpoint or "",
             checked_hedge(hedge_after) or self._hedge_after,
             needs=needs,
+            model=model,
             usage_of=usage_of,
         )
 
@@ -319,6 +321,7 @@ class ApiManager:
             endpoint=options.get("endpoint"),
             hedge_after=options.get("hedge_after"),
             needs=JSON_NEEDS if options.get("json") else NO_NEEDS,
+            model=options.get("model", ""),
         )
 
     def _make_ready(self) -> None:

@@ -5,6 +5,7 @@ import threading
 import pytest
 
 from core.clock import ManualClock
+from core.cloud.pool.adaptation import Adaptation, How
 from core.cloud.pool.endpoint import ApiEndpoint
 from core.cloud.pool.health import TRIP
 from core.cloud.pool.ledger import Listing, Refusal, Refused
@@ -411,3 +412,46 @@ class TestSqlite:
         store.flush()
         refused = account.admit(clock)
         assert why(refused) is Refusal.REMOVED
+
+
+TEMPERATURE = Adaptation(How.OMIT, "temperature", model="m")
+TOP_P = Adaptation(How.UNLESS, "top_p", "temperature", "m")
+ROLE = Adaptation(How.ROLE, "system", "user")
+
+
+def test_what_an_endpoint_refuses_is_listed_with_it_and_adds_up(views):
+    mine, theirs = views
+    mine.save(Listing(endpoint(), needs_key=False))
+    mine.open(endpoint()).adapt(endpoint().adapted_by((TEMPERATURE,)))
+    assert [listing.adapted for listing in mine.endpoints()] == [(TEMPERATURE,)], "known before it is written"
+    mine.flush()
+    theirs.open(endpoint()).adapt(endpoint().adapted_by((TEMPERATURE, TOP_P, ROLE)))
+    theirs.flush()
+    before = mine.version()
+    mine.open(endpoint()).adapt(endpoint().adapted_by((TEMPERATURE, TOP_P, ROLE)))
+    mine.flush()
+    assert [listing.adapted for listing in mine.endpoints()] == [(TEMPERATURE, TOP_P, ROLE)]
+    assert mine.version() == before, "nothing new, nothing to look at"
+
+
+@pytest.mark.parametrize("change", ["saved", "changed", "removed"])
+def test_what_an_endpoint_refuses_is_forgotten_when_it_is_saved_or_removed(views, change):
+    mine, theirs = views
+    mine.save(Listing(endpoint(), needs_key=False))
+    mine.open(endpoint()).adapt(endpoint().adapted_by((TEMPERATURE,)))
+    mine.flush()
+    if change == "removed":
+        theirs.open(endpoint())
+        theirs.remove("a")
+    theirs.save(Listing(endpoint(model="another" if change == "changed" else ""), needs_key=False))
+    assert [listing.adapted for listing in mine.endpoints()] == [()]
+
+
+def test_what_settings_refused_that_are_no_more_is_not_kept(views):
+    mine, theirs = views
+    mine.save(Listing(endpoint(), needs_key=False))
+    account = mine.open(endpoint())
+    theirs.save(Listing(endpoint(model="another"), needs_key=False))
+    account.adapt(endpoint().adapted_by((TEMPERATURE,)))
+    mine.flush()
+    assert [listing.adapted for listing in theirs.endpoints()] == [()]

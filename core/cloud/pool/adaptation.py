@@ -5,12 +5,13 @@ Learned from its refusals (`refusal.py`), remembered with the endpoint, applied 
 
 import json
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 
 from core.json_types import Json, JsonObject
 
-MOST = 16
+MOST = 32
 """Adaptations that one endpoint may have: a server that asks for more is not spoken to in a way that helps."""
 MEANING = frozenset(
     {
@@ -57,6 +58,8 @@ class Adaptation:
     how: How
     field: str
     to: str = ""
+    model: str = ""
+    """The model that refused; '' for any."""
 
     @property
     def name(self) -> str:
@@ -88,31 +91,35 @@ def merged(known: Sequence[Adaptation], found: Iterable[Adaptation]) -> tuple[Ad
         if one in result:
             continue
         if one.how is How.CAP:
-            result = [old for old in result if (old.how, old.field) != (one.how, one.field)]
+            result = [old for old in result if (old.how, old.field, old.model) != (one.how, one.field, one.model)]
         result.append(one)
     return tuple(result[:MOST])
 
 
+def described(adaptations: Iterable[Adaptation], own: str) -> list[str]:
+    """In words; the model is named where it is not the endpoint's `own`."""
+    return [f"{one} ({one.model})" if one.model not in {"", own} else str(one) for one in adaptations]
+
+
 def to_text(adaptations: Iterable[Adaptation]) -> str:
     """As JSON, for a store."""
-    return json.dumps([[str(one.how), one.field, one.to] for one in adaptations], ensure_ascii=False)
+    return json.dumps([[str(one.how), one.field, one.to, one.model] for one in adaptations], ensure_ascii=False)
 
 
 def from_text(text: str) -> tuple[Adaptation, ...]:
     """From JSON; what only a newer version knows is left out."""
     found = []
-    for how, field, to in json.loads(text):
-        try:
-            found.append(Adaptation(How(how), field, to))
-        except ValueError:
-            continue
+    for how, field, to, model in json.loads(text):
+        with suppress(ValueError):
+            found.append(Adaptation(How(how), field, to, model))
     return tuple(found)
 
 
 def adapt(body: JsonObject, adaptations: Iterable[Adaptation]) -> tuple[str, ...]:
     """Change a request's body (its messages are replaced, not changed); the names of what was changed."""
     # Roles last: leaving a field out may put a system message in its place.
-    ordered = sorted(adaptations, key=lambda one: one.how is How.ROLE)
+    model = body.get("model")
+    ordered = sorted((one for one in adaptations if one.model in {"", model}), key=lambda one: one.how is How.ROLE)
     return tuple(dict.fromkeys(one.name for one in ordered if _CHANGES[one.how](body, one)))
 
 

@@ -17,7 +17,6 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
-from core.cloud.pool.adaptation import MOST, Adaptation
 from core.cloud.pool.attempts import AttemptRecord, exhausted
 from core.cloud.pool.health import HoldKind
 from core.cloud.pool.ledger import BUSY_POLL, Refused
@@ -27,6 +26,7 @@ from core.cloud.pool.member import Member
 from core.cloud.pool.outcome import OK, Outcome, OutcomeClass, classify, headers_of
 from core.cloud.pool.pool import NO_USAGE, Flight, Pool, Usage
 from core.cloud.pool.selection import Roster
+from core.cloud.pool.unsuited import Unsuited
 from core.cloud.pool.usage import tokens_of
 from core.cloud.pool.waits import exhausted_for
 from core.errors import AllEndpointsFailed, HeablcoinError
@@ -124,6 +124,8 @@ class CallPlan:
     hedge_after: float | str | None = None
     keep_open: bool = False
     """A success is the beginning of a stream: the caller settles its flight at the end."""
+    model: str = ""
+    """The model that the call names; '' for each endpoint's own."""
     needs: frozenset[str] = frozenset()
     """Fields without which the answer means something else: endpoints that are known to refuse them are asked last."""
     usage_of: Callable[[Any, float], Usage] = no_usage
@@ -143,21 +145,18 @@ class Call:
     """The state of one call; `steps` is the generator."""
 
     __slots__ = (
-        "_again",
         "_again_at",
         "_asked",
-        "_bent",
         "_callers",
         "_ends",
         "_flying",
-        "_larger",
         "_notes",
         "_plan",
         "_pool",
         "_records",
         "_started",
-        "_tried",
         "_turn",
+        "_unsuited",
         "error",
     )
 
@@ -171,13 +170,8 @@ class Call:
         self._again_at: dict[Member, float] = {}
         """Members that were asked and may be asked again, and from when (monotonic)."""
         self._notes: dict[str, str] = {}
-        self._again: Member | None = None
-        """To ask next, because the reason for which it refused the request is mended."""
-        self._bent: set[Member] = set()
-        """Put off, because they serve the call only with something of meaning left out."""
-        self._larger: set[Member] = set()
-        """To ask before others: their context window is known to be larger than that of an endpoint which was too small."""
-        self._tried: set[tuple[str, Adaptation]] = set()
+        self._unsuited: Unsuited | None = None
+        """What refusals taught; None while there were none."""
         self._turn: Turn | None = None
         """Its place among the calls that wait."""
         self.error: Exception | None = None
@@ -187,8 +181,10 @@ class Call:
     def steps(self) -> Generator[Command, Event, Success]:
         """Make the call. Closing the generator early frees what it holds."""
         self._pool.hedges.earn()
-        self._put_off()
         try:
+            if self._plan.needs and self._pool.bent:
+                self._unsuited = Unsuited()
+                self._asked |= self._unsuited.put_off(self._roster().members, self._plan.needs, self._plan.model)
             while True:
                 member, last_resort = self._choose()
                 if member is None:
@@ -242,23 +238,17 @@ class Call:
         if not self._bend():
             yield self._wait()
 
-    def _put_off(self) -> None:
-        """Endpoints that are known to refuse what the call needs are asked last."""
-        if not self._plan.needs or not self._pool.bent:
-            return
-        self._bent = {member for member in self._roster().members if member.refuses & self._plan.needs}
-        self._asked |= self._bent
-
     def _bend(self, *, last: bool = False) -> bool:
-        """Whether what was put off is to be asked now: nobody else is left (`last`: or no attempt is)."""
-        if not self._bent or not (last or self._others_failed()):
+        """Whether endpoints that were put off are to be asked now: nobody else is left (`last`: or no attempt is)."""
+        unsuited = self._unsuited
+        if unsuited is None or not unsuited.bent or not (last or self._others_failed()):
             return False
         if last:
             self._asked |= set(self._roster().members)
             self._again_at.clear()
             self._started = self._plan.max_attempts - 1
-        self._asked -= self._bent
-        self._bent = set()
+        self._asked -= unsuited.bent
+        unsuited.bent = set()
         return True
 
     def _others_failed(self) -> bool:
@@ -270,14 +260,12 @@ class Call:
     def _choose(self) -> tuple[Member | None, bool]:
         """The endpoint to ask now, and whether it is a last resort; None when the call has to wait."""
         now = self._pool.time()
-        again, self._again = self._again, None
+        unsuited = self._unsuited
+        again = None if unsuited is None else unsuited.take_again()
         if again is not None and again.ready_at <= now and self._pool.members.get(again.name) is again:
             return again, False
         if self._again_at:
-            monotonic = self._pool.clock.monotonic()
-            for rested in [member for member, at in self._again_at.items() if at <= monotonic]:
-                del self._again_at[rested]
-                self._asked.discard(rested)
+            self._rest_over()
         if self._turn is not None:
             self._turn.called = False
         roster = self._roster()
@@ -286,9 +274,8 @@ class Call:
             if avoid is EVERYONE:
                 return None, False
             member = None
-            if self._larger:
-                rest = {other for other in roster.members if other not in self._larger}
-                member = roster.choose(self._plan.strategy, now, avoid | rest)
+            if unsuited is not None and unsuited.larger:
+                member = roster.choose(self._plan.strategy, now, avoid | unsuited.not_larger(roster.members))
             member = member or roster.choose(self._plan.strategy, now, avoid)
             last_resort = member is None
             if member is None:
@@ -297,6 +284,13 @@ class Call:
                 return member, last_resort
             self._asked.add(member)
             self._notes[member.name] = "too many of its recent calls failed to spend more retries on it"
+
+    def _rest_over(self) -> None:
+        """Endpoints whose rest is over may be asked again."""
+        monotonic = self._pool.clock.monotonic()
+        for rested in [member for member, at in self._again_at.items() if at <= monotonic]:
+            del self._again_at[rested]
+            self._asked.discard(rested)
 
     def _avoided(self) -> AbstractSet[Member]:
         """Members not to ask: those that were, and those that calls ahead of this one wait for."""
@@ -449,31 +443,18 @@ class Call:
 
     def _refused(self, member: Member, outcome: Outcome) -> None:
         """Ask again at once, at no attempt's cost, where a change of the request mends it; else never again in this call."""
-        fresh = [one for one in outcome.adaptations if (member.name, one) not in self._tried]
-        if fresh and len(self._tried) < MOST:
-            self._tried.update((member.name, one) for one in fresh)
+        unsuited = self._unsuited = self._unsuited or Unsuited()
+        fresh = unsuited.fresh(member, outcome.adaptations)
+        if fresh:
             self._pool.adapt(member, fresh)
             self._started -= 1
-            if any(one.loses for one in fresh):
-                self._bent.add(member)
-            else:
+            if unsuited.mended(member, fresh):
                 self._asked.discard(member)
-                self._again = member
         elif outcome.limit is Limit.CONTEXT:
-            self._too_small(member, outcome.window)
-
-    def _too_small(self, member: Member, window: int) -> None:
-        """The request is longer than this endpoint's context window: it goes to those whose is larger, if that is known."""
-        member.window = member.endpoint.context_window or window or member.window
-        if not member.window:
-            return
-        for other in self._roster().members:
-            if other.window > member.window:
-                self._larger.add(other)
-            elif other.window and other not in self._asked:
-                self._asked.add(other)
-                self._notes[other.name] = f"not asked: its context window of {other.window} tokens is no larger"
-        self._larger = {other for other in self._larger if other.window > member.window}
+            for other in unsuited.too_small(member, outcome.window, self._roster().members):
+                if other not in self._asked:
+                    self._asked.add(other)
+                    self._notes[other.name] = f"not asked: its context window of {other.window} tokens is no larger"
 
     def _backoff(self) -> float:
         """Full jitter, so that callers that failed together do not come back together."""

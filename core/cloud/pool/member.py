@@ -1,5 +1,7 @@
 """An endpoint as one pool sees it: its book, and what this process measured of it."""
 
+from collections.abc import Set as AbstractSet
+
 from core.cloud.pool.adaptation import Adaptation
 from core.cloud.pool.attempts import KEYLESS
 from core.cloud.pool.endpoint import ApiEndpoint, ApiStatus
@@ -45,7 +47,6 @@ class Member:
         "needs_key",
         "noted_at",
         "ready_at",
-        "refuses",
         "window",
     )
 
@@ -81,15 +82,16 @@ class Member:
         """The same when no other endpoint is left."""
         self.window = endpoint.context_window
         """Tokens of its context window, as set or as its refusals told; 0 where it is not known."""
-        self.refuses: frozenset[str] = frozenset()
-        self.adapt(endpoint.adapted)
         self.refresh(0.0)
 
     def adapt(self, adaptations: tuple[Adaptation, ...]) -> None:
         """Change its requests by these from now on."""
-        if adaptations != self.endpoint.adapted:
-            self.endpoint = self.endpoint.adapted_by(adaptations)
-        self.refuses = frozenset(one.field for one in adaptations if one.loses)
+        self.endpoint = self.endpoint.adapted_by(adaptations)
+
+    def refuses(self, needs: AbstractSet[str], model: str) -> bool:
+        """Whether it is known to refuse one of these fields, of a call for `model` ('' for its own)."""
+        asked = self.endpoint.extra_body.get("model") or model or self.endpoint.model
+        return any(one.loses and one.field in needs and one.model in {"", asked} for one in self.endpoint.adapted)
 
     @property
     def in_flight(self) -> int:

@@ -86,6 +86,8 @@ def classify(error: BaseException, now: float) -> Outcome:
         return Outcome(OutcomeClass.ENDPOINT_FAULT, reason=_text(error))
     if isinstance(error, InvalidArgument):
         return Outcome(OutcomeClass.CALLER_FAULT, reason=_text(error))
+    if _is_filtered(error):
+        return Outcome(OutcomeClass.UNSUITED, reason=_text(error), same_again=False, limit=Limit.FILTER)
     status = status_of(error)
     if status >= 300:
         return _by_status(error, status, headers_of(error), now)
@@ -94,6 +96,13 @@ def classify(error: BaseException, now: float) -> Outcome:
     # A request that was sent and never answered may be at work still; one that found no connection is not.
     sent = timed_out and not names & _CONNECT_TIMEOUT_CLASSES
     return Outcome(OutcomeClass.TRANSIENT, reason=_text(error), timed_out=sent, same_again=not sent)
+
+
+def _is_filtered(error: BaseException) -> bool:
+    """An answer that holds nothing but the news that it was filtered: ours, and the openai SDK's."""
+    if type(error).__name__ == "ContentFilterFinishReasonError":
+        return True
+    return getattr(error, "kind", "") == "empty" and getattr(error, "code", "") == "content_filter"
 
 
 def _by_status(error: BaseException, status: int, headers: Mapping[str, str], now: float) -> Outcome:

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from core.clock import Clock
-from core.cloud.pool.adaptation import Adaptation, merged
+from core.cloud.pool.adaptation import Adaptation, described, merged
 from core.cloud.pool.health import CLOCK_SKEW
 from core.cloud.pool.hedge import HedgeBudget
 from core.cloud.pool.ledger import Refusal, outdated
@@ -101,7 +101,7 @@ class Pool:
         """These are the pool's members from now on."""
         self.members = {member.name: member for member in members}
         self.roster = Roster((member for member in self.members.values() if not member.keyless), self.rng)
-        self.bent = any(member.refuses for member in self.members.values())
+        self.bent = any(_loses(member) for member in self.members.values())
 
     def only(self, name: str) -> Roster:
         """A roster of one. Raises UnknownEndpoint."""
@@ -244,11 +244,11 @@ class Pool:
         if adaptations == known:
             return
         member.adapt(adaptations)
-        self.bent = self.bent or bool(member.refuses)
+        self.bent = self.bent or _loses(member)
         log.warning(
             "endpoint %s refuses part of its requests, which are changed from now on: %s",
             member.name,
-            "; ".join(str(one) for one in adaptations if one not in known),
+            "; ".join(described(adaptations[len(known) :] or adaptations, member.endpoint.model)),
         )
         if self.members.get(member.name) is member:
             member.account.adapt(member.endpoint)
@@ -260,3 +260,7 @@ class Pool:
     def close(self) -> None:
         if self._executor is not None:
             self._executor.shutdown()
+
+
+def _loses(member: Member) -> bool:
+    return any(one.loses for one in member.endpoint.adapted)

@@ -1,6 +1,7 @@
 """`get_stats()`: what the pool did and how it is, as plain JSON values."""
 
 from core.clock import to_iso
+from core.cloud.pool.adaptation import described
 from core.cloud.pool.endpoint import ApiEndpoint, ApiStatus
 from core.cloud.pool.latency import percentile
 from core.cloud.pool.member import Member
@@ -46,7 +47,7 @@ def _endpoint_stats(member: Member, status: ApiStatus, tally: Tally, now: float,
         "base_url": endpoint.base_url,
         "model": endpoint.model,
         "priority": endpoint.priority,
-        "adapted": [str(one) for one in endpoint.adapted],
+        "adapted": list(described(endpoint.adapted, endpoint.model)),
         "usable": not member.keyless,
         "why_not": member.why_not(now),
         "cooldown_seconds": round(max(0.0, member.ready_at - now), 3),

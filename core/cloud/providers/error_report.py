@@ -10,7 +10,7 @@ from core.cloud.pool.refusal import Told, told_by
 from core.cloud.pool.usage import TokenCounts, tokens_of
 from core.cloud.providers.base import ProviderError, Usage
 from core.cloud.providers.error_body import read_error
-from core.cloud.providers.wire import NOT_COUNTED, WireError, as_object
+from core.cloud.providers.wire import NOT_COUNTED, WireError, as_object, as_text
 from core.errors import UrlRefused
 from core.json_types import loads
 from core.network import HttpError, parse_url
@@ -125,16 +125,15 @@ def provider_error(
 def _told(endpoint: ApiEndpoint, problem: WireError, status: int, sent: bytes, model: str) -> Told | None:
     if problem.complaint is None:
         return None
-    body = loads(sent.decode()) if sent else None
-    told = told_by(
-        status,
-        problem.complaint,
-        body if isinstance(body, dict) else None,
-        endpoint.adapted,
-        endpoint.extra_body.keys(),
-    )
-    if told.limit is Limit.MODEL and model and model != endpoint.model and "model" not in endpoint.extra_body:
-        return replace(told, limit=Limit.CALLED_MODEL)
+    body = as_object(loads(sent.decode())) if sent else None
+    asked = as_text(body.get("model")) if body is not None else ""
+    known = [one for one in endpoint.adapted if one.model in {"", asked}]
+    told = told_by(status, problem.complaint, body, known, endpoint.extra_body.keys())
+    if told.adaptations:
+        told = replace(told, adaptations=tuple(replace(one, model=asked) for one in told.adaptations))
+    if model and model != endpoint.model and "model" not in endpoint.extra_body:
+        # What another model than the endpoint's own cannot do says nothing about the endpoint.
+        told = replace(told, window=0, limit=Limit.CALLED_MODEL if told.limit is Limit.MODEL else told.limit)
     return told
 
 

@@ -1,5 +1,6 @@
 """Requests that an endpoint refuses in part: changed, asked again at once, remembered. Over real HTTP."""
 
+import asyncio
 import json
 import logging
 
@@ -173,6 +174,45 @@ async def test_each_request_that_is_asked_again_takes_a_slot_of_the_limit(manage
     assert (await manager.achat("hi", temperature=0.2)).endpoint == "second"
     assert len(llm_server.arrivals("first")) == 1
     assert row(manager)["rate_limit"] == "1/1"
+
+
+async def test_what_one_model_refuses_is_not_left_out_for_another(manager, llm_server):
+    add(manager, llm_server, "first", TEMPERATURE, Step(text="hello"))
+    assert (await manager.achat("hi", temperature=0.2, model="o9")).adapted == ("temperature",)
+    assert (await manager.achat("hi", temperature=0.2)).adapted == ()
+    assert (await manager.achat("hi", temperature=0.2, model="o9")).adapted == ("temperature",)
+    assert ["temperature" in body for body in bodies(llm_server, "first")] == [True, False, True, False]
+    assert row(manager)["adapted"] == ["temperature left out (o9)"]
+
+
+async def test_a_context_window_of_another_model_is_not_taken_for_the_endpoints_own(manager, llm_server):
+    add(manager, llm_server, "first", CONTEXT, Step())
+    add(manager, llm_server, "second", CONTEXT, Step(), priority=2)
+    with pytest.raises(AllEndpointsFailed):
+        await manager.achat("hi", model="small")
+    assert [manager._pool.get(name).window for name in ("first", "second")] == [0, 0]
+
+
+@pytest.mark.parametrize("way", ["whole", "stream"])
+async def test_an_answer_that_was_filtered_away_sends_the_call_on_and_blames_nobody(manager, llm_server, way):
+    add(manager, llm_server, "first", Step(fault="empty", finish_reason="content_filter"))
+    add(manager, llm_server, "second", priority=2)
+    if way == "whole":
+        assert (await manager.achat("hi")).endpoint == "second"
+    else:
+        assert (await collected(manager.astream("hi")))[-1].endpoint == "second"
+    assert (row(manager)["status"], row(manager)["outcomes"]) == ("active", {"unsuited": 1})
+
+
+async def test_a_hedge_that_is_refused_is_mended_while_the_first_is_still_at_work(manager, llm_server):
+    gate = llm_server.gate()
+    add(manager, llm_server, "first", Step(text="slow", gate=gate))
+    add(manager, llm_server, "second", TEMPERATURE, Step(text="fast"), priority=2)
+    asked = asyncio.ensure_future(manager.achat("hi", temperature=0.2, hedge_after=0.02))
+    await asyncio.to_thread(llm_server.wait_for_arrivals, 1, "second")
+    gate.open()
+    assert (await asked).text in {"slow", "fast"}
+    assert (row(manager, "second")["status"], row(manager, "second")["in_flight"]) == ("active", 0)
 
 
 async def test_a_function_of_the_users_own_goes_to_the_next_endpoint(manager, llm_server):

@@ -1,0 +1,62 @@
+"""What a call learns from endpoints that cannot serve it as it is. Pure."""
+
+from collections.abc import Collection, Iterable
+from collections.abc import Set as AbstractSet
+
+from core.cloud.pool.adaptation import Adaptation
+from core.cloud.pool.member import Member
+
+MOST_TRIED = 16
+"""Changes that one call makes to what it asks."""
+
+
+class Unsuited:
+    """The refusals of one call: which endpoints to ask again, last, first, or not at all."""
+
+    __slots__ = ("_again", "_tried", "bent", "larger")
+
+    def __init__(self) -> None:
+        self.bent: set[Member] = set()
+        """Put off, because they serve the call only with something of meaning left out."""
+        self.larger: set[Member] = set()
+        """To ask before others: their context window is known to be larger than that of an endpoint which was too small."""
+        self._again: Member | None = None
+        self._tried: set[tuple[str, Adaptation]] = set()
+
+    def put_off(self, members: Iterable[Member], needs: AbstractSet[str], model: str) -> set[Member]:
+        """Those that are known to refuse what the call needs; they are asked last."""
+        self.bent = {member for member in members if member.refuses(needs, model)}
+        return self.bent
+
+    def fresh(self, member: Member, adaptations: Iterable[Adaptation]) -> list[Adaptation]:
+        """What this call has not tried yet at this endpoint, noted as tried; nothing once it tried enough."""
+        found = [one for one in adaptations if (member.name, one) not in self._tried]
+        if len(self._tried) + len(found) > MOST_TRIED:
+            return []
+        self._tried.update((member.name, one) for one in found)
+        return found
+
+    def mended(self, member: Member, adaptations: Iterable[Adaptation]) -> bool:
+        """Whether the endpoint is to be asked again next: not when something of meaning is left out, which others may take."""
+        if any(one.loses for one in adaptations):
+            self.bent.add(member)
+            return False
+        self._again = member
+        return True
+
+    def take_again(self) -> Member | None:
+        """The endpoint to ask next, once."""
+        again, self._again = self._again, None
+        return again
+
+    def too_small(self, member: Member, window: int, others: Collection[Member]) -> list[Member]:
+        """The request is longer than `member`'s context window (`window` tokens, if it told): who need not be asked either."""
+        member.window = member.endpoint.context_window or window or member.window
+        if not member.window:
+            return []
+        self.larger = {other for other in others if other.window > member.window}
+        return [other for other in others if 0 < other.window <= member.window]
+
+    def not_larger(self, members: Iterable[Member]) -> set[Member]:
+        """Those whose context window is not known to be larger."""
+        return {member for member in members if member not in self.larger}
