@@ -103,10 +103,13 @@ class AllEndpointsFailed(HeablcoinError, RuntimeError):
         *,
         attempts: tuple[object, ...] = (),
         retry_after: float | None = None,
+        final: bool = False,
     ) -> None:
         super().__init__(message, fix)
         self.attempts = attempts
         self.retry_after = retry_after
+        self.final = final
+        """Every endpoint refused the request itself: asking again as before cannot help."""
 
 
 class StoreError(HeablcoinError):

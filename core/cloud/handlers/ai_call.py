@@ -10,7 +10,7 @@ from core.cloud.pool.chat import ChatOptions, ChatResult, check_has_text, reques
 from core.cloud.pool.selection import check_strategy
 from core.cloud.providers.base import Message
 from core.cloud.queue.graph import heads, with_stand_ins
-from core.errors import HeablcoinError, Permanent
+from core.errors import AllEndpointsFailed, HeablcoinError, Permanent
 from core.json_types import Json, JsonObject, dumps
 
 NAME = "ai_call"
@@ -52,7 +52,12 @@ def register_ai_call(registry: HandlerRegistry, manager: ChatPool) -> None:
     async def ai_call(payload: Json) -> Json:
         """Ask a language model; see parse() for the payload and as_result() for the result."""
         messages, options = parse(payload)
-        answer = await manager.achat(messages, **options)
+        try:
+            answer = await manager.achat(messages, **options)
+        except AllEndpointsFailed as failure:
+            if failure.final:
+                raise Permanent(failure.message, failure.fix) from failure
+            raise
         check_has_text(answer, options.get("max_tokens"))
         return as_result(answer, wants_json=options.get("json", False))
 

@@ -39,9 +39,12 @@ class AttemptRecord:
 
 
 def exhausted(
-    attempts: tuple[AttemptRecord, ...], skipped: Mapping[str, str], retry_after: float | None
+    attempts: tuple[AttemptRecord, ...], skipped: Mapping[str, str], retry_after: float | None, *, later: bool = True
 ) -> AllEndpointsFailed:
-    """The error for a call that nobody answered: one line per attempt and per endpoint that was not asked."""
+    """The error for a call that nobody answered: one line per attempt and per endpoint that was not asked.
+
+    `later`: an endpoint that was not asked may serve the call at another time.
+    """
     lines = [f"  {number}. {record}" for number, record in enumerate(attempts, 1)]
     names = list(skipped)
     lines += [f"  - {name}: {skipped[name]}" for name in names[:MOST_SKIPPED]]
@@ -60,19 +63,26 @@ def exhausted(
         _fix(attempts, skipped, retry_after),
         attempts=attempts,
         retry_after=retry_after,
+        final=bool(refusals_of(attempts)) and not later,
     )
+
+
+def refusals_of(attempts: tuple[AttemptRecord, ...]) -> list[AttemptRecord]:
+    """Each endpoint's last attempt, where all have refused the request for a limit of theirs; else nothing."""
+    last = {record.endpoint: record for record in attempts}
+    refused = all(record.outcome is OutcomeClass.UNSUITED for record in last.values())
+    return list(last.values()) if refused else []
 
 
 def _limits(attempts: tuple[AttemptRecord, ...]) -> str:
     """Which limit it was, where all endpoints that were asked have refused the request for one."""
-    if any(record.outcome is not OutcomeClass.UNSUITED for record in attempts):
-        return ""
-    return f" ({'; '.join(dict.fromkeys(WHY[record.limit] for record in attempts))})"
+    told = "; ".join(dict.fromkeys(WHY[record.limit] for record in refusals_of(attempts)))
+    return f" ({told})" if told else ""
 
 
 def _fix(attempts: tuple[AttemptRecord, ...], skipped: Mapping[str, str], retry_after: float | None) -> str:
-    limits = {record.limit for record in attempts if record.outcome is OutcomeClass.UNSUITED}
-    if limits and all(record.outcome is OutcomeClass.UNSUITED for record in attempts):
+    limits = {record.limit for record in refusals_of(attempts)}
+    if limits:
         return "; ".join(FIXES[limit] for limit in Limit if limit in limits) + "."
     if retry_after is not None:
         return f"try again in {retry_after:.1f} seconds, allow a longer deadline, or add another endpoint."

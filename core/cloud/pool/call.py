@@ -450,11 +450,14 @@ class Call:
             self._started -= 1
             if unsuited.mended(member, fresh):
                 self._asked.discard(member)
-        elif outcome.limit is Limit.CONTEXT:
+            return
+        if self._plan.max_attempts > 1 and unsuited.free():
+            self._started -= 1
+        if outcome.limit is Limit.CONTEXT:
             for other in unsuited.too_small(member, outcome.window, self._roster().members):
                 if other not in self._asked:
                     self._asked.add(other)
-                    self._notes[other.name] = f"not asked: its context window of {other.window} tokens is no larger"
+                    self._notes[other.name] = f"its context window of {other.window} tokens is no larger"
 
     def _backoff(self) -> float:
         """Full jitter, so that callers that failed together do not come back together."""
@@ -479,13 +482,15 @@ class Call:
     def _failure(self, retry_after: float | None) -> AllEndpointsFailed:
         now = self._pool.time()
         asked = {record.endpoint for record in self._records}
-        skipped = {}
+        skipped, later = {}, self._left() <= 0.0
+        smaller = self._unsuited.smaller if self._unsuited is not None else ()
         for member in self._pool.members.values():
             name = member.name
             if self._plan.endpoint in {"", name}:
                 note, again = self._notes.get(name), name in asked
+                later = later or not (again or name in smaller)
                 if note:
                     skipped[name] = f"not asked {'again' if again else ''}: {note}".replace(" :", ":")
                 elif not again and (why := member.why_not(now)):
                     skipped[name] = why
-        return exhausted(tuple(self._records), skipped, retry_after)
+        return exhausted(tuple(self._records), skipped, retry_after, later=later)

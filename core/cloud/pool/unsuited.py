@@ -10,18 +10,30 @@ MOST_TRIED = 16
 """Changes that one call makes to what it asks."""
 
 
+MOST_FREE = 16
+"""Endpoints that may refuse a call, each once, before further refusals use up its attempts."""
+
+
 class Unsuited:
     """The refusals of one call: which endpoints to ask again, last, first, or not at all."""
 
-    __slots__ = ("_again", "_tried", "bent", "larger")
+    __slots__ = ("_again", "_refused", "_tried", "bent", "larger", "smaller")
 
     def __init__(self) -> None:
         self.bent: set[Member] = set()
         """Put off, because they serve the call only with something of meaning left out."""
         self.larger: set[Member] = set()
         """To ask before others: their context window is known to be larger than that of an endpoint which was too small."""
+        self.smaller: set[str] = set()
+        """Names of those that are not asked because theirs is known to be no larger."""
         self._again: Member | None = None
         self._tried: set[tuple[str, Adaptation]] = set()
+        self._refused = 0
+
+    def free(self) -> bool:
+        """Whether one more refusal costs the call no attempt: a pool of many small models has its large one asked all the same."""
+        self._refused += 1
+        return self._refused <= MOST_FREE
 
     def put_off(self, members: Iterable[Member], needs: AbstractSet[str], model: str) -> set[Member]:
         """Those that are known to refuse what the call needs; they are asked last."""
@@ -55,7 +67,9 @@ class Unsuited:
         if not member.window:
             return []
         self.larger = {other for other in others if other.window > member.window}
-        return [other for other in others if 0 < other.window <= member.window]
+        found = [other for other in others if 0 < other.window <= member.window]
+        self.smaller |= {other.name for other in found}
+        return found
 
     def not_larger(self, members: Iterable[Member]) -> set[Member]:
         """Those whose context window is not known to be larger."""

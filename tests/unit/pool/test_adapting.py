@@ -7,11 +7,12 @@ import logging
 import pytest
 
 from core.cloud.api_manager import ApiEndpoint, ApiManager
-from core.cloud.handlers.ai_call import as_result
+from core.cloud.handlers.ai_call import as_result, register_ai_call
+from core.cloud.handlers.registry import HandlerRegistry
 from core.cloud.providers.base import ProviderError
 from core.cloud.store.database import Database
 from core.cloud.store.pool import SqlitePoolStore
-from core.errors import AllEndpointsFailed
+from core.errors import AllEndpointsFailed, Permanent
 from tests.support.llm_server import Step
 from tests.support.waiting import wait_until
 
@@ -362,6 +363,31 @@ async def test_when_all_refuse_the_error_says_which_limit_and_what_to_change(man
     assert failure.value.retry_after is None
     assert isinstance(failure.value.__cause__, ProviderError)
     assert [len(llm_server.arrivals(name)) for name in ("first", "second")] == [1, 1]
+
+
+async def test_the_one_endpoint_that_can_is_asked_however_many_refuse_before_it(manager, llm_server):
+    for number in range(6):
+        add(manager, llm_server, f"small-{number}", FILTER, priority=number)
+    add(manager, llm_server, "able", priority=9)
+    assert (await manager.achat("hi", max_retries=2)).endpoint == "able"
+    with pytest.raises(AllEndpointsFailed):
+        await manager.achat("hi", max_retries=1)
+
+
+async def test_a_task_whose_request_no_endpoint_can_serve_is_not_tried_again(manager, llm_server):
+    registry = HandlerRegistry()
+    register_ai_call(registry, manager)
+    ask = registry.require("ai_call").func
+    add(manager, llm_server, "first", CONTEXT)
+    with pytest.raises(Permanent, match="context window"):
+        await ask({"prompt": "hi"})
+    add(manager, llm_server, "second", Step(status=401), priority=2)
+    with pytest.raises(AllEndpointsFailed) as failure:
+        await ask({"prompt": "hi"})
+    assert not failure.value.final
+    with pytest.raises(AllEndpointsFailed) as failure:
+        await ask({"prompt": "hi"})
+    assert not failure.value.final, "the second is only held"
 
 
 async def test_a_request_that_is_too_long_goes_to_a_larger_window_and_not_to_a_smaller_one(manager, llm_server):
