@@ -145,7 +145,7 @@ def task_outcome(task: Task, why: str) -> TaskOutcome:
             "why": why,
         }
     )
-    if task.status.value == "completed":
+    if task.status.value == "completed" or (task.status.value == "failed" and task.result is not None):
         outcome["result"] = result
     return outcome
 
@@ -191,7 +191,7 @@ def task_detail(task: Task, attempts: Sequence[Attempt], why: str, limit: int = 
         }
     )
     detail["payload"] = payload
-    if task.status.value == "completed":
+    if task.status.value == "completed" or (task.status.value == "failed" and task.result is not None):
         detail["result"] = result
     return detail
 

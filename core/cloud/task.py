@@ -190,6 +190,7 @@ class Task:
     """Share done, 0 to 1, as its handler last reported."""
     progress_message: str
     result: Json
+    """What its handler returned, once completed. Of one that failed for a result that was too large: the start of its JSON, as text."""
     error: str | None
 
     @property

@@ -1,13 +1,16 @@
 """However a handler ends, its attempt is settled once, truthfully and at once: in a loop, in a thread, in a child process."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from core.cloud.running.outcome import LONGEST_ERROR
+from core.cloud.enhanced_publisher import EnhancedCloudTaskPublisher
+from core.cloud.running.outcome import KEPT_OF_A_LARGE_RESULT, LARGEST_RESULT, LONGEST_ERROR
 from core.cloud.task import Task
+from core.json_types import dumps
 from tests.process.queue_setup import Queue, queue
 from tests.support.hostile import ERRORS, UNWRITABLE, WRITTEN, act, act_async, group, text_of_points
 
@@ -164,3 +167,69 @@ def test_errors_inside_a_task_group_are_named_and_honoured(
     if wait is not None:
         first, second, *_ = queue.publisher.attempts(task.task_id)
         assert (second.started_at - first.ended_at).total_seconds() >= wait
+
+
+LARGE = {
+    "one long text": "x",
+    "characters of several bytes": "\u20ac",
+    "characters outside the first plane": "\U0001f600",
+    "what JSON escapes": '"',
+    "lines": "line\n",
+    "many fields": None,
+}
+
+
+def returns_much(payload: Any) -> Any:
+    if LARGE[payload] is None:
+        return {f"field {number}": [number] * 10 for number in range(60_000)}
+    return {"paid": "for", "all": LARGE[payload] * 1_200_000}
+
+
+async def returns_much_too(payload: Any) -> Any:
+    return returns_much(payload)
+
+
+@pytest.mark.parametrize(
+    ("kind", "place"),
+    [(kind, place) for place in ("thread", "loop") for kind in LARGE]
+    + [("lines", "process"), ("many fields", "process")],
+)
+def test_of_a_result_that_is_too_large_the_start_stays_readable(queue: Queue, kind: str, place: str) -> None:
+    handler = returns_much_too if place == "loop" else returns_much
+    queue.handlers.register("much", handler, isolation="process" if place == "process" else "thread")
+    queue.run()
+
+    task = queue.finished(queue.publisher.publish("much", kind, max_retries=3))
+
+    whole_text = dumps(returns_much(kind))
+    size = len(whole_text.encode())
+    assert (task.status, task.attempts) == ("failed", 1)
+    assert task.error.startswith(
+        f"Permanent: The handler returned {size:,} bytes of JSON; a result may have 1,048,576."
+    )
+    assert "return its path" in task.error
+    assert isinstance(task.result, str)
+    assert whole_text.startswith(task.result)
+    assert KEPT_OF_A_LARGE_RESULT - 4 < len(task.result.encode()) <= KEPT_OF_A_LARGE_RESULT < LARGEST_RESULT
+
+
+def test_what_is_kept_of_a_large_result_is_no_result_for_others_goes_through_an_export_and_goes_with_a_retry(
+    queue: Queue, tmp_path: Path
+) -> None:
+    queue.handlers.register("much", returns_much)
+    queue.run()
+    task = queue.finished(queue.publisher.publish("much", "lines"))
+    child = queue.publisher.publish("echo", f"${{{task.task_id}}}", depends_on=[task])
+    file, copy = tmp_path / "queue.jsonl", EnhancedCloudTaskPublisher(str(tmp_path / "copy.db"))
+
+    queue.publisher.export(file)
+    copy.import_(file)
+
+    assert queue.publisher.get_task(child.task_id).status == "pending"
+    assert queue.store.tasks.results([task.task_id]) == {}
+    assert copy.get_task(task.task_id).result == task.result
+    copy.close()
+    queue.handlers.register("much", lambda payload: "less")
+    queue.publisher.retry_task(task.task_id)
+    assert queue.finished(child).result == "less"
+    assert queue.publisher.get_task(task.task_id).error is None

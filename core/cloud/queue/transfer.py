@@ -14,7 +14,8 @@ from core.cloud.queue.submission import ARGUMENTS, from_arguments, new_task
 from core.cloud.store.base import RestoredTask, TaskStore
 from core.cloud.task import FINAL, Attempt, AttemptOutcome, TaskStatus, parse_status
 from core.errors import InvalidArgument
-from core.json_types import Json, JsonObject, dumps
+from core.json_types import Json, JsonObject, dumps, plain_dumps
+from core.safe_text import encodable
 
 FORMAT = "heablcoin-cloud tasks"
 VERSION = 1
@@ -115,9 +116,16 @@ def restored(record: Mapping[str, object], now: float) -> RestoredTask:
         ended_at=(now if completed_at is None else completed_at) if status in FINAL else None,
         attempts=tuple(_attempt(each, now) for each in history),
         interruptions=_count(record, "interruptions"),
-        result=dumps(record.get("result"), "result") if status is TaskStatus.COMPLETED else None,
-        error=None if error is None else str(error),
+        result=_result(record.get("result"), status),
+        error=None if error is None else encodable(str(error)),
     )
+
+
+def _result(result: object, status: TaskStatus) -> str | None:
+    if status is TaskStatus.COMPLETED:
+        return plain_dumps(result, "The result")
+    # What was kept of one that was too large.
+    return plain_dumps(result, "The result") if status is TaskStatus.FAILED and isinstance(result, str) else None
 
 
 def _attempt(record: object, now: float) -> Attempt:
@@ -141,7 +149,7 @@ def _attempt(record: object, now: float) -> Attempt:
         datetime.fromtimestamp(now if started_at is None else started_at, UTC),
         datetime.fromtimestamp(now if ended_at is None else ended_at, UTC),
         outcome,
-        None if error is None else str(error),
+        None if error is None else encodable(str(error)),
     )
 
 

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, cast
 from core.cloud.handlers.files import import_file
 from core.cloud.handlers.task_context import TaskContext
 from core.cloud.retry import verdict_of
-from core.cloud.running.outcome import result_text
+from core.cloud.running.outcome import TooLarge, result_text
 from core.errors import Permanent, RetryLater
 from core.json_types import loads
 from core.main_script import importing
@@ -159,6 +159,8 @@ def _run(request: dict[str, Any], messages: Messages) -> object:
 def _failure(error: BaseException) -> dict[str, Any]:
     """An error as a message to the parent."""
     where, asked = origin_of(error), verdict_of(error)
+    if type(error) is TooLarge:
+        return {"kind": "too_large", "text": error.message, "fix": error.fix, "start": error.start, "where": where}
     if asked.final:
         return {"kind": "permanent", "text": _said(error, Permanent), "where": where}
     if asked.later is not None:

@@ -19,6 +19,7 @@ from core.cloud.handlers.task_context import ProgressSink, TaskContext
 from core.cloud.running.child_answers import lines
 from core.cloud.running.isolated_error import IsolatedError
 from core.cloud.running.outage import NotStarted
+from core.cloud.running.outcome import TooLarge
 from core.errors import Permanent, RetryLater
 from core.json_types import Json, JsonObject
 from core.safe_text import describe
@@ -173,6 +174,8 @@ def _unpack(message: dict[str, Any], name: str) -> object:
     if kind == "returned":
         return message["value"]
     log.info("the handler %s failed in its process at %s", name, message["where"])
+    if kind == "too_large":
+        raise TooLarge(message["text"], message["fix"], start=message["start"])
     if kind == "permanent":
         raise Permanent(message["text"])
     if kind == "retry_later":

@@ -9,7 +9,7 @@ from core.cloud.running.isolated_error import IsolatedError
 from core.cloud.store.base import Claim, Settlement
 from core.cloud.task import AttemptOutcome, TaskStatus
 from core.errors import InvalidArgument, Permanent
-from core.json_types import plain_dumps
+from core.json_types import dumps, plain_dumps
 from core.redaction import KNOWN_SECRETS, redact
 from core.safe_text import LONGEST_TEXT, encodable, origin_of, text_of, type_name
 from core.safe_text import describe as text_of_error
@@ -18,8 +18,18 @@ log = logging.getLogger(__name__)
 
 LARGEST_RESULT = 1024 * 1024
 """Bytes of JSON a task may return."""
+KEPT_OF_A_LARGE_RESULT = 64 * 1024
+"""Bytes of the JSON of a larger result that stay readable."""
 LONGEST_ERROR = 2_000
 """Characters of an error that are kept."""
+
+
+class TooLarge(Permanent):
+    """A result is larger than a task may have. `start` is the beginning of its JSON text."""
+
+    def __init__(self, message: str, fix: str = "", *, start: str = "") -> None:
+        super().__init__(message, fix)
+        self.start = start
 
 
 class Outcomes:
@@ -44,6 +54,8 @@ class Outcomes:
     def raised(self, claim: Claim, error: BaseException) -> Settlement:
         """The handler raised `error`: the task runs again later, or has failed."""
         settlement = self._failure(claim, error, AttemptOutcome.FAILED, describe(error))
+        if type(error) is TooLarge:
+            settlement.result = dumps(error.start)
         log.info(
             "task %s (%s) attempt %d failed with %s at %s: %s",
             claim.task_id,
@@ -114,17 +126,22 @@ def result_text(value: object) -> str:
         text = plain_dumps(value, "What the handler returned", show=True)
     except InvalidArgument as error:
         raise Permanent(error.message, error.fix) from None
-    if len(text) > LARGEST_RESULT // 4 and len(text.encode()) > LARGEST_RESULT:
-        raise Permanent(
-            f"The handler returned {len(text.encode()):,} bytes of JSON; a result may have {LARGEST_RESULT:,}.",
+    if len(text) > LARGEST_RESULT // 4 and len(encoded := text.encode()) > LARGEST_RESULT:
+        raise TooLarge(
+            f"The handler returned {len(encoded):,} bytes of JSON; a result may have {LARGEST_RESULT:,}. "
+            f"Its first {KEPT_OF_A_LARGE_RESULT:,} bytes are kept as the task's result, as text.",
             "write large data to a file and return its path.",
+            start=encoded[:KEPT_OF_A_LARGE_RESULT].decode(errors="ignore"),
         )
     return text
 
 
 def describe(error: BaseException) -> str:
     """An error as it is kept with the task: type and message, bounded, secrets taken out, such as any store can hold."""
-    text = text_of(error).strip() if type(error) is IsolatedError else text_of_error(error)
+    if type(error) is TooLarge:
+        text = f"Permanent: {error}"
+    else:
+        text = text_of(error).strip() if type(error) is IsolatedError else text_of_error(error)
     # Redacted before it is cut, so that no half of a key survives at the edge.
     return encodable(redact(text[:LONGEST_TEXT], KNOWN_SECRETS.values())[:LONGEST_ERROR])
 

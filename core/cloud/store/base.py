@@ -65,7 +65,7 @@ class RestoredTask:
     """All of them ended."""
     interruptions: int
     result: str | None
-    """JSON text, with COMPLETED."""
+    """JSON text, with COMPLETED or (what was kept of a large one) FAILED."""
     error: str | None
 
 
@@ -139,7 +139,7 @@ class Settlement:
     outcome: AttemptOutcome
     status: TaskStatus
     result: str | None = None
-    """JSON text, with COMPLETED."""
+    """JSON text, with COMPLETED; with FAILED the start of a result that was too large, as a JSON text."""
     error: str | None = None
     run_at: float | None = None
     """With PENDING: not before this moment."""
