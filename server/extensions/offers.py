@@ -22,7 +22,7 @@ from server.tools.arguments import DEFAULT_WAIT
 from server.tools.endpoints import ChatAnswer, call_api
 from server.tools.graph import GraphRow, PublishedGraph, publish_task_graph
 from server.tools.registry import Arguments
-from server.tools.tasks import Waited, wait_for_task
+from server.tools.tasks import MOST_ROWS, Waited, standing, wait_for_task
 
 CANCELLED_WAITS: Final = 1_000
 """Cancelled waits that are remembered; of older ones it is forgotten that they were cancelled."""
@@ -54,6 +54,8 @@ class WaitForTask(QueuedTool):
             tasks = await self.app.store(self._tasks, given["task_id"])
         except HeablcoinError:
             return await call.plain()
+        if len(tasks) > MOST_ROWS:  # a handle holds their ids, and is sent with each look
+            return await call.plain()
         if not tasks or all(task.done for task in tasks) or given.get("timeout", DEFAULT_WAIT) == 0:
             return await call.plain()
         handle = Handle(self.name, tuple(task.task_id for task in tasks))
@@ -75,12 +77,7 @@ class WaitForTask(QueuedTool):
 
     def finish(self, tasks: tuple[Task, ...], seen: Outlook) -> CallToolResult:
         seconds = max(task.completed_at or task.created_at for task in tasks) - min(task.created_at for task in tasks)
-        record: Waited = {
-            "done": True,
-            "tasks": [task_outcome(task, "") for task in tasks],
-            "waited_seconds": round(seconds.total_seconds(), 1),
-        }
-        return tool_result(record, untrusted_keys(Waited))
+        return tool_result(standing(tasks, {}, done=True, seconds=seconds.total_seconds()), untrusted_keys(Waited))
 
 
 class CallApi(QueuedTool):

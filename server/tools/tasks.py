@@ -1,6 +1,6 @@
 """Tools that publish, watch and change tasks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Required, TypeAlias, TypedDict, cast
 
 from core.cloud.handlers.ai_call import NAME as AI_CALL
@@ -306,20 +306,26 @@ async def wait_for_task(
     The tasks go on whether or not anybody waits.
     """
     waited = await wait_until_done(call.app, task_id, timeout, call.progress)
-    shown = shown_of(waited.tasks)
-    answer: Waited = {"done": waited.done, "tasks": [], "waited_seconds": round(waited.seconds, 1)}
-    if len(waited.tasks) > 1:
-        answer["ended"] = f"{sum(task.done for task in waited.tasks)} of {len(waited.tasks)}"
-    answer["tasks"] = [task_outcome(task, waited.reasons.get(task.task_id, "")) for task in shown]
-    if len(shown) < len(waited.tasks):
-        answer["left_out"] = len(waited.tasks) - len(shown)
+    answer = standing(waited.tasks, waited.reasons, done=waited.done, seconds=waited.seconds)
     if not waited.done:
         answer["poll_after_seconds"] = waited.poll_after
         answer["next"] = how_to_go_on(waited)
     elif unlucky := [task for task in waited.tasks if task.status is not TaskStatus.COMPLETED]:
         answer["next"] = after_failure(unlucky[0])
-    elif len(shown) < len(waited.tasks):
+    elif "left_out" in answer:
         answer["next"] = "all completed; get_task_status shows one that is not shown here"
+    return answer
+
+
+def standing(tasks: Sequence[Task], reasons: Mapping[str, str], *, done: bool, seconds: float) -> Waited:
+    """Where `tasks` stand after a wait of so many seconds; `reasons` say of those that have not ended why."""
+    shown = shown_of(tasks)
+    answer: Waited = {"done": done, "tasks": [], "waited_seconds": round(seconds, 1)}
+    if len(tasks) > 1:
+        answer["ended"] = f"{sum(task.done for task in tasks)} of {len(tasks)}"
+    answer["tasks"] = [task_outcome(task, reasons.get(task.task_id, "")) for task in shown]
+    if len(shown) < len(tasks):
+        answer["left_out"] = len(tasks) - len(shown)
     return answer
 
 
