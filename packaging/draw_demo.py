@@ -66,7 +66,7 @@ def drawn(lines: list[Line], when: str) -> str:
     ]
     return "\n".join(
         [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img">',
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" xml:space="preserve">',
             f"<title>make demo, {when}</title>",
             "<style>text{font:13px ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;white-space:pre}</style>",
             f'<rect width="{width}" height="{height}" rx="8" fill="{BACKGROUND}" stroke="{EDGE}"/>',
