@@ -67,6 +67,7 @@ def examine(database: str | None, handlers: str | None) -> Iterator[Finding]:
     yield from _guarded("handlers", lambda: _handlers(settings))
     yield from _guarded("database", lambda: _database(settings))
     yield from _guarded("keys", lambda: _keys(settings))
+    yield from _guarded("proxy", _proxies)
     yield from _guarded("clients", _clients)
 
 
@@ -232,6 +233,13 @@ def _keys(settings: Settings) -> Iterator[Finding]:
     yield Finding(
         "ok", "keys", f"in the environment: {', '.join(found)} ({used})" if found else "none known in the environment"
     )
+
+
+def _proxies() -> Iterator[Finding]:
+    from core.network import check_proxies
+
+    for scheme, proxy in check_proxies().items():
+        yield Finding("ok", "proxy", f"{scheme}:// goes through {proxy}, but for NO_PROXY and this machine")
 
 
 def _clients() -> Iterator[Finding]:

@@ -8,6 +8,7 @@ from typing import NoReturn
 import anyio
 from mcp.server import MCPServer
 
+from core.network import check_proxies
 from core.runtime import Runtime, RuntimeOptions
 from server import logs
 from server.app import build_server
@@ -50,6 +51,7 @@ def serve(transport: str, host: str, port: int, database: str | None, handlers: 
     """Serve MCP until the client, a signal or the parent's death ends it. Raises what keeps it from starting."""
     settings = load_settings(database=database, handlers=handlers)
     logs.configure(settings.log_level)
+    check_proxies()
     if transport == "stdio":
         app = open_app(settings)
         notifier = Notifier(app)
@@ -66,6 +68,7 @@ def work(database: str | None, handlers: str | None) -> NoReturn:
     """Run tasks until a signal ends it."""
     settings = load_settings(database=database, handlers=handlers)
     logs.configure(settings.log_level)
+    check_proxies()
     runtime = open_runtime(settings)
     if sys.stderr.isatty():
         print("Running tasks. Press Ctrl-C to leave.", file=sys.stderr)  # noqa: T201 - for the person at the terminal

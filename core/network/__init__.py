@@ -2,6 +2,7 @@
 
 from core.network.http import HttpError, HttpRequest, HttpResponse, HttpStream, RequestHeaders, Transport
 from core.network.policy import ALLOW_HOSTS_ENV, UrlPolicy
+from core.network.proxies import check_proxies
 from core.network.resolve import check_url
 from core.network.transports import fetch, open_transport
 from core.network.url import Target, join_path, parse_url
@@ -16,6 +17,7 @@ __all__ = [
     "Target",
     "Transport",
     "UrlPolicy",
+    "check_proxies",
     "check_url",
     "fetch",
     "join_path",

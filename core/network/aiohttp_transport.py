@@ -15,12 +15,22 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 from yarl import URL
 
-from core.network.failures import connect_failure, connect_patience, cut_failure, not_http, timeout_failure, unsendable
+from core.network.failures import (
+    connect_failure,
+    connect_patience,
+    cut_failure,
+    no_proxy_there,
+    not_http,
+    proxy_answered,
+    proxy_down,
+    timeout_failure,
+    unsendable,
+)
 from core.network.http import HttpError, HttpRequest, HttpResponse, HttpStream
 from core.network.lookups import Lookup
 from core.network.per_loop import PerLoop
 from core.network.policy import UrlPolicy
-from core.network.proxies import proxy_for
+from core.network.proxies import behind_proxy, proxy_for, shown
 from core.network.resolve import system_lookup, vet_behind_proxy, vetted_addresses
 from core.network.stale import SENDING, Sent, sending_on
 from core.network.streaming import BodyStream, StreamingTransport, read_whole, sendable_headers
@@ -82,8 +92,14 @@ class AiohttpTransport(StreamingTransport):
             response = await _request(request, headers, await client.route(target), patience)
         except (aiohttp.ClientConnectionError, OSError) as error:
             if isinstance(error, TimeoutError) or not sent.unheard:
+                lost = isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError)
+                if lost and not isinstance(error, _NOT_CONNECTED) and sent.tunnelling and behind_proxy(target):
+                    raise no_proxy_there(target) from None
                 raise
         else:
+            if response.status == 407 and proxy_for(target):
+                response.close()
+                raise proxy_answered(target, 407)
             if not (response.status == 408 and sent.gave_up(408, _received(response))):
                 return response
             response.close()
@@ -170,14 +186,21 @@ def as_failure(error: BaseException, target: Target) -> HttpError | None:
     if not isinstance(error, _ERRORS):
         return None
     if isinstance(error, _NOT_CONNECTED):
-        return connect_failure(target, error, timed_out=isinstance(error, aiohttp.ConnectionTimeoutError))
+        return _not_connected(error, target)
     if isinstance(error, TimeoutError):
         return timeout_failure(target)
     if isinstance(error, (aiohttp.ClientResponseError, aiohttp.http_exceptions.HttpProcessingError)):
         return not_http(target)
-    if isinstance(error, aiohttp.InvalidURL):
-        return unsendable("URL")
-    return cut_failure(target)
+    return unsendable("URL") if isinstance(error, aiohttp.InvalidURL) else cut_failure(target)
+
+
+def _not_connected(error: BaseException, target: Target) -> HttpError:
+    names_proxy = isinstance(error, aiohttp.ClientConnectorDNSError) and bool(proxy_for(target))
+    if isinstance(error, aiohttp.ClientProxyConnectionError) or names_proxy:
+        return proxy_down(target, error)
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return proxy_answered(target, error.status)
+    return connect_failure(target, error, timed_out=isinstance(error, aiohttp.ConnectionTimeoutError))
 
 
 _Route = tuple[aiohttp.ClientSession, str | None, URL]
@@ -212,6 +235,13 @@ class _Client:
         found = self._by_origin.get((target.origin, fresh))
         if found is None:
             proxy = proxy_for(target)
+            if proxy.startswith("socks"):
+                raise HttpError(
+                    f"The proxy {shown(proxy)} speaks SOCKS, which the aiohttp transport does not.",
+                    'open the transport with kind="httpx2" (or "auto").',
+                    kind="connect",
+                    code="proxy",
+                )
             if proxy:
                 await vet_behind_proxy(target, self._policy, self._lookup)
             key = (target.scheme, bool(proxy), fresh)
@@ -255,6 +285,7 @@ class _HeardProtocol(ResponseHandler):
     """A connection that counts what it receives."""
 
     heard = 0
+    secure = True  # what is written to a proxy to open a way is not told of
 
     def data_received(self, data: bytes) -> None:
         self.heard += len(data)

@@ -5,6 +5,7 @@ import ssl
 from collections.abc import Iterator
 
 from core.network.http import HttpError
+from core.network.proxies import proxy_for, shown
 from core.network.url import Target
 
 CONNECT_TIMEOUT = 10.0
@@ -113,4 +114,54 @@ def unsendable(what: str) -> HttpError:
         "copy the key (or header value) again: plain ASCII, one line.",
         kind="protocol",
         code="unsendable",
+    )
+
+
+_PROXY_FIX = "check HTTPS_PROXY, HTTP_PROXY and ALL_PROXY; NO_PROXY names the hosts to be reached without a proxy."
+
+
+def proxy_down(target: Target, error: BaseException, *, timed_out: bool = False) -> HttpError:
+    """The proxy itself was not reached: nothing about the server behind it is known."""
+    why = "was not reached"
+    for cause in causes(error):
+        if isinstance(cause, socket.gaierror):
+            why = "does not resolve"
+        elif isinstance(cause, ConnectionRefusedError):
+            why = "refused the connection"
+    if timed_out and why == "was not reached":
+        why = "did not accept a connection in time"
+    return _of_proxy(target, why)
+
+
+def no_proxy_there(target: Target) -> HttpError:
+    """What listens at the proxy's address does not speak its protocol."""
+    return _of_proxy(target, "did not answer as a proxy of its kind does")
+
+
+def proxy_answered(target: Target, status: int) -> HttpError:
+    """The proxy would not, or could not, connect to `target`; `status` is HTTP's for it."""
+    if status in {401, 407}:
+        return _of_proxy(target, "wants a user and a password, or other ones than it was given")
+    proxy, where = shown(proxy_for(target)), f"{target.host} port {target.port}"
+    if status == 403:
+        return HttpError(
+            f"The proxy {proxy} lets nothing through to {where}.",
+            f"have {target.host} allowed there, or name it in NO_PROXY.",
+            kind="connect",
+            code="proxy_refused",
+        )
+    return HttpError(
+        f"The proxy {proxy} could not reach {where} (HTTP {status}).",
+        "check the base URL, and whether the server runs.",
+        kind="connect",
+        code="unreachable",
+    )
+
+
+def _of_proxy(target: Target, why: str) -> HttpError:
+    return HttpError(
+        f"The proxy {shown(proxy_for(target))} {why}; {target.host} was not asked.",
+        _PROXY_FIX,
+        kind="connect",
+        code="proxy",
     )

@@ -20,7 +20,10 @@ from core.network.failures import (
     connect_failure,
     connect_patience,
     cut_failure,
+    no_proxy_there,
     not_http,
+    proxy_answered,
+    proxy_down,
     timeout_failure,
     unsendable,
 )
@@ -74,11 +77,15 @@ class HttpcoreTransport(StreamingTransport):
         token = SENDING.set(sent)
         try:
             response = await pool.handle_async_request(core_request(request, headers, target, timeout))
-        except (httpcore2.NetworkError, httpcore2.RemoteProtocolError):
-            if not sent.unheard:
+        except BaseException as error:
+            if not (isinstance(error, _LOST) and sent.unheard):
+                await _leave_proxy(error, sent, target)
                 raise
         else:
             received = _received(response)
+            if response.status == 407 and proxy_for(target):
+                await response.aclose()
+                raise proxy_answered(target, 407)
             if not sent.gave_up(response.status, received):
                 return response, received
             await response.aclose()
@@ -91,6 +98,21 @@ class HttpcoreTransport(StreamingTransport):
 
     async def aclose(self) -> None:
         await self._clients.aclose()
+
+
+async def _leave_proxy(error: BaseException, sent: Sent, target: Target) -> None:
+    """After a failure: close what a proxy was to open a way on. Raises HttpError when what was there is no proxy."""
+    if not isinstance(sent.connection, _HeardStream) or not sent.tunnelling:
+        return
+    proxy = proxy_for(target)
+    if proxy.startswith("socks"):
+        # httpcore2 leaves it open when the handshake fails.
+        await sent.connection.aclose()
+    # socksio's own errors, and the assertions beside it, for what is no SOCKS proxy.
+    odd = type(error).__module__.startswith("socksio") or isinstance(error, AssertionError)
+    lost = isinstance(error, _LOST) and not isinstance(error, httpcore2.ConnectError) and target.scheme == "https"
+    if proxy and (odd or lost):
+        raise no_proxy_there(target) from None
 
 
 def _received(response: httpcore2.Response) -> dict[str, str]:
@@ -120,6 +142,7 @@ _ERRORS = (
     httpcore2.ProxyError,
     OSError,
 )
+_LOST = (httpcore2.NetworkError, httpcore2.RemoteProtocolError)
 _CLOSED = re.compile(r"disconnected|closed|incomplete", re.IGNORECASE)
 
 
@@ -127,15 +150,32 @@ def as_failure(error: BaseException, target: Target) -> HttpError | None:
     """An httpcore2 exception in our words, None for any other. Its own text is not used: h11 quotes headers in it."""
     if not isinstance(error, _ERRORS):
         return None
-    if isinstance(error, (httpcore2.ConnectTimeout, httpcore2.ConnectError, httpcore2.ProxyError)):
+    if isinstance(error, (_ProxyDown, httpcore2.ProxyError)):
+        return _of_proxy(error, target)
+    if isinstance(error, (httpcore2.ConnectTimeout, httpcore2.ConnectError)):
         return connect_failure(target, error, timed_out=isinstance(error, httpcore2.ConnectTimeout))
     if isinstance(error, httpcore2.TimeoutException):
         return timeout_failure(target)
     if isinstance(error, httpcore2.LocalProtocolError):
         return unsendable("request")
-    if isinstance(error, httpcore2.RemoteProtocolError) and not _CLOSED.search(str(error)):
-        return not_http(target)
-    return cut_failure(target)
+    odd = isinstance(error, httpcore2.RemoteProtocolError) and not _CLOSED.search(str(error))
+    return not_http(target) if odd else cut_failure(target)
+
+
+def _of_proxy(error: "_ProxyDown | httpcore2.ProxyError", target: Target) -> HttpError:
+    if isinstance(error, _ProxyDown):
+        return proxy_down(target, error, timed_out=error.timed_out)
+    return proxy_answered(target, _status_of(str(error)))
+
+
+def _status_of(told: str) -> int:
+    """What a ProxyError tells, as an HTTP status: that of an HTTP proxy, or what a SOCKS proxy's words come to."""
+    number = told[:3]
+    if number.isdigit():
+        return int(number)
+    if "could not connect" in told:
+        return 403 if "ruleset" in told else 502
+    return 407
 
 
 class _Client:
@@ -167,7 +207,9 @@ class _Client:
         if scheme == "https" and self._tls is None:
             self._tls = httpcore2.default_ssl_context()
         # The proxy itself is the administrator's, and not vetted.
-        sockets = _VettedBackend(scheme, None if proxy else self._policy, self._lookup)
+        sockets = (
+            _ProxyBackend(scheme, None, self._lookup) if proxy else _VettedBackend(scheme, self._policy, self._lookup)
+        )
         return httpcore2.AsyncConnectionPool(
             ssl_context=self._tls,
             proxy=as_proxy(proxy) if proxy else None,
@@ -238,6 +280,31 @@ class _VettedBackend(httpcore2.AsyncNetworkBackend):
         return await self._sockets.connect_tcp(addresses[-1], port, patience, local_address, socket_options)
 
 
+class _ProxyDown(httpcore2.ConnectError):
+    """The connection that failed was one to a proxy."""
+
+    def __init__(self, *, timed_out: bool) -> None:
+        super().__init__("proxy")
+        self.timed_out = timed_out
+
+
+class _ProxyBackend(_VettedBackend):
+    """Connects to proxies only."""
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
+    ) -> httpcore2.AsyncNetworkStream:
+        try:
+            return await super().connect_tcp(host, port, timeout, local_address, socket_options)
+        except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
+            raise _ProxyDown(timed_out=isinstance(error, httpcore2.ConnectTimeout)) from error
+
+
 class _HeardBackend(httpcore2.AsyncNetworkBackend):
     """Another backend, whose connections count what they receive."""
 
@@ -256,9 +323,10 @@ class _HeardBackend(httpcore2.AsyncNetworkBackend):
 
 
 class _HeardStream(httpcore2.AsyncNetworkStream):
-    def __init__(self, stream: httpcore2.AsyncNetworkStream) -> None:
+    def __init__(self, stream: httpcore2.AsyncNetworkStream, *, secure: bool = False) -> None:
         self._stream = stream
         self.heard = 0
+        self.secure = secure
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         received = await self._stream.read(max_bytes, timeout)
@@ -275,7 +343,7 @@ class _HeardStream(httpcore2.AsyncNetworkStream):
     async def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore2.AsyncNetworkStream:
-        return _HeardStream(await self._stream.start_tls(ssl_context, server_hostname, timeout))
+        return _HeardStream(await self._stream.start_tls(ssl_context, server_hostname, timeout), secure=True)
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)

@@ -18,6 +18,8 @@ class Heard(Protocol):
     """A connection that counts what it receives."""
 
     heard: int
+    secure: bool
+    """TLS is under way on it."""
 
 
 class Sent:
@@ -45,6 +47,16 @@ class Sent:
     def unheard(self) -> bool:
         """Nothing came back on a connection that had been in use: the request may be sent once more."""
         return self.reused and self._connection is not None and self._connection.heard == self._before
+
+    @property
+    def connection(self) -> Heard | None:
+        """What was written to last."""
+        return self._connection
+
+    @property
+    def tunnelling(self) -> bool:
+        """The newest thing written, if any, was for a proxy, which was to open a way to a server that speaks TLS."""
+        return self._connection is None or not self._connection.secure
 
     @property
     def since(self) -> float:

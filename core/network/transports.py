@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from core.errors import InvalidArgument
 from core.network.http import MAX_BODY, HttpRequest, HttpResponse, HttpStream, RequestHeaders, Transport
 from core.network.policy import UrlPolicy
+from core.network.proxies import wants_socks
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 DEFAULT_HEADERS = {"accept": "*/*", "accept-encoding": "identity", "user-agent": "heablcoin-cloud"}
@@ -16,7 +17,8 @@ KINDS = ("auto", "httpx2", "aiohttp")
 def open_transport(policy: UrlPolicy | None = None, kind: str = "auto", *, at_once: bool = False) -> Transport:
     """A client under `policy`; None vets nothing, for URLs the programmer wrote.
 
-    `auto` takes aiohttp where the extra `fast` is installed, else httpx2's engine. The library is imported at the
+    `auto` takes aiohttp where the extra `fast` is installed and no SOCKS proxy is asked for, else httpx2's engine. Raises
+    InvalidArgument for proxies in the environment that cannot be used. The library is imported at the
     first request, not here, unless `at_once`: a third of a second that should not lie between a limiter's slot and its request.
     """
     if kind not in KINDS:
@@ -26,7 +28,9 @@ def open_transport(policy: UrlPolicy | None = None, kind: str = "auto", *, at_on
     installed = find_spec("aiohttp") is not None
     if kind == "aiohttp" and not installed:
         raise InvalidArgument("The aiohttp transport is not installed.", "install heablcoin-cloud[fast].")
-    transport = _Lazy(policy, "aiohttp" if kind != "httpx2" and installed else "httpx2")
+    # aiohttp knows no SOCKS.
+    fast = kind == "aiohttp" or (kind == "auto" and installed and not wants_socks())
+    transport = _Lazy(policy, "aiohttp" if fast else "httpx2")
     return transport._made() if at_once else transport  # noqa: SLF001
 
 

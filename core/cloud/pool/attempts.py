@@ -84,6 +84,8 @@ def _fix(attempts: tuple[AttemptRecord, ...], skipped: Mapping[str, str], retry_
     limits = {record.limit for record in refusals_of(attempts)}
     if limits:
         return "; ".join(FIXES[limit] for limit in Limit if limit in limits) + "."
+    if attempts and all(record.outcome is OutcomeClass.LOCAL_FAULT for record in attempts):
+        return "check the proxy named above: HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, and NO_PROXY for what needs none."
     if retry_after is not None:
         return f"try again in {retry_after:.1f} seconds, allow a longer deadline, or add another endpoint."
     if any(record.outcome is OutcomeClass.ENDPOINT_FAULT for record in attempts):

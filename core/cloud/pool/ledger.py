@@ -12,7 +12,7 @@ from core.clock import Clock
 from core.cloud.pool.adaptation import Adaptation
 from core.cloud.pool.endpoint import ApiEndpoint
 from core.cloud.pool.health import Health
-from core.cloud.pool.outcome import ALIVE, BLAMELESS, OutcomeClass
+from core.cloud.pool.outcome import ALIVE, BLAMELESS
 from core.cloud.pool.tally import DAY, Report, Spending, Tally
 
 PROBE_GRACE = 5.0
@@ -186,7 +186,7 @@ def apply(health: Health, token: int, report: Report) -> None:
     kind = report.outcome.kind
     if kind in ALIVE:
         health.succeeded(report.began)
-    elif kind is not OutcomeClass.CANCELLED:
+    elif kind not in BLAMELESS:
         health.failed(report.outcome, report.began, report.ended, report.jitter)
     if report.exhausted_for:
         health.exhausted(report.ended + report.exhausted_for, report.ended)

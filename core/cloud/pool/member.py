@@ -190,7 +190,7 @@ class Member:
         kind = report.outcome.kind
         # A failure or an abandoned call took at least this long: left out, an endpoint that fails fast would look fast.
         self.latency.observe(report.latency, now)
-        if self.in_vain and kind is not OutcomeClass.CANCELLED:
+        if self.in_vain and kind not in {OutcomeClass.CANCELLED, OutcomeClass.LOCAL_FAULT}:
             self.in_vain = 0.0
         if kind is OutcomeClass.ENDPOINT_FAULT:
             health = self.account.health

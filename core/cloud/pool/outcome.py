@@ -31,6 +31,8 @@ class OutcomeClass(StrEnum):
     """Timeout, connection, server error: counted, another endpoint is asked."""
     UNSUITED = "unsuited"
     """This endpoint cannot serve this request (its context window, content filter, fields): nobody is blamed, another is asked."""
+    LOCAL_FAULT = "local_fault"
+    """This machine's way out does not work, such as its proxy: nobody is blamed, and another endpoint may have another way."""
     CANCELLED = "cancelled"
     """The caller went away, or another endpoint was faster: says nothing."""
 
@@ -61,9 +63,17 @@ class Outcome:
 OK = Outcome(OutcomeClass.OK)
 CANCELLED = Outcome(OutcomeClass.CANCELLED)
 
-BLAMELESS = frozenset({OutcomeClass.OK, OutcomeClass.CALLER_FAULT, OutcomeClass.UNSUITED, OutcomeClass.CANCELLED})
+BLAMELESS = frozenset(
+    {
+        OutcomeClass.OK,
+        OutcomeClass.CALLER_FAULT,
+        OutcomeClass.UNSUITED,
+        OutcomeClass.LOCAL_FAULT,
+        OutcomeClass.CANCELLED,
+    }
+)
 """Ends that say nothing against the endpoint."""
-ALIVE = BLAMELESS - {OutcomeClass.CANCELLED}
+ALIVE = BLAMELESS - {OutcomeClass.LOCAL_FAULT, OutcomeClass.CANCELLED}
 """Ends that show that it works: one that calls a request wrong is as much alive as one that answers it."""
 
 _ENDPOINT_FAULTS = frozenset({401, 402, 403, 404, 405, 410, 501})
@@ -74,6 +84,7 @@ _QUOTA_TEXT = re.compile(
     r"credit balance is too low|insufficient (balance|quota|credits)|exceeded your current quota", re.IGNORECASE
 )
 _TIMEOUT_CLASSES = frozenset({"TimeoutError", "TimeoutException", "Timeout", "APITimeoutError", "ServerTimeoutError"})
+_PROXY_CLASSES = frozenset({"ProxyError", "ClientProxyConnectionError", "ProxyConnectionError"})
 _CONNECT_TIMEOUT_CLASSES = frozenset({"ConnectTimeout", "ConnectTimeoutError", "ConnectionTimeoutError", "PoolTimeout"})
 
 
@@ -82,16 +93,18 @@ def classify(error: BaseException, now: float) -> Outcome:
 
     An exception that has no HTTP status and is not known is transient.
     """
-    if isinstance(error, UrlRefused | KeyUnusable) or getattr(error, "code", "") == "unsendable":
+    if isinstance(error, UrlRefused | KeyUnusable) or getattr(error, "code", "") in {"unsendable", "proxy_refused"}:
         return Outcome(OutcomeClass.ENDPOINT_FAULT, reason=_text(error))
     if isinstance(error, InvalidArgument):
         return Outcome(OutcomeClass.CALLER_FAULT, reason=_text(error))
     if _is_filtered(error):
         return Outcome(OutcomeClass.UNSUITED, reason=_text(error), same_again=False, limit=Limit.FILTER)
     status = status_of(error)
+    names = {cls.__name__ for cls in type(error).__mro__}
+    if getattr(error, "code", "") == "proxy" or status == 407 or names & _PROXY_CLASSES:
+        return Outcome(OutcomeClass.LOCAL_FAULT, status, _text(error))
     if status >= 300:
         return _by_status(error, status, headers_of(error), now)
-    names = {cls.__name__ for cls in type(error).__mro__}
     timed_out = bool(names & _TIMEOUT_CLASSES) or getattr(error, "kind", "") == "timeout"
     # A request that was sent and never answered may be at work still; one that found no connection is not.
     sent = timed_out and not names & _CONNECT_TIMEOUT_CLASSES
