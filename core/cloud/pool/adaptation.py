@@ -43,6 +43,8 @@ class How(StrEnum):
     """`to` is its name here."""
     CAP = "cap"
     """`to` is the largest value taken here."""
+    VALUE = "value"
+    """Left out where its value is `to` (as JSON): the endpoint takes others, it did not say which."""
     UNLESS = "unless"
     """Left out where the field `to` is sent."""
     ROLE = "role"
@@ -78,6 +80,7 @@ class Adaptation:
             How.OMIT: f"{self.name} left out",
             How.RENAME: f"{self.name} sent as {self.to}",
             How.CAP: f"{self.name} at most {self.to}",
+            How.VALUE: f"{self.name} left out where it is {self.to}",
             How.UNLESS: f"{self.name} left out beside {self.to}",
             How.ROLE: f"{self.name} sent as {self.to}",
             How.INSIDE: f"{self.name} left out",
@@ -147,6 +150,13 @@ def _cap(body: JsonObject, one: Adaptation) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float) or value <= most:
         return False
     body[one.field] = int(most) if isinstance(value, int) and most >= 1 else most
+    return True
+
+
+def _value(body: JsonObject, one: Adaptation) -> bool:
+    if one.field not in body or json.dumps(body[one.field]) != one.to:
+        return False
+    del body[one.field]
     return True
 
 
@@ -225,6 +235,7 @@ _CHANGES = {
     How.OMIT: _omit,
     How.RENAME: _rename,
     How.CAP: _cap,
+    How.VALUE: _value,
     How.UNLESS: _unless,
     How.ROLE: _role,
     How.INSIDE: _inside,

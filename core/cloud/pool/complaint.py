@@ -1,5 +1,6 @@
 """What the body of an error says, in whatever shape it comes. Pure; texts are the server's own and unredacted."""
 
+import ast
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -60,10 +61,21 @@ def _parsed(body: bytes | str) -> object:
         try:
             found: object = json.loads(text)
         except (ValueError, RecursionError):
-            return text[:LONGEST_TEXT]
+            return _printed(text)
         return found
     # A web page's text is about nothing that concerns us.
     return "" if text.lstrip()[:1] == "<" else text[:LONGEST_TEXT]
+
+
+def _printed(text: str) -> object:
+    """Some servers print their validation errors as Python would (vLLM)."""
+    if "'loc': (" not in text or len(text) > LONGEST_TEXT:
+        return text[:LONGEST_TEXT]
+    try:
+        found: object = ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return text
+    return found
 
 
 def _read(complaint: Complaint, value: object, depth: int, left: list[int]) -> None:

@@ -95,16 +95,18 @@ _FIELD_CODES = re.compile(
     re.IGNORECASE,
 )
 REFUSED = re.compile(
-    r"unsupported (?:parameter|value|field|argument)|(?:not|n't|un) ?(?:yet |currently )?(?:be )?support|unrecogni[sz]ed"
+    r"unsupported (?:param|parameter|value|field|argument)|requires --jinja|(?:not|n't|un) ?(?:yet |currently )?(?:be )?support|unrecogni[sz]ed"
     r"|unknown (?:parameter|name|field|argument|variant|key)|extra (?:inputs|fields) (?:are )?not permitted|not permitted"
     r"|not allowed|additional propert|unexpected (?:keyword|field|argument|property|message role)|cannot find field"
     r"|is deprecated|no longer (?:supported|accepted)|is unavailable|not available|only the default|only \S{1,20} is allowed"
     r"|can(?:not|'t) both be|may only be set to|is not enabled|invalid role|unexpected role|is not one of|invalid enum value"
-    r"|does not match any of the expected tags|roles? (?:are|must)|must be one of|response_format\.type' must be|不支持|不允许|未知参数",
+    r"|does not match any of the expected tags|roles? (?:are|must)|response_format\.type' must be|不支持|不允许|未知参数",
     re.IGNORECASE,
 )
 """Words that refuse what was sent, rather than find fault with its value."""
 
+_NOT_BUILT_IN = re.compile(r"unsupported param: |param requires --jinja", re.IGNORECASE)
+"""llama.cpp's words, said with 500."""
 _NO_PROVIDER = re.compile(r"no endpoints found that", re.IGNORECASE)
 """OpenRouter's word for a model of which nobody takes the request's fields."""
 _WINDOW = re.compile(
@@ -157,6 +159,7 @@ _TELLS: tuple[tuple[Limit, frozenset[int], Callable[[Complaint], bool]], ...] = 
     (Limit.SIZE, _INVALID, _is_size),
     (Limit.MODEL, frozenset({400, 403, 404, 406, 422}), _is_model_code),
     (Limit.FIELD, _INVALID, _is_field),
+    (Limit.FIELD, frozenset({500}), lambda complaint: bool(_NOT_BUILT_IN.search(complaint.text))),
     (Limit.FIELD, frozenset({404}), lambda complaint: bool(_NO_PROVIDER.search(complaint.text))),
     (Limit.MODEL, frozenset({400, 403, 404, 406, 422}), _is_model),
 )
@@ -174,7 +177,7 @@ def _refuses_field(complaint: Complaint) -> bool:
 
 
 _PLAIN_REFUSAL = re.compile(
-    r"unsupported (?:parameter|value)|unrecognized request argument|argument not supported|unknown parameter"
+    r"unsupported (?:param|parameter|value)\b|requires --jinja|unrecognized request argument|argument not supported|unknown parameter"
     r"|unknown name \"|property '[^']{1,60}' is unsupported|extra inputs are not permitted"
     r"|(?:system|developer) (?:role|messages?|prompts?|instruction)s? (?:is |are )?not (?:supported|enabled)"
     r"|does(?: not|n't) support (?:the )?(?:parameter|system|developer|image|vision|audio|video|tool|function)"

@@ -4,6 +4,7 @@ A refusal counts only when it names something that was sent: a field, a role, a 
 the replacement is used; else the field is left out.
 """
 
+import json
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +28,16 @@ _INSTEAD = re.compile(r"\buse [`'\"]?([a-z][a-z0-9_]{1,40})[`'\"]? instead", re.
 _GUESS = re.compile(r"did you mean [`'\"]?[\w.]+", re.IGNORECASE)
 """What was perhaps meant is not what is refused."""
 _BOTH = re.compile(r"can(?:not|'t) both be (?:specified|set|used)", re.IGNORECASE)
+_WRONG = re.compile(
+    r"\binvalid\b|illegal|must be|should be|out of range|not in (?:the )?range|greater than|less than|非法|有误|取值|范围",
+    re.IGNORECASE,
+)
+"""Words that find fault with a value."""
+MOST_VALUES = 2
+"""Fields that one such complaint may name; one that names more is about something else."""
+LONGEST_VALUE = 60
+_THINKING = re.compile(r"\bthink(?:ing)?\b(?: value)?", re.IGNORECASE)
+_THINKING_FIELDS = ("reasoning_effort", "think", "thinking", "reasoning", "enable_thinking")
 _JSON_MODE = re.compile(r"\bjson[ _-]?(?:output|mode|object|schema)", re.IGNORECASE)
 _CAPS = (
     r"less than or equal to [`'\"]?{number}",
@@ -52,7 +63,9 @@ _TEMPLATE = re.compile(
     re.IGNORECASE,
 )
 """Templates say only which roles they know, or that they do not know one."""
-_MESSAGE_FIELD = re.compile(r"property '([a-z][a-z0-9_]{1,40})' is unsupported")
+_MESSAGE_FIELD = re.compile(
+    r"property '([a-z][a-z0-9_]{1,40})' is unsupported|\bmessages\.\d{1,5}\.(?:[\w-]{1,40}\.)?([a-z][a-z0-9_]{1,40})\n\s{0,8}Extra inputs"
+)
 _MESSAGE_NEEDS = frozenset({"role", "content", "tool_calls", "tool_call_id"})
 _WORD = r"[`'\"\[]{name}[`'\"\].:]|(?:supplied|parameter|argument|field|model|property|name)s?:? [`'\"]?{name}\b|(?:^|\n){name}: "
 
@@ -105,7 +118,7 @@ def _told(
     found: tuple[Adaptation, ...] = ()
     if sent is not None and limit not in {Limit.FILTER, Limit.SIZE} and status in ADAPTABLE | ROLE_ONLY:
         found = tuple(_roles(complaint, sent, known))
-        if not found and status in ADAPTABLE:
+        if not found and (status in ADAPTABLE or limit is Limit.FIELD):
             found = tuple(dict.fromkeys(_fields(complaint, sent, known)))
     if any(one.field in MEANING and one.field in fixed for one in found):
         return Told(Limit.SETTING)
@@ -116,8 +129,8 @@ def _told(
 
 def _fields(complaint: Complaint, sent: JsonObject, known: Sequence[Adaptation]) -> Iterator[Adaptation]:
     text = complaint.text
-    refused = bool(REFUSED.search(text)) or limit_of(400, complaint) is Limit.FIELD
-    if not refused:
+    if not (REFUSED.search(text) or limit_of(400, complaint) is Limit.FIELD):
+        yield from _values(complaint, sent)
         return
     yield from _inside_messages(complaint, sent)
     named = list(_named(complaint, sent))
@@ -135,6 +148,14 @@ def _fields(complaint: Complaint, sent: JsonObject, known: Sequence[Adaptation])
             yield Adaptation(How.RENAME, name, other)
         else:
             yield Adaptation(How.OMIT, name)
+
+
+def _values(complaint: Complaint, sent: JsonObject) -> Iterator[Adaptation]:
+    """Values that are found fault with: others of the same field may be taken."""
+    named = list(_named(complaint, sent)) if _WRONG.search(complaint.text) else []
+    for name in named if len(named) <= MOST_VALUES else ():
+        if isinstance(sent[name], int | float | str) and len(str(sent[name])) <= LONGEST_VALUE:
+            yield Adaptation(How.VALUE, name, json.dumps(sent[name]))
 
 
 def _was_renamed(name: str, other: str, known: Sequence[Adaptation]) -> bool:
@@ -159,6 +180,8 @@ def _named(complaint: Complaint, sent: JsonObject) -> Iterator[str]:
             found[name] = None
     if "response_format" in sent and _JSON_MODE.search(text) and not found:
         found["response_format"] = None
+    if _THINKING.search(text) and not found:
+        found.update(dict.fromkeys(name for name in _THINKING_FIELDS if name in sent))
     # What is offered as the replacement is not what is refused.
     instead = _INSTEAD.search(text)
     if instead:
@@ -183,7 +206,7 @@ def _inside_messages(complaint: Complaint, sent: JsonObject) -> Iterator[Adaptat
     )
     named = [place[-1] for kind, place in complaint.places if kind == "extra_forbidden" and "messages" in place]
     if "messages" in complaint.text:
-        named += _MESSAGE_FIELD.findall(complaint.text)
+        named += [one or other for one, other in _MESSAGE_FIELD.findall(complaint.text)]
     for name in dict.fromkeys(named):
         if name in names - _MESSAGE_NEEDS:
             yield Adaptation(How.INSIDE, name)

@@ -205,7 +205,86 @@ ADAPTED = {
         400,
         openai("`reasoning_effort` must be one of `none` or `default`"),
         SENT,
+        (Adaptation(How.VALUE, "reasoning_effort", '"high"'),),
+    ),
+    "zhipu: a value outside an open interval": (
+        400,
+        {"error": {"code": "1214", "message": "temperature参数非法。请检查文档。"}},
+        SENT,
+        (Adaptation(How.VALUE, "temperature", "1.7"),),
+    ),
+    "zhipu behind a gateway": (
+        400,
+        openai("[1214][top_p参数非法。请检查文档。]"),
+        SENT,
+        (Adaptation(How.VALUE, "top_p", "0.9"),),
+    ),
+    "ollama: a way of thinking": (
+        400,
+        {"error": {"message": 'think value "high" is not supported for this model', "type": "api_error"}},
+        SENT,
         omit("reasoning_effort"),
+    ),
+    "ollama: no thinking": (
+        400,
+        {
+            "error": {
+                "message": '"registry.ollama.ai/library/gemma3n:e4b" does not support thinking',
+                "type": "api_error",
+            }
+        },
+        SENT,
+        omit("reasoning_effort"),
+    ),
+    "vllm, printed as Python prints it": (
+        400,
+        {
+            "object": "error",
+            "message": str(
+                [
+                    {
+                        "type": "extra_forbidden",
+                        "loc": ("body", "stream_options"),
+                        "msg": "Extra inputs are not permitted",
+                        "input": {"temperature": "top_p"},
+                    }
+                ]
+            ),
+            "type": "BadRequestError",
+            "code": 400,
+        },
+        SENT,
+        omit("stream_options"),
+    ),
+    "vllm, older: the successor is unknown": (
+        400,
+        {
+            "object": "error",
+            "message": "[{'type': 'extra_forbidden', 'loc': ('body', 'max_completion_tokens'), 'msg': 'Extra inputs are not"
+            " permitted', 'input': 64}]",
+            "type": "BadRequestError",
+            "code": 400,
+        },
+        NEWER,
+        rename("max_completion_tokens", "max_tokens"),
+    ),
+    "vllm: a field of messages, as pydantic prints it": (
+        400,
+        openai(
+            "1 validation error for ChatCompletionRequest\nmessages.2.assistant.name\n  Extra inputs are not permitted"
+            " [type=extra_forbidden, input_value='z', input_type=str]"
+        ),
+        NESTED,
+        (Adaptation(How.INSIDE, "name"),),
+    ),
+    "bedrock behind litellm: a field of its own": (
+        400,
+        openai(
+            'litellm.BadRequestError: BedrockException - {"message":"The model returned the following errors: top_k: Extra'
+            ' inputs are not permitted"}. Received Model Group=x'
+        ),
+        SENT,
+        omit("top_k"),
     ),
     "openai: stop": (
         400,
@@ -787,6 +866,21 @@ def test_a_model_that_does_not_exist_is_the_endpoints_set_up_whatever_the_status
 def test_a_request_that_nobody_would_serve_stays_the_callers_fault(case):
     for error in both_ways(*CALLERS[case]):
         assert classify(error, NOW).kind is OutcomeClass.CALLER_FAULT, error
+
+
+@pytest.mark.parametrize("said", ["Unsupported param: tools", "tools param requires --jinja flag"])
+def test_tools_that_a_server_was_not_built_for_are_the_endpoints_set_up_though_it_says_500(said):
+    body = {"error": {"code": 500, "message": said, "type": "server_error"}}
+    told = told_by(500, complaint_of(json.dumps(body)), {**SENT, "tools": []}, fixed={"tools"})
+    assert classify(ProviderError("x", kind="status", status=500, told=told), NOW).kind is OutcomeClass.ENDPOINT_FAULT
+
+
+def test_a_value_that_is_refused_is_left_out_and_others_are_sent():
+    refused = (Adaptation(How.VALUE, "temperature", "0"),)
+    for value, kept in ((0, False), (0.7, True), (1, True)):
+        body = {"model": "m", "temperature": value}
+        adapt(body, refused)
+        assert ("temperature" in body) is kept
 
 
 def test_a_field_of_the_endpoints_own_settings_that_gives_answers_their_meaning_is_its_set_up():
