@@ -1,6 +1,7 @@
 """Keys out of text: by their known values, and by what keys look like."""
 
 import logging
+import os
 import re
 import threading
 from collections.abc import Iterable
@@ -55,6 +56,10 @@ class KnownSecrets:
             with self._lock:
                 self._values |= {secret}
 
+    def begin_anew(self) -> None:
+        """In a forked child: the lock is nobody's."""
+        self._lock = threading.Lock()
+
     def values(self) -> frozenset[str]:
         return self._values
 
@@ -63,6 +68,8 @@ class KnownSecrets:
 
 
 KNOWN_SECRETS = KnownSecrets()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=KNOWN_SECRETS.begin_anew)
 """Where providers and key stores note each key they handle, so that no log line of this process can show it."""
 
 

@@ -35,6 +35,7 @@ from core.cloud.pool.statistics import pool_stats
 from core.cloud.providers.base import ChatAnswer, ChatChunk, Message, Provider
 from core.cloud.providers.returned_error import unless_error
 from core.errors import InvalidArgument
+from core.fork import ForkAware, abandon, tell_of_forks
 from core.network import UrlPolicy
 from core.redaction import redact
 
@@ -45,6 +46,9 @@ __all__ = ["ApiEndpoint", "ApiManager", "ApiStatus", "AttemptRecord", "ChatResul
 
 R = TypeVar("R")
 
+LAST_WORDS = 5.0
+"""Seconds beyond its deadline after which a sync call gives up a loop that does not answer."""
+LONGEST = 1e6
 DEADLINE = 120.0
 """Seconds a call may take in all when it does not say: a full minute's window and an attempt after it."""
 NO_NEEDS: frozenset[str] = frozenset()
@@ -52,7 +56,7 @@ JSON_NEEDS = frozenset({"response_format"})
 """What a call that asks for JSON cannot do without."""
 
 
-class ApiManager:
+class ApiManager(ForkAware):
     """A pool of endpoints. Thread-safe; usable from any number of event loops."""
 
     def __init__(
@@ -71,7 +75,8 @@ class ApiManager:
         self._clock = clock or SystemClock()
         self._lock = threading.RLock()
         self._store: PoolStore = store or MemoryPoolStore()
-        self._pool = Pool(self._clock, rng or random.Random(), self._redact, shared=self._store.shared)
+        self._own_rng = random.Random() if rng is None else None
+        self._pool = Pool(self._clock, rng or self._own_rng or random.Random(), self._redact, shared=self._store.shared)
         self._membership = Membership(self._pool, self._store, keys, url_policy)
         self._url_policy = url_policy
         self._providers: dict[str, Provider] = dict(providers or {})
@@ -79,6 +84,17 @@ class ApiManager:
         self._hedge_after = checked_hedge(hedge_after)
         self._portal: Portal | None = None
         self._ready_for: Roster | None = None
+        self._given_providers = dict(providers or {})
+        tell_of_forks(self)
+
+    def after_fork_in_child(self) -> None:
+        """Threads, connections and locks are made anew when they are needed; those of the parent are left alone."""
+        abandon(self._portal, self._providers)
+        self._lock = threading.RLock()
+        self._portal, self._ready_for = None, None
+        self._providers = dict(self._given_providers)
+        self._pool.begin_anew(self._own_rng)
+        self._membership.begin_anew()
 
     # Endpoints
 
@@ -213,7 +229,10 @@ class ApiManager:
         with self._lock:
             if self._portal is None:
                 self._portal = Portal()
-        return self._portal.run(self.achat(messages, **options))
+            portal = self._portal
+        deadline = options.get("deadline")
+        seconds = min(deadline, LONGEST) if isinstance(deadline, int | float) and deadline > 0 else DEADLINE
+        return portal.run(self.achat(messages, **options), seconds + LAST_WORDS)
 
     async def astream(
         self, messages: str | Sequence[Message], **options: Unpack[ChatOptions]
@@ -245,7 +264,7 @@ class ApiManager:
         """Write down what is counted and close connections; a second call does nothing."""
         portal, self._portal = self._portal, None
         if portal is not None:
-            portal.run(self._close_providers())
+            portal.run(self._close_providers(), LAST_WORDS)
             portal.close()
         self._pool.close()
         self._store.flush()

@@ -1,6 +1,7 @@
 """One client for each event loop: a connection belongs to the loop it was opened in."""
 
 import asyncio
+import os
 import threading
 from collections.abc import AsyncGenerator, Callable
 from typing import Generic, Protocol, TypeVar
@@ -15,6 +16,15 @@ Client = TypeVar("Client", bound=Closable)
 _OPEN: dict[AsyncGenerator[None, None], asyncio.AbstractEventLoop] = {}
 """Keeps clients alive until they are closed: the garbage collector must not take one in the moment its loop ends."""
 _LOCK = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+
+    def _begin_anew() -> None:
+        global _LOCK  # noqa: PLW0603 - in a forked child the lock may be held by a thread that is not there
+        _LOCK = threading.Lock()
+
+    os.register_at_fork(after_in_child=_begin_anew)
 
 
 class PerLoop(Generic[Client]):

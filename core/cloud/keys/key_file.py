@@ -12,6 +12,7 @@ from pathlib import Path
 from time import monotonic, sleep
 
 from core.cloud.keys.os_keyring import KeyStoreError
+from core.fork import ForkAware, tell_of_forks
 
 VERSION = 1
 LOCK_PATIENCE = 10.0
@@ -20,7 +21,7 @@ LOCK_PATIENCE = 10.0
 Entries = dict[str, dict[str, str]]
 
 
-class KeyFile:
+class KeyFile(ForkAware):
     """Entries by name, each version of them one whole file."""
 
     def __init__(self, path: Path, *, pause: Callable[[float], None] = sleep) -> None:
@@ -29,6 +30,10 @@ class KeyFile:
         self._lock = threading.RLock()
         self._seen: tuple[int, ...] | None = None
         self._entries: Entries = {}
+        tell_of_forks(self)
+
+    def after_fork_in_child(self) -> None:
+        self._lock = threading.RLock()
 
     def find(self, name: str) -> Mapping[str, str] | None:
         """The entry of this name as it is now; costs one `stat` while nothing changes. Raises as `entries`."""

@@ -22,6 +22,7 @@ from core.cloud.keys.key_file import KeyFile
 from core.cloud.keys.key_text import check_key
 from core.cloud.keys.os_keyring import KeyStoreError, OsKeyring
 from core.errors import InvalidArgument, UrlRefused
+from core.fork import ForkAware, tell_of_forks
 from core.json_types import Json
 from core.network import parse_url
 from core.paths import config_dir
@@ -45,7 +46,7 @@ class _Held:
     """Drawn anew at each change, so that other processes see theirs is old."""
 
 
-class KeyStore:
+class KeyStore(ForkAware):
     """The keys of this installation, by endpoint name. Thread-safe, and safe to share by processes.
 
     `auto` is the keyring where the operating system has a real one, else the file. Methods may raise KeyStoreError.
@@ -64,6 +65,10 @@ class KeyStore:
         self._lock = threading.RLock()
         self._held: dict[str, _Held] = {}
         self._opened: KeyFile | None = None
+        tell_of_forks(self)
+
+    def after_fork_in_child(self) -> None:
+        self._lock = threading.RLock()
 
     def get(self, name: str, base_url: str) -> str:
         """The key added for `name` and the origin of `base_url`; '' when there is none, or it is bound to another."""

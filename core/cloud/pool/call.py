@@ -39,6 +39,8 @@ FAR = float("inf")
 FIRST_BACKOFF = 0.5
 LONGEST_BACKOFF = 8.0
 """Seconds: ceilings of the full jitter before the same endpoint is asked again."""
+LONGEST_NAP = 15.0
+"""Seconds: a call that waits longer looks again meanwhile, because sleeping does not notice that the machine was suspended."""
 SPREAD = 0.005
 """Seconds: processes that wait for one slot wake up within this time of each other."""
 
@@ -337,7 +339,7 @@ class Call:
         ahead = pool.line.ahead(self._turn) if self._turn is not None else frozenset()
         at = min((at for member, at in openings.items() if member not in ahead), default=FAR)
         wait = max(0.001, at - now) + pool.rng.uniform(0.0, SPREAD)
-        wait = min(wait, max(0.001, left), LOOK_AROUND if ahead else FAR)
+        wait = min(wait, max(0.001, left), LOOK_AROUND if ahead else LONGEST_NAP)
         log.debug("no endpoint is free; waiting %.3fs%s", wait, " in line" if ahead else "")
         if self._turn is not None:
             self._turn.due = pool.clock.monotonic() + wait

@@ -140,6 +140,11 @@ class Health:
             # News from now: a probe that began before them must not lift it.
             self.held_from, self.held_until = now, now + outcome.retry_after
 
+    def slept(self, seconds: float) -> None:
+        """The machine slept for so long, which the clock that holds are measured by did not notice."""
+        if self.held_until:
+            self.held_until = max(self.held_from, self.held_until - seconds)
+
     def rewind(self, now: float) -> bool:
         """Whether the wall clock was put back; what is known then counts from now, lest a hold last until the old time comes again."""
         ahead = self.held_from - now

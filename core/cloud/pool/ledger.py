@@ -73,6 +73,10 @@ class Account(Protocol):
         """Remember what `endpoint`'s requests are changed by, as long as its settings stay these. Never blocks and never raises."""
         ...
 
+    def slept(self, seconds: float) -> None:
+        """The wall clock went forward by more than the pool's: holds end that much earlier. Nothing where the wall clock is the pool's."""
+        ...
+
     def spending(self, epoch: float) -> Spending: ...
 
     def used(self, now: float) -> int:

@@ -167,6 +167,14 @@ class Member:
         known = self.faulty_generation == self.account.health.generation and bool(endpoint.found_key)
         return self.faulty_until if known and self.faulty_key == endpoint.key_version else 0.0
 
+    def slept(self, seconds: float, now: float) -> None:
+        """The machine slept: what the server asked for, and the day's limit, go by the wall clock; the limit of a minute does not."""
+        self.account.slept(seconds)
+        self.faulty_until = max(0.0, self.faulty_until - seconds)
+        if self.blocked is not None and self.blocked.why is Refusal.SPENT:
+            self.blocked = None
+        self.refresh(now)
+
     def put_back(self, now: float) -> None:
         """The wall clock went back to `now`: what was noted until a later time is asked anew."""
         self.latency.put_back(now)

@@ -36,6 +36,10 @@ class Membership:
         if store.shared:
             self.refresh()
 
+    def begin_anew(self) -> None:
+        """In a forked child: the lock is nobody's."""
+        self._lock = threading.RLock()
+
     def add(self, endpoint: ApiEndpoint) -> list[str]:
         """Add or replace an endpoint; returns what the user should know about it, in words."""
         local = endpoint.provider in LOCAL_PROVIDERS

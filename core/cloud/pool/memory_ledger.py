@@ -23,6 +23,7 @@ from core.cloud.pool.ledger import (
 )
 from core.cloud.pool.rate_limit import WINDOW, SlidingWindow
 from core.cloud.pool.tally import Report, Spending, Tally, day_of
+from core.fork import ForkAware, tell_of_forks
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +98,9 @@ class MemoryAccount:
             if report.opened:
                 apply(self.health, token, report)
                 return
-            self.in_flight -= 1
+            self.in_flight -= (
+                self.in_flight > 0
+            )  # none is left of those that were under way when this process was forked
             try:
                 self._tally.add(report)
                 if report.tokens_in or report.tokens_out:
@@ -112,6 +115,16 @@ class MemoryAccount:
         with self._lock:
             if endpoint == self.endpoint:
                 self.adapted = endpoint.adapted
+
+    def begin_anew(self) -> None:
+        """In a forked child: the calls under way are the parent's."""
+        self._lock = threading.Lock()
+        self.in_flight = 0
+        self.health.end(self.health.probe)
+
+    def slept(self, seconds: float) -> None:
+        with self._lock:
+            self.health.slept(seconds)
 
     def spending(self, epoch: float) -> Spending:
         with self._lock:
@@ -137,7 +150,7 @@ class MemoryAccount:
         return self._spent
 
 
-class MemoryPoolStore:
+class MemoryPoolStore(ForkAware):
     """Endpoints and books in this process alone."""
 
     shared = False
@@ -146,6 +159,11 @@ class MemoryPoolStore:
         self._window = window
         self._listings: dict[str, Listing] = {}
         self._accounts: dict[str, MemoryAccount] = {}
+        tell_of_forks(self)
+
+    def after_fork_in_child(self) -> None:
+        for account in self._accounts.values():
+            account.begin_anew()
 
     def save(self, listing: Listing) -> None:
         endpoint = listing.endpoint

@@ -66,8 +66,10 @@ class Pool:
         self.shared = shared
         """Its books are in a database, so that asking them may take a while."""
         self.redact = redact
-        self.time: Callable[[], float] = self._wall_time if shared else clock.monotonic
+        self.time: Callable[[], float] = self._wall_time if shared else self._own_time
         self._latest = float("-inf")
+        self._ahead = clock.now() - clock.monotonic()
+        """Seconds by which the wall clock is ahead of the monotonic one."""
         self.members: dict[str, Member] = {}
         self.roster = Roster((), rng)
         self.bent = False
@@ -77,6 +79,20 @@ class Pool:
         self.hedges = HedgeBudget()
         self.line = Line(clock)
         self._executor: ThreadPoolExecutor | None = None
+
+    def _own_time(self) -> float:
+        """The monotonic clock's, which stands still while a machine is suspended: when the wall clock went on, waits told in its time are over.
+
+        A wall clock that was put back changes nothing: then the monotonic one ends them.
+        """
+        now = self.clock.monotonic()
+        ahead = self.clock.now() - now
+        before, self._ahead = self._ahead, ahead
+        if ahead - before > CLOCK_SKEW:
+            log.debug("the wall clock went on for %.0f s while the monotonic one stood still", ahead - before)
+            for member in self.members.values():
+                member.slept(ahead - before, now)
+        return now
 
     def _wall_time(self) -> float:
         """Epoch seconds, the only time that processes share. When somebody put the clock back, what members noted for later is void."""
@@ -96,6 +112,13 @@ class Pool:
         if self._executor is None:
             self._executor = ThreadPoolExecutor(1, "pool-ledger")
         return self._executor
+
+    def begin_anew(self, rng: random.Random | None) -> None:
+        """In a forked child: nobody waits, no thread is there, and chance takes another course than the parent's."""
+        self._executor = None
+        self.line = Line(self.clock)
+        if rng is not None:
+            rng.seed()
 
     def install(self, members: Iterable[Member]) -> None:
         """These are the pool's members from now on."""

@@ -1,9 +1,12 @@
 """An event loop in a daemon thread, for sync code that calls async code."""
 
 import asyncio
+import concurrent.futures
 import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
+
+from core.errors import HeablcoinError
 
 R = TypeVar("R")
 
@@ -16,11 +19,23 @@ class Portal:
         self._thread = threading.Thread(target=self._loop.run_forever, name="pool-portal", daemon=True)
         self._thread.start()
 
-    def run(self, work: Coroutine[Any, Any, R]) -> R:
-        """The coroutine's result; a caller that is interrupted cancels it."""
+    def run(self, work: Coroutine[Any, Any, R], seconds: float) -> R:
+        """The coroutine's result; a caller that is interrupted cancels it.
+
+        Raises HeablcoinError when it is not over after `seconds`, whatever it says about its own deadline: the loop may be stuck.
+        """
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
-            return future.result()
+            return future.result(seconds)
+        except concurrent.futures.TimeoutError:
+            over = future.done()
+            future.cancel()
+            if over:
+                raise
+            raise HeablcoinError(
+                f"The pool's event loop gave no answer within {seconds:.1f} s.",
+                "something blocks it: look for functions that wait without `await`, such as in a provider of your own.",
+            ) from None
         except BaseException:
             future.cancel()
             raise

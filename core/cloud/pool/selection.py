@@ -19,23 +19,30 @@ TRIES = 3
 
 
 class Tier:
-    """Endpoints of one priority; they take turns."""
+    """Endpoints of one priority; they take turns, and the turns of one that rests are shared out evenly."""
 
-    __slots__ = ("members", "turn")
+    __slots__ = ("_random", "_shared_out", "members", "turn")
 
-    def __init__(self, members: Sequence[Member]) -> None:
+    def __init__(self, members: Sequence[Member], draw: Callable[[], float]) -> None:
         self.members = members
         self.turn = itertools.count()
+        self._shared_out = itertools.count()
+        self._random = draw
 
     def choose(self, now: float, avoid: Collection[Member]) -> Member | None:
         members = self.members
         size = len(members)
-        start = next(self.turn) if size > 1 else 0
-        for step in range(size):
-            member = members[(start + step) % size]
-            if member.ready_at <= now and member not in avoid:
-                return member
-        return None
+        member = members[next(self.turn) % size]
+        if member.ready_at <= now and member not in avoid:
+            return member
+        # Not the next one: it would have the turns of all that rest before it, besides its own.
+        if size > FEW:
+            for _ in range(TRIES):
+                member = members[int(self._random() * size)]
+                if member.ready_at <= now and member not in avoid:
+                    return member
+        able = [member for member in members if member.ready_at <= now and member not in avoid]
+        return able[next(self._shared_out) % len(able)] if able else None
 
 
 class Roster:
@@ -47,8 +54,8 @@ class Roster:
         groups: dict[int, list[Member]] = {}
         for member in self.members:
             groups.setdefault(member.endpoint.priority, []).append(member)
-        self._tiers = [Tier(groups[priority]) for priority in sorted(groups)]
-        self._all = Tier(self.members)
+        self._tiers = [Tier(groups[priority], self._random) for priority in sorted(groups)]
+        self._all = Tier(self.members, self._random)
         self._cumulated = list(itertools.accumulate(member.endpoint.weight for member in self.members))
 
     def choose(self, strategy: str, now: float, avoid: Collection[Member] = ()) -> Member | None:
@@ -110,14 +117,17 @@ class Roster:
                     return one if one_ready and cost(one, now) <= cost(other, now) else other
                 if one_ready:
                     return one
-        best, least = None, float("inf")
-        start = int(self._random() * size)
-        for step in range(size):
-            member = members[(start + step) % size]
+        best, least, equals = None, float("inf"), 0
+        for member in members:
             if member.ready_at <= now and member not in avoid:
                 load = cost(member, now)
                 if load < least:
-                    best, least = member, load
+                    best, least, equals = member, load, 1
+                elif load == least:
+                    # Each of those that are equal has the same chance, whichever of the others rest.
+                    equals += 1
+                    if self._random() * equals < 1.0:
+                        best = member
         return best
 
     def _able(self, now: float, avoid: Collection[Member]) -> list[Member]:

@@ -191,6 +191,8 @@ class TaskRunner:
         A program that ends without it gives back what runs all the same, as long as it ends by itself: by the end of its
         main module or by sys.exit, not by os._exit or a signal that kills.
         """
+        if self._pid not in {0, os.getpid()}:
+            return  # In a fork of its process: it runs there, and the tasks are held there.
         with self._lock:
             state, self._state = self._state, "stopped"
         if state == "new":

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from core.clock import Clock, SystemClock
 from core.cloud.store.base import WorkerStore
 from core.errors import HeablcoinError
+from core.fork import ForkAware, abandon, tell_of_forks
 from core.safe_text import encodable
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ class Signal:
 Subscriber = Callable[[Signal], None]
 
 
-class WakeUp:
+class WakeUp(ForkAware):
     """Tells this process's subscribers and the user's other processes that the queue changed.
 
     Thread-safe. `notify` never raises and never waits: a publish that is already durable must not fail over a hint.
@@ -61,6 +62,14 @@ class WakeUp:
         self._receiver: socket.socket | None = None
         self._port = 0
         self._closed = False
+        tell_of_forks(self)
+
+    def after_fork_in_child(self) -> None:
+        """Nobody listens here: the thread that heard, and those it told, are the parent's."""
+        abandon(self._receiver, self._sender)
+        self._lock = threading.Lock()
+        self._subscribers, self._receiver, self._sender = (), None, None
+        self._port, self._peers_read_at = 0, float("-inf")
 
     @property
     def port(self) -> int:

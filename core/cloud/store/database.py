@@ -25,12 +25,15 @@ from core.cloud.store.our_words import OurWords
 from core.cloud.store.place import make_private_file, refuse_affected_library, refuse_network_file_system
 from core.errors import InvalidArgument, StoreError, StoreReplaced
 from core.failpoints import failpoint
+from core.fork import ForkAware, abandon, tell_of_forks
 from core.paths import MEMORY
 
 log = logging.getLogger(__name__)
 
 Synchronous = Literal["FULL", "NORMAL"]
 
+LONGEST_WAIT_BEFORE_FORK = 2.0
+"""Seconds a fork waits for the transactions of other threads, each of which takes far less."""
 LARGEST_IDLE_WAL = 64 * 1024 * 1024
 """Bytes: a write-ahead log that grew beyond this during a long read is cut back afterwards."""
 
@@ -40,7 +43,7 @@ SETTLES_WITHIN = 1.0
 """Seconds that another program gets to finish a file it is writing in the place of ours."""
 
 
-class Database:
+class Database(ForkAware):
     """A database file shared by threads and processes, or a private one in memory.
 
     Writers of this process take turns on one connection; readers have another, so a read never waits for a commit.
@@ -72,11 +75,13 @@ class Database:
         self._writing = self._reading = 0
         """The threads inside a transaction or a read."""
         self.kept = ""
+        self._forking = self._forked = False
         refuse_affected_library()
         if location != MEMORY:
             refuse_network_file_system(Path(self.location))
         with self._our_words:
             self._open()
+        tell_of_forks(self)
 
     def _open(self) -> None:
         if self.location == MEMORY:
@@ -212,6 +217,39 @@ class Database:
             connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0 if tidy else 1)
             connection.close()
 
+    # A process that forks
+
+    def before_fork(self) -> None:
+        """Close the connections, which both sides open anew when they need them.
+
+        SQLite notes for each file which locks its process holds, and a child would believe those notes, even for a connection of its own:
+        https://www.sqlite.org/howtocorrupt.html, 2.6. A database in memory is simply copied.
+        """
+        self._forking = self._write_lock.acquire(timeout=LONGEST_WAIT_BEFORE_FORK)
+        if self._forking and not self._read_lock.acquire(timeout=LONGEST_WAIT_BEFORE_FORK):
+            self._write_lock.release()
+            self._forking = False
+        idle = self._forking and threading.get_ident() not in (self._writing, self._reading)
+        if idle and not self._closed and self._identity is not None:
+            self._close_connections(tidy=False)
+            self._identity, self._forked = None, True
+
+    def after_fork_in_parent(self) -> None:
+        if self._forking:
+            self._read_lock.release()
+            self._write_lock.release()
+
+    def after_fork_in_child(self) -> None:
+        self._write_lock = threading.RLock()
+        self._read_lock = self._write_lock if self.location == MEMORY else threading.RLock()
+        self._writing = self._reading = 0
+        if self._identity is not None and not self._closed:
+            abandon(self._reader, self._writer)
+            self._closed = True
+            log.error(
+                "this process was forked in the middle of a transaction: it cannot use the database of its parent"
+            )
+
     # A file that is lost while it is open
 
     def _refuse_a_lost_file(self) -> None:
@@ -278,6 +316,10 @@ class Database:
                 f"The directory {parent} of the database is gone; nothing was changed.",
                 "put it back, or set HEABLCOIN_CLOUD_DATABASE to another path and start again.",
             )
+        if self._forked:
+            self._open()
+            self._forked = False
+            return
         while time.monotonic() < self._lost_at + SETTLES_WITHIN and not whole(self.location):
             time.sleep(LOOK_EVERY)
         refuse_network_file_system(Path(self.location))

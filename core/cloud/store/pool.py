@@ -53,6 +53,7 @@ from core.cloud.store.pool_rows import (
 )
 from core.cloud.store.write_behind import WriteBehind
 from core.errors import HeablcoinError, InvalidArgument
+from core.fork import ForkAware, tell_of_forks
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ _OF_THE_DATABASE = (
 """Errors that no single row is to blame for."""
 
 
-class SqlitePoolStore:
+class SqlitePoolStore(ForkAware):
     """Endpoints and books in one database. Thread-safe."""
 
     shared = True
@@ -94,11 +95,20 @@ class SqlitePoolStore:
         self._being_written = 0
         self._adapted: dict[str, ApiEndpoint] = {}
         """Endpoints whose adaptations are still to be written."""
-        # Tokens are unique over processes: a random half, a counted half.
-        self._tokens = itertools.count((int.from_bytes(os.urandom(4)) >> 1) << 32)
+        self._tokens = _tokens()
         self._writer = WriteBehind(self.flush, FLUSH_WITHIN)
         self._closed = False
         atexit.register(_flush_quietly, weakref.ref(self))
+        tell_of_forks(self)
+
+    def after_fork_in_child(self) -> None:
+        """The calls under way, and what is not written of those that ended, are the parent's."""
+        self._lock = threading.RLock()
+        self._pending, self._being_written = [], 0
+        self._tokens = _tokens()
+        self._writer = WriteBehind(self.flush, FLUSH_WITHIN)
+        for account in self._accounts.values():
+            account.in_flight = 0
 
     def save(self, listing: Listing) -> None:
         endpoint = listing.endpoint
@@ -215,7 +225,8 @@ class SqlitePoolStore:
     def settle(self, account: "SqliteAccount", token: int, report: Report) -> None:
         """Note a call's end; the database learns it soon, at once when other callers depend on it. Never raises."""
         with self._lock:
-            account.in_flight -= not report.opened
+            # None is left of those that were under way when this process was forked.
+            account.in_flight -= account.in_flight > 0 and not report.opened
             try:
                 changes_health = matters(account.health, report)
                 if changes_health:
@@ -243,6 +254,11 @@ class SqlitePoolStore:
                 if settled.changes_health and settled.endpoint.name == name:
                     apply(health, settled.token, settled.report)
             self._accounts[name].health = health
+
+
+def _tokens() -> Iterator[int]:
+    """Numbers that are unique over processes: a random half, a counted half."""
+    return itertools.count((int.from_bytes(os.urandom(4)) >> 1) << 32)
 
 
 class SqliteAccount:
@@ -342,6 +358,9 @@ class SqliteAccount:
 
     def adapt(self, endpoint: ApiEndpoint) -> None:
         self._store.adapt(endpoint)
+
+    def slept(self, seconds: float) -> None:
+        """Its times are the wall clock's."""
 
     def spending(self, epoch: float) -> Spending:
         self._store.flush()
