@@ -129,14 +129,13 @@ def names(description: str, *, least: int = 0, most: int = 100, read: Callable[[
     )
 
 
-def objects(description: str, *, most: int) -> _Reads:
-    """A list of one or more objects, or JSON text of one."""
-    item = core_schema.dict_schema(core_schema.str_schema())
+def objects(description: str, item: JsonObject, *, most: int) -> _Reads:
+    """A list of one or more objects, or JSON text of one; `item` is the schema that states what each holds."""
     return _Reads(
         description,
         read_json,
-        core_schema.list_schema(item, min_length=1, max_length=most),
-        {"type": "array", "items": {"type": "object"}, "minItems": 1},
+        core_schema.list_schema(core_schema.dict_schema(core_schema.str_schema()), min_length=1, max_length=most),
+        {"type": "array", "items": item, "minItems": 1},
     )
 
 

@@ -1,10 +1,11 @@
 """The tool that publishes linked tasks at once."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Required, TypedDict
+from typing import Annotated, Any, Required, TypedDict, cast
 
 from core.cloud.task import Task
 from core.errors import InvalidArgument
+from core.json_types import Json, JsonObject
 from server.records import filled
 from server.tools.arguments import objects
 from server.tools.registry import STARTS_WORK, Arguments, Call
@@ -29,6 +30,27 @@ class PublishedGraph(TypedDict, total=False):
     next: Required[str]
 
 
+KEY = "key"
+SHOWN = ("type", "enum", "minimum", "maximum", "default")
+"""What of an argument's schema is stated again for a task of a graph; the rest stands in publish_enhanced_task."""
+
+
+def task_of_a_graph() -> JsonObject:
+    """The schema of one task: closed, as strict hosts want it, with `key` and publish_enhanced_task's arguments."""
+    schema = Arguments.of(publish_enhanced_task).schema
+    properties = cast(dict[str, JsonObject], schema["properties"])
+    stated: JsonObject = {
+        name: {word: value for word, value in part.items() if word in SHOWN} for name, part in properties.items()
+    }
+    stated["payload"] = {**cast(JsonObject, stated["payload"]), "description": "JSON text."}
+    return {
+        "type": "object",
+        "properties": {KEY: {"type": "string"}, **stated},
+        "required": [KEY, *cast(list[Json], schema["required"])],
+        "additionalProperties": False,
+    }
+
+
 @TASKS.tool("Publish linked tasks", STARTS_WORK)
 async def publish_task_graph(
     call: Call,
@@ -38,6 +60,7 @@ async def publish_task_graph(
             'Objects with a "key" of your choice and the arguments of publish_enhanced_task; depends_on names keys of this'
             " list or task ids. In a payload ${key} becomes that task's whole result, ${key.path} a part (${key.text}: an"
             " ai_call's answer).",
+            task_of_a_graph(),
             most=MOST,
         ),
     ],
@@ -70,7 +93,7 @@ def checked_graph(tasks: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     graph: dict[str, dict[str, Any]] = {}
     for number, entry in enumerate(tasks):
         given = dict(entry)
-        key = given.pop("key", None)
+        key = given.pop(KEY, None)
         if not isinstance(key, str) or not key:
             raise InvalidArgument(
                 f"tasks[{number}] has no key; nothing was published.", 'give each task a "key" such as "fetch"'

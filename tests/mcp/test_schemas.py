@@ -51,12 +51,31 @@ def test_a_schema_uses_nothing_a_strict_host_refuses(spec: ToolSpec) -> None:
     for root in (spec.arguments.schema, result_schema(spec.record)):
         assert root["type"] == "object"
         for schema in schemas_in(root):
-            assert not {"anyOf", "oneOf", "allOf", "not", "$ref", "$defs", "title", "const"} & schema.keys()
+            assert not {"anyOf", "oneOf", "allOf", "not", "$ref", "$defs", "title", "const", "format"} & schema.keys()
             assert isinstance(schema.get("type", "any"), str)
             assert schema.get("type") != "array" or schema["items"]
             assert "" not in schema.get("enum", [])
             assert not isinstance(schema.get("exclusiveMinimum"), bool)
             assert "description" not in schema or schema["description"]
+
+
+@each_tool
+def test_every_object_an_argument_may_hold_is_closed_and_says_what_is_in_it(spec: ToolSpec) -> None:
+    """As OpenAI's strict mode wants it; a converter refuses an open object, or narrows it to an empty one."""
+    for schema in schemas_in(spec.arguments.schema):
+        if schema["type"] == "object":
+            assert schema["additionalProperties"] is False
+            assert schema["properties"] or spec.arguments.schema is schema
+            assert set(schema.get("required", [])) <= schema["properties"].keys()
+
+
+def test_a_task_of_a_graph_takes_what_a_published_task_takes() -> None:
+    item = BY_NAME["publish_task_graph"].arguments.schema["properties"]["tasks"]["items"]  # type: ignore[index,call-overload]
+    alone = BY_NAME["publish_enhanced_task"].arguments.schema
+    assert item["properties"].keys() == {"key", *alone["properties"]}  # type: ignore[index,call-overload]
+    assert item["required"] == ["key", "name"]  # type: ignore[index,call-overload]
+    for name, part in alone["properties"].items():  # type: ignore[union-attr]
+        assert item["properties"][name]["type"] == part["type"], name  # type: ignore[index,call-overload]
 
 
 @each_tool
