@@ -11,10 +11,10 @@ ifneq ($(origin PYTHON),file)
 endif
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-PYTEST ?= -n 2 --dist worksteal -m "not soak and not inspector and not conformance"
+PYTEST ?= -n 2 --dist worksteal -m "not soak and not inspector and not conformance and not clients"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format lock chaos soak bench inspector conformance mcpb docs picture clean
+.PHONY: help demo test check format lock chaos soak bench inspector conformance clients mcpb docs picture clean
 
 help: ## what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -55,6 +55,9 @@ lock: $(VENV)/.dev ## resolve the dependencies anew
 	  dev=$$([ $$file = requirements-dev ] && echo "--group dev --extra fast"); \
 	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
 	    --custom-compile-command "make lock" $$dev --output-file $$file.lock pyproject.toml || exit 1; done
+	@for group in v1 v2; do \
+	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+	    --custom-compile-command "make lock" --output-file tests/clients/$$group.lock tests/clients/$$group.in || exit 1; done
 
 chaos: $(VENV)/.dev ## hundreds of kill -9, with figures
 	@$(BIN)/python -m tests.chaos
@@ -70,6 +73,9 @@ inspector: $(VENV)/.dev ## every tool through the MCP Inspector (needs Node 20 o
 
 conformance: $(VENV)/.dev ## the official MCP conformance suite (needs npm)
 	@$(BIN)/python -m tests.conformance
+
+clients: $(VENV)/.dev ## clients nobody here wrote, from PyPI and (with Node 20 or newer) npm, over every transport
+	@$(BIN)/python -m pytest -m clients
 
 mcpb: $(VENV)/.dev ## the one-click bundle for Claude Desktop
 	@$(BIN)/python packaging/build_mcpb.py
