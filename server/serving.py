@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections.abc import Callable
 from functools import partial
 from typing import NoReturn
 
@@ -14,6 +15,7 @@ from server import logs
 from server.app import build_server
 from server.changes import ChangeFeed
 from server.context import App
+from server.handlers_file import HandlersFile
 from server.lifecycle import Life, until_ended
 from server.notifications import Notifier
 from server.settings import Settings, load_settings
@@ -31,11 +33,10 @@ Press Ctrl-C to leave."""
 
 
 def open_runtime(settings: Settings) -> Runtime:
-    """The runtime that these settings describe, not yet started."""
+    """The runtime that these settings describe, not yet started and without the user's handlers."""
     return Runtime.open(
         RuntimeOptions(
             database=settings.database or None,
-            handlers=settings.handlers or None,
             concurrency=settings.concurrency,
             lease=settings.lease,
             synchronous=settings.synchronous,
@@ -70,14 +71,27 @@ def work(database: str | None, handlers: str | None) -> NoReturn:
     logs.configure(settings.log_level)
     check_proxies()
     runtime = open_runtime(settings)
+    life = Life(runtime)
+    add_handlers(runtime, settings, failed=lambda: life.leave(1))
     if sys.stderr.isatty():
         print("Running tasks. Press Ctrl-C to leave.", file=sys.stderr)  # noqa: T201 - for the person at the terminal
-    Life(runtime).run(until_ended, linger=0.0, watch_parent=False)
+    life.run(until_ended, linger=0.0, watch_parent=False)
+
+
+def add_handlers(runtime: Runtime, settings: Settings, failed: Callable[[], object] | None = None) -> None:
+    """Load the user's handlers. Raises InvalidArgument that says what is wrong with the file, if that shows soon."""
+    if settings.handlers:
+        try:
+            HandlersFile(runtime, settings.handlers, failed).start()
+        except BaseException:
+            runtime.stop(0.0)
+            raise
 
 
 def open_app(settings: Settings) -> App:
     """The App of this process."""
     runtime = open_runtime(settings)
+    add_handlers(runtime, settings)
     return App(runtime, settings, ChangeFeed(runtime.publisher))
 
 

@@ -82,6 +82,8 @@ def _reread(app: App, tasks: Sequence[Task]) -> list[Task]:
 def _hopeless(app: App, tasks: Sequence[Task]) -> bool:
     if any(is_open_question(task) for task in tasks):
         return True
+    if app.runtime.handlers.arriving:
+        return False
     return all(app.nobody_can_run(task) for task in tasks if not task.done)  # the first that somebody can run ends it
 
 

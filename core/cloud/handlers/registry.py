@@ -85,6 +85,10 @@ class HandlerRegistry:
         self._lock = threading.Lock()
         self._handlers: dict[str, Handler] = {}
         self._runners: tuple[Callable[[], None], ...] = ()
+        self.coming: Callable[[], str] | None = None
+        """Says in words what keeps handlers that are not here; '' or None when all are."""
+        self.arriving = False
+        """True while more handlers may come by themselves."""
 
     @classmethod
     def with_builtins(cls, policy: "UrlPolicy | None" = None) -> Self:
@@ -206,7 +210,9 @@ class HandlerRegistry:
     def lacking(self, capability: str) -> str:
         """What this process misses for a capability that it does not have, in words; '' when there is nothing to tell."""
         handler = self._handlers.get(capability.partition("@")[0])
-        if handler is None or handler.lacking is None:
+        if handler is None:
+            return self.coming() if self.coming is not None else ""
+        if handler.lacking is None:
             return ""
         try:
             return handler.lacking(capability)

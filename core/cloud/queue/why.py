@@ -109,10 +109,8 @@ def _nobody(situation: Situation, means: Means) -> str:
         what = f"the endpoint {bound}" if bound else "an LLM endpoint"
         missing = means.lacking or "start `heablcoin-cloud worker`, or a server, where one with its key is."
         return f"No running process can use {what}: {missing}"
-    return (
-        f"No live worker has a handler named {task.name!r}: start `heablcoin-cloud worker` with one, "
-        "or claim it and report its result."
-    )
+    missing = means.lacking or "start `heablcoin-cloud worker` with one, or claim it and report its result."
+    return f"No live worker has a handler named {task.name!r}: {missing}"
 
 
 def _turn(situation: Situation) -> str:
