@@ -3,20 +3,25 @@
 import asyncio
 import errno
 import logging
+import tempfile
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from core import failpoints
 from core.cloud.handlers.registry import HandlerRegistry, Place
-from core.cloud.running import isolation, lane, outage
+from core.cloud.running import boarding, isolation, lane, outage
 from core.cloud.running.outage import NotStarted, Outages
 from core.cloud.running.outcome import Outcomes
 from core.errors import StoreBusy
 from tests.process.queue_setup import Queue, queue
+from tests.support.hostile import ERRORS, UNWRITABLE, WRITTEN, act, act_async
 from tests.support.waiting import wait_until
 
 __all__ = ["queue"]
@@ -365,3 +370,101 @@ def test_refusals_are_tried_again_after_growing_waits_and_forgotten_once_one_wor
         HandlerRegistry.with_builtins().capabilities(without={Place.LOOP})
         < HandlerRegistry.with_builtins().capabilities()
     )
+
+
+FAULTS: dict[str, Callable[[Queue, pytest.MonkeyPatch, int], object]] = {
+    "crew": lambda queue, patch, times: patch.setattr(
+        threading.Thread, "start", Fails(threading.Thread.start, NO_THREAD, times, only="heablcoin-crew")
+    ),
+    "lane's thread": lambda queue, patch, times: patch.setattr(
+        threading.Thread, "start", Fails(threading.Thread.start, NO_THREAD, times, only="heablcoin-handlers")
+    ),
+    "lane's loop": lambda queue, patch, times: patch.setattr(
+        asyncio, "new_event_loop", Fails(asyncio.new_event_loop, OSError(errno.EMFILE, "no files"), times)
+    ),
+    "lane takes nothing": lambda queue, patch, times: patch.setattr(
+        lane.Lane, "start", Fails(lane.Lane.start, RuntimeError("ended"), times)
+    ),
+    "child": lambda queue, patch, times: patch.setattr(
+        isolation.subprocess, "Popen", Fails(isolation.subprocess.Popen, BlockingIOError(errno.EAGAIN, "no"), times)
+    ),
+    "dispatcher": lambda queue, patch, times: patch.setattr(
+        "core.cloud.running.executor.load", Fails(boarding.load, StoreBusy("held"), times)
+    ),
+    "announcer": lambda queue, patch, times: patch.setattr(
+        queue.publisher.wakeup, "notify", Fails(queue.publisher.wakeup.notify, OSError("no socket"), times, skip=1)
+    ),
+    "exchange": lambda queue, patch, times: patch.setattr(
+        queue.store.tasks, "exchange", Fails(queue.store.tasks.exchange, StoreBusy("held"), times)
+    ),
+    "exchange, unforeseen": lambda queue, patch, times: patch.setattr(
+        queue.store.tasks, "exchange", Fails(queue.store.tasks.exchange, TypeError("odd"), times)
+    ),
+    **{
+        name: lambda queue, patch, times, name=name: patch.setitem(
+            failpoints._ARMED, name, failpoints.Arming("raise", 0.3 * times)
+        )
+        for name in ("after_exchange_commit", "before_handler", "after_handler", "before_settle")
+    },
+}
+
+acts = st.one_of(
+    st.tuples(st.just("raise"), st.sampled_from([name for name in ERRORS if not name.startswith("Stop")])),
+    st.tuples(st.just("return"), st.sampled_from(list(WRITTEN))),
+    st.tuples(st.just("return what cannot be written"), st.sampled_from(list(UNWRITABLE))),
+)
+
+
+def check_mixture(faults: dict[str, int], work: list[tuple[str, tuple[str, str]]], folder: Path) -> None:
+    queue = Queue(str(folder / "queue.db"))
+    with pytest.MonkeyPatch.context() as patch:
+        try:
+            patch.setattr(outage, "SHORTEST", 0.02)
+            queue.handlers.register("loop", act_async)
+            queue.handlers.register("thread", act)
+            queue.handlers.register("process", act, isolation="process")
+            tasks = [
+                queue.publisher.publish(place, {"how": how, "what": what}, max_retries=0) for place, (how, what) in work
+            ]
+            for name, times in faults.items():
+                FAULTS[name](queue, patch, times)
+            queue.run(poll_interval=0.2)
+            for (_, (how, what)), task in zip(work, tasks, strict=True):
+                ended = queue.finished(task)
+                *before, last = queue.outcomes(task)
+                assert set(before) <= {"interrupted"}
+                assert ended.status == last == ("completed" if how == "return" else "failed")
+                if how == "return":
+                    assert ended.result == WRITTEN[what][1]
+                else:
+                    assert (what.split(maxsplit=1)[0] if how == "raise" else "cannot be written as JSON") in (
+                        ended.error or ""
+                    )
+        finally:
+            patch.undo()
+            queue.close()
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    faults=st.dictionaries(st.sampled_from(list(FAULTS)), st.integers(1, 2), max_size=3),
+    work=st.lists(st.tuples(st.sampled_from(["loop", "thread"]), acts), min_size=1, max_size=10),
+)
+def test_whatever_handlers_do_and_whatever_fails_meanwhile_each_attempt_is_settled_once_and_truthfully(
+    faults: dict[str, int], work: list[tuple[str, tuple[str, str]]]
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        check_mixture(faults, work, Path(folder))
+
+
+@pytest.mark.soak
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    faults=st.dictionaries(st.sampled_from(list(FAULTS)), st.integers(1, 2), max_size=5),
+    work=st.lists(st.tuples(st.sampled_from(["loop", "thread", "process"]), acts), min_size=1, max_size=12),
+)
+def test_the_same_at_length_and_in_child_processes_too(
+    faults: dict[str, int], work: list[tuple[str, tuple[str, str]]]
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        check_mixture(faults, work, Path(folder))

@@ -50,6 +50,29 @@ def test_a_timeout_and_an_error_wait_by_the_policy():
     assert decide(POLICY, ValueError(), used=0, allowed=3, share=0.5).wait == pytest.approx(0.5)
 
 
+class Hinted(Exception):
+    retry_after = 20.0
+
+
+@pytest.mark.parametrize(
+    ("errors", "wait"),
+    [
+        ([ValueError(), Permanent("no")], None),
+        ([RetryLater(5), InvalidArgument("no")], None),
+        ([ExceptionGroup("in", [ExceptionGroup("deeper", [UrlRefused("no")])]), ValueError()], None),
+        ([RetryLater(5), RetryLater(7), ValueError()], 7),
+        ([ExceptionGroup("in", [RetryLater(5)]), Hinted()], 5),
+        ([Hinted(), ValueError()], 20),
+        ([ConnectionError(), ValueError()], 0),
+    ],
+)
+def test_a_group_of_errors_asks_for_what_its_errors_ask_for_together(errors, wait):
+    decision = decide(POLICY, ExceptionGroup("tasks", errors), used=0, allowed=3, share=0.0)
+
+    assert decision.again == (wait is not None)
+    assert decision.wait == (wait or 0)
+
+
 def test_retry_later_waits_what_the_handler_asked_for():
     assert decide(POLICY, RetryLater(42), used=0, allowed=1, share=0.9).wait == 42
     assert decide(POLICY, RetryLater(10**9), used=0, allowed=1, share=0.9).wait == LONGEST_WAIT
