@@ -16,6 +16,8 @@ from tests.support.waiting import wait_until
 
 FAST_RETRIES = RetryPolicy(base=0.01, cap=0.05)
 NEVER = 3600.0
+PATIENCE = 30.0
+"""Seconds until a task must have ended: several child processes may start at once on a machine that has other work."""
 
 
 class Queue:
@@ -39,7 +41,7 @@ class Queue:
     def finished(self, task: Task) -> Task:
         """The task once it is in a final status."""
         return wait_until(
-            lambda: (now := self.publisher.get_task(task.task_id)).done and now, f"the end of {task.name}"
+            lambda: (now := self.publisher.get_task(task.task_id)).done and now, f"the end of {task.name}", PATIENCE
         )
 
     def running(self, task: Task) -> Task:
