@@ -45,6 +45,15 @@ def unfilled(text: str) -> bool:
     return _UNFILLED.fullmatch(stripped(text)[0]) is not None
 
 
+@lru_cache(256)
+def judged(text: str) -> tuple[str, str]:
+    """The key in a text that was found somewhere, and what is wrong with it; neither for a blank or an unfilled placeholder."""
+    key, _ = stripped(text)
+    if not text.strip() or _UNFILLED.fullmatch(key):
+        return "", ""
+    return key, key_fault(key)
+
+
 def check_key(text: str, whose: str = "The key") -> str:
     """The key in `text`. Raises KeyUnusable, which never repeats it, when no header can carry it."""
     key, _ = stripped(text)

@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, ClassVar
 from urllib.parse import parse_qsl, urlsplit
 
-from core.cloud.keys.key_text import check_key, key_fault, stripped, unfilled
+from core.cloud.keys.key_text import check_key, judged, stripped
 from core.cloud.pool.adaptation import Adaptation
 from core.errors import InvalidArgument, KeyUnusable, UrlRefused
 from core.json_types import Json, dumps
@@ -118,30 +118,31 @@ class ApiEndpoint:
 
     def known_key(self) -> str:
         """What `api_key` gives."""
-        found, where = self._found()
-        if not where:
-            return found
-        key = stripped(found)[0]
-        if wrong := key_fault(key):
-            del found, key  # no traceback that shows local variables may show it
-            raise KeyUnusable(f"{where} {wrong}.", "copy it again from the provider, alone and whole")
+        key, wrong, where = self._found()
+        if wrong:
+            del key  # no traceback that shows local variables may show it
+            raise KeyUnusable(f"The key {where} {wrong}.", "copy it again from the provider, alone and whole")
         return key
 
     @property
     def found_key(self) -> str:
         """The key that was found, whether or not it can be used: for keeping it out of texts, and to know that there is one."""
-        return stripped(self._found()[0])[0]
+        return self._found()[0]
 
-    def _found(self) -> tuple[str, str]:
-        """The key's text and where it is, in words; the latter is '' for one that was checked when it was given."""
+    def _found(self) -> tuple[str, str, str]:
+        """The key, what is wrong with it, and where it is, in words."""
         if self.api_key_env:
-            found = os.environ.get(self.api_key_env, "")
-            if found and not found.isspace() and not unfilled(found):
-                self._secret.found(found)
-                return found, f"The key in the environment variable {self.api_key_env}"
-        kept = self._secret.kept()
-        self._secret.found(kept or self.given_key)
-        return (kept, f"The key that is kept for {self.name}") if kept else (self.given_key, "")
+            key, wrong = judged(os.environ.get(self.api_key_env, ""))
+            if key or wrong:
+                self._secret.found(key)
+                return key, wrong, f"in the environment variable {self.api_key_env}" if wrong else ""
+        secret = self._secret
+        key, wrong = judged(secret.kept())
+        if key or wrong:
+            secret.found(key)
+            return key, wrong, f"that is kept for {self.name}" if wrong else ""
+        secret.found(secret.given())
+        return secret.given(), "", ""
 
     @property
     def key_version(self) -> int:
