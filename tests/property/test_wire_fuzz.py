@@ -5,6 +5,7 @@ and the endpoint's health is what its outcome says. Each case is made of its num
 """
 
 import asyncio
+import copy
 import json
 import logging
 import random
@@ -54,6 +55,11 @@ HEADERS: tuple[dict[str, str], ...] = (
 )  # fmt: skip
 
 
+def odd(rng: random.Random) -> Any:
+    """One of ODD, a copy of its own: a case that changes it must not change what later cases get, nor make it hold itself."""
+    return copy.deepcopy(rng.choice(ODD))
+
+
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """The paths to everything inside a JSON value."""
     children: Any = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
@@ -66,7 +72,7 @@ def changed(value: Any, rng: random.Random) -> Any:
     """A JSON value with one thing in it dropped, nulled, retyped or doubled."""
     paths = list(places(value))
     if not paths:
-        return rng.choice(ODD)
+        return odd(rng)
     path = rng.choice(paths)
     holder = value
     for key in path[:-1]:
@@ -82,7 +88,7 @@ def changed(value: Any, rng: random.Random) -> Any:
     elif way == "wrap":
         holder[key] = [old]
     else:
-        holder[key] = None if way == "null" else rng.choice(ODD)
+        holder[key] = None if way == "null" else odd(rng)
     return value
 
 
@@ -119,7 +125,7 @@ def fuzzed_stream(stream: bytes, rng: random.Random) -> bytes:
         elif way == "noise":
             blocks.insert(at, rng.randbytes(rng.randrange(1, 20)))
         else:
-            blocks.insert(at, b"data: " + encoded(rng.choice(ODD), rng))
+            blocks.insert(at, b"data: " + encoded(odd(rng), rng))
     return b"\n\n".join(blocks)
 
 
