@@ -11,6 +11,13 @@ LONGEST_WAIT = 86_400.0
 """Seconds. A provider that asks for more than a day is not taken at its word."""
 POISON_LIMIT = 5
 """A task whose worker died more often than this while running it has failed: it is taken to be what kills them."""
+SUSPECT_AFTER = 2
+"""Deaths of its worker after which a task is a suspect: a process runs one of them at a time.
+
+Not after one, because a power cut or `kill -9` interrupts whatever runs, and that is to go on side by side.
+"""
+DOUBT = 2
+"""Times POISON_LIMIT: so often a worker may die while it runs a suspect and others, before the suspect has failed."""
 
 
 @dataclass(frozen=True, slots=True)

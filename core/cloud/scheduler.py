@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from core.clock import Clock, SystemClock, to_iso
-from core.cloud.queue.schedule import MOST_AT_ONCE, describe, due_runs, new_record, resumed, revised, timing
+from core.cloud.queue.schedule import MOST_AT_ONCE, describe, due_runs, new_record, pulled_in, resumed, revised, timing
 from core.cloud.queue.submission import ARGUMENTS, check_name, from_arguments, new_task
 from core.cloud.store.base import NewTask, ScheduleRecord
 from core.errors import HeablcoinError, InvalidArgument, NotFound, UnknownSchedule
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+PULL_IN_EVERY = 30.0
+"""Seconds between two looks whether a clock was put back."""
 LONGEST_WAIT = 1.0
 """Seconds between two looks of a scheduler's own thread: another process may have added a schedule."""
 
@@ -54,6 +56,7 @@ class CloudScheduler:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
+        self._pull_in_at = float("-inf")
 
     # Which schedules there are
 
@@ -178,8 +181,26 @@ class CloudScheduler:
         return self._announced(record, ids)[0]
 
     def next_due(self) -> float | None:
-        """When `fire_due` will have something to do (epoch seconds); None when no schedule is on."""
+        """When `fire_due` will have something to do (epoch seconds); None when no schedule is on.
+
+        Now and then this looks whether a next run is further off than its schedule can explain, and pulls it in.
+        """
+        if self._clock.monotonic() >= self._pull_in_at:
+            self._pull_in_at = self._clock.monotonic() + PULL_IN_EVERY
+            self._pull_in(self._clock.now())
         return self._store.next_run()
+
+    def _pull_in(self, now: float) -> None:
+        for record in self._store.list():
+            after = pulled_in(record, now)
+            if after is not None and self._store.fire(record, after, (), now) is not None:
+                log.warning(
+                    "schedule %s: its next run was at %s, further off than its times explain, as after a clock that was"
+                    " ahead; it is now at %s",
+                    record.name,
+                    to_iso(record.next_run),
+                    to_iso(after.next_run),
+                )
 
     def fire_due(self, now: float | None = None) -> int:
         """Publish what is due; returns how many tasks. Safe from any number of processes at once."""
@@ -214,7 +235,8 @@ class CloudScheduler:
     def _task(self, record: ScheduleRecord, run: float | None, now: float) -> NewTask:
         """The task of one run. Its key says which run it is: the same run is never published twice."""
         said = from_arguments(json.loads(record.task), f"Schedule {record.name!r}")
-        key = None if run is None else f"schedule:{record.name}:{to_iso(run)}"
+        again = f":{record.rewinds}" if record.rewinds else ""  # the same moment, but not for the first time
+        key = None if run is None else f"schedule:{record.name}:{to_iso(run)}{again}"
         return new_task(replace(said, idempotency_key=key), self._draw_id(), now)
 
     def _announced(self, record: ScheduleRecord, ids: list[str]) -> list[str]:

@@ -103,6 +103,36 @@ def test_a_task_that_kills_its_workers_is_given_up_at_the_poison_limit(
     assert outcomes(publisher, task.task_id) == ["interrupted", "interrupted"]
 
 
+def test_of_crashers_beside_innocent_tasks_the_crashers_fail_by_name_and_the_innocent_finish(
+    publisher: EnhancedCloudTaskPublisher, workers: list[WorkerProcess], tmp_path: Path
+) -> None:
+    notes = {"file": str(tmp_path / "notes")}
+    crashers = [publisher.publish(name, notes, max_retries=0) for name in ("leaves_by_exit", "segfaults")]
+    innocent = [publisher.publish("steady", notes, max_retries=0) for _ in range(2)]
+    deaths = 0
+
+    while not all(publisher.get_task(task.task_id).done for task in crashers):
+        worker = WorkerProcess(publisher.store.location, lease=0.3, poison_limit=3)
+        workers.append(worker)
+        wait_until(
+            lambda worker=worker: worker.process.poll() is not None or publisher.get_task(innocent[1].task_id).done,
+            "the worker to die, or all to be done",
+            timeout=30,
+        )
+        deaths += worker.process.poll() is not None
+        assert deaths <= 8
+
+    for task in crashers:
+        ended = publisher.get_task(task.task_id)
+        assert ended.status == "failed"
+        assert (
+            "Given up: its worker died 4 times while running it, the last time with nothing else running" in ended.error
+        )
+    for task in innocent:
+        assert publisher.wait(task.task_id, 20).result == "steady"
+        assert outcomes(publisher, task.task_id) == ["interrupted", "interrupted", "completed"]
+
+
 def test_another_process_is_woken_by_a_publish_although_it_hardly_polls(
     publisher: EnhancedCloudTaskPublisher, workers: list[WorkerProcess]
 ) -> None:

@@ -1,6 +1,7 @@
 """The handlers of worker_process.py. What they do is noted in the files named in their payloads."""
 
 import asyncio
+import ctypes
 import os
 import signal
 import time
@@ -78,6 +79,24 @@ def kill_own_process(payload):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def steady(payload):
+    note(payload, "begin")
+    time.sleep(0.8)
+    return "steady"
+
+
+def leaves_by_exit(payload):
+    note(payload, "begin")
+    time.sleep(0.2)
+    os._exit(3)
+
+
+def segfaults(payload):
+    note(payload, "begin")
+    time.sleep(0.2)
+    ctypes.string_at(0)
+
+
 def prints(payload):
     print("this must not reach the protocol")
     return "printed"
@@ -94,6 +113,9 @@ def register(publisher):
         spinning_coroutine,
         stuck_in_default_executor,
         kill_own_process,
+        steady,
+        leaves_by_exit,
+        segfaults,
         prints,
     ):
         publisher.register_handler(handler.__name__, handler)

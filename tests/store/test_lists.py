@@ -192,12 +192,8 @@ def test_the_situation_counts_who_is_ahead_up_to_a_limit(queue):
     assert [queue.tasks.situation(each, queue.now).ahead for each in (early, late, urgent)] == [4, 5, 3]
 
 
-def test_a_dump_has_every_task_in_the_order_of_publication(queue, mixed):
-    found, cursor = [], ""
-    while True:
-        page = queue.tasks.dump(cursor, 7)
-        found += [task.task_id for task in page.tasks]
-        cursor = page.next_cursor
-        if not cursor:
-            break
-    assert found == list(mixed)
+@pytest.mark.parametrize("batch", [1, 7, 1000])
+def test_everything_is_every_task_in_the_order_of_publication(queue, mixed, batch):
+    batches = list(queue.tasks.everything(batch))
+    assert [task.task_id for each in batches for task, _ in each] == list(mixed)
+    assert all(len(each) <= batch for each in batches)

@@ -226,6 +226,38 @@ def test_a_year_of_schedules_publishes_each_run_once(
     assert [moment.date().isoformat() for moment in daily if moment.hour == 3] == ["2027-03-28"]
 
 
+@pytest.mark.parametrize("ahead", [7200.0, 174 * 365 * 86_400.0])
+@pytest.mark.parametrize("times", [{"every": 60}, {"cron": "* * * * *"}])
+def test_after_a_clock_that_was_ahead_each_run_of_the_hours_that_come_again_is_published(
+    scheduler: CloudScheduler,
+    publisher: EnhancedCloudTaskPublisher,
+    clock: ManualClock,
+    caplog: pytest.LogCaptureFixture,
+    ahead: float,
+    times: dict[str, object],
+) -> None:
+    scheduler.add_task("tick", **times)  # type: ignore[arg-type]
+
+    def run_for(minutes: int) -> int:
+        published = 0
+        for _ in range(minutes):
+            clock.advance(60)
+            scheduler.next_due()
+            published += scheduler.fire_due()
+        return published
+
+    assert run_for(5) == 5
+    for _ in range(2):  # it may happen again, and the same hours come a third time
+        clock.set_now(clock.now() + ahead)
+        assert run_for(5) == 5
+        clock.set_now(clock.now() - ahead - 300)
+        caplog.clear()
+        assert run_for(5) in (4, 5)
+        assert "further off than its times explain" in caplog.text
+    assert len(publisher.list_tasks(name="tick", limit=1000)) == scheduler.get("tick").runs
+    assert scheduler.get("tick").rewinds == 2
+
+
 def test_adding_the_same_schedule_again_keeps_its_place_in_time(scheduler: CloudScheduler, clock: ManualClock) -> None:
     scheduler.add_task("tick", {"a": 1}, every=3600)
     clock.advance(3000)

@@ -17,6 +17,7 @@ SCANS = {
     ("task", "newest_ids"): "reads the end of the table, as far as its LIMIT",
     ("task", "counters"): "the table has 36 rows",
     ("task", "all_capabilities"): "a row for each kind of task",
+    ("task", "next_suspect"): "the index holds the suspects only, which are as many as ran when a process crashed",
     ("worker", "forget_dead"): "a row for each process",
     ("worker", "alive"): "a row for each process",
     ("worker", "able"): "a row for each process",

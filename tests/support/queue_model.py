@@ -105,6 +105,17 @@ class NaiveQueue:
     def ready(self, names: Iterable[str] | None = None) -> list[ModelTask]:
         return [each for each in self.all() if self.startable(each) and (names is None or each.name in names)]
 
+    def ready_for(self, names: Iterable[str], room: int, *, suspect_runs: bool) -> list[ModelTask]:
+        """What a process takes: of the tasks whose workers died twice one at a time."""
+        taken: list[ModelTask] = []
+        for task in self.ready(names):
+            if task.interruptions >= 2:
+                if suspect_runs:
+                    continue
+                suspect_runs = True
+            taken.append(task)
+        return taken[:room]
+
     def with_key(self, key: str | None) -> ModelTask | None:
         return next((each for each in self.tasks.values() if key is not None and each.key == key), None)
 
@@ -216,10 +227,12 @@ class NaiveQueue:
         for task in expired:
             self.end(task, EXPIRED)
         cut_off = [task for task in tasks if task.owner is not None and task.lease_until <= now]
+        held = [task.owner for task in tasks if task.owner is not None]
         for task in cut_off:
+            alone = held.count(task.owner) == 1
             self.give_back(task)
             task.interruptions += 1
-            if task.interruptions > POISON:
+            if task.interruptions > (POISON if alone else 2 * POISON):
                 task.status = FAILED
         for task in cut_off:
             if task.status is FAILED:

@@ -72,6 +72,8 @@ class Worker:
     """Progress that is not written yet."""
     write_at: float = float("-inf")
     asked: bool = False
+    suspect: tuple[str, int] | None = None
+    """The last attempt it began at a task whose workers had died twice."""
 
     @property
     def name(self) -> str:

@@ -35,11 +35,14 @@ class Workers(QueueParts):
             self.model.settle(ending, worker.name)
         if outcome == "broken":
             return
-        ready = self.model.ready(process.names)[:room]
+        runs = any(held.key == worker.suspect for held in worker.held)
+        ready = self.model.ready_for(process.names, room, suspect_runs=runs)
         if process.claimed or surely:
             assert [claim.task_id for claim in process.claimed] == [each.task_id for each in ready]
             for task, claim in zip(ready, process.claimed, strict=True):
                 self.model.begin(task, worker.name, RUNNING, LEASE)
+                if task.interruptions >= 2:
+                    worker.suspect = (task.task_id, task.attempt)
                 assert claim.attempt == task.attempt
                 assert claim.interruptions == task.attempt - 1 - task.failures, "an attempt that was free was counted"
                 if outcome != "killed":

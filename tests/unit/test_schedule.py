@@ -1,13 +1,14 @@
 """When schedules are due; pure decisions over an injected moment."""
 
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, tzinfo
 from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.cloud.queue.schedule import MOST_AT_ONCE, Timing, describe, due_runs, next_after, timing
+from core.cloud.queue.schedule import MOST_AT_ONCE, Timing, describe, due_runs, next_after, pulled_in, timing
 from core.cloud.store.base import ScheduleRecord
 from core.errors import InvalidArgument
 
@@ -15,7 +16,7 @@ BERLIN = ZoneInfo("Europe/Berlin")
 DAY = 86_400.0
 
 
-def at(text: str, zone: ZoneInfo = BERLIN, fold: int = 0) -> float:
+def at(text: str, zone: tzinfo = BERLIN, fold: int = 0) -> float:
     """A wall-clock time as an epoch reading."""
     return datetime.fromisoformat(text).replace(tzinfo=zone, fold=fold).timestamp()
 
@@ -301,3 +302,70 @@ def test_a_description_shows_times_as_iso_and_leaves_out_what_is_not_set() -> No
         "runs": 0,
         "created_at": "1970-01-01T00:00:00.000Z",
     }
+
+
+# A clock that was ahead
+
+YEAR_2200 = at("2200-05-01T12:00", UTC)
+NOW = at("2026-11-25T10:00:10", UTC)
+
+AHEAD = [
+    ("every minute, two hours ahead", {"every": 60.0}, NOW + 7200),
+    ("every minute, two minutes ahead", {"every": 60.0}, NOW + 120),
+    ("every hour, in 2200", {"every": 3600.0}, YEAR_2200),
+    ("every year, in 2200", {"every": 366 * DAY}, YEAR_2200),
+    ("hourly cron, two hours ahead", {"cron": "0 * * * *"}, NOW + 7200),
+    ("daily cron, in 2200", {"cron": "0 9 * * *", "timezone": "Asia/Shanghai"}, YEAR_2200),
+    ("weekly cron, a day ahead at its own hour", {"cron": "0 10 * * 3"}, NOW - 10 + 14 * DAY),
+    ("monthly cron, a month ahead", {"cron": "0 0 1 * *"}, at("2027-01-01T00:00", UTC)),
+    ("yearly cron, a year ahead", {"cron": "0 0 1 1 *"}, at("2028-01-01T00:00", UTC)),
+    ("29 February, one leap year too many", {"cron": "0 0 29 2 *"}, at("2032-02-29T00:00", UTC)),
+    ("a clock that began at the end of time", {"every": 5.0}, 253402300000.0),
+]
+
+
+@pytest.mark.parametrize(("what", "times", "next_run"), AHEAD, ids=[what for what, _, _ in AHEAD])
+def test_a_next_run_further_off_than_the_times_explain_is_pulled_in(
+    what: str, times: dict[str, object], next_run: float
+) -> None:
+    before = record(next_run=next_run, **times)  # type: ignore[arg-type]
+    after = pulled_in(before, NOW)
+    assert after is not None
+    assert after.next_run is not None
+    assert NOW < after.next_run <= next_after(before, NOW)
+    assert after.rewinds == 1
+    assert pulled_in(after, NOW) is None
+
+
+EXPLAINED = [
+    {"every": 60.0, "next_run": NOW + 60},
+    {"every": 60.0, "next_run": NOW + 60.9},
+    {"every": 366 * DAY, "next_run": NOW + 365 * DAY},
+    {"cron": "0 0 29 2 *", "next_run": at("2028-02-29T00:00", UTC)},
+    {"cron": "0 0 1 1 *", "next_run": at("2027-01-01T00:00", UTC)},
+    {"every": 60.0, "next_run": NOW - 5 * DAY},
+]
+
+
+@pytest.mark.parametrize("times", EXPLAINED)
+def test_a_next_run_that_the_times_explain_stays(times: dict[str, float]) -> None:
+    assert pulled_in(record(**times), NOW) is None  # type: ignore[arg-type]
+
+
+def test_a_schedule_that_is_off_is_left_alone() -> None:
+    off = replace(record(every=60.0, next_run=NOW), enabled=False, next_run=None)
+    assert pulled_in(off, NOW) is None
+
+
+@pytest.mark.parametrize("zone", ["Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Africa/Casablanca"])
+@pytest.mark.parametrize("cron", ["30 2 * * *", "*/20 * * * *", "0,30 1-3 * * *", "15 */2 * * *"])
+def test_no_change_of_the_clocks_by_daylight_saving_is_taken_for_a_clock_that_was_ahead(zone: str, cron: str) -> None:
+    for change in ("2026-03-28", "2026-10-24", "2026-04-04", "2026-11-01", "2026-03-08", "2026-10-03", "2026-02-15"):
+        moment = at(f"{change}T00:00", ZoneInfo(zone))
+        known = record(cron=cron, timezone=zone, next_run=0.0)
+        upcoming = next_after(known, moment)
+        for step in range(150):
+            now = moment + step * 1200.0
+            while upcoming <= now:
+                upcoming = next_after(known, upcoming)
+            assert pulled_in(replace(known, next_run=upcoming), now) is None, (change, local(now, ZoneInfo(zone)))

@@ -22,6 +22,8 @@ from core.json_types import JsonObject, loads
 MISSED_POLICIES = ("skip", "once", "all")
 ON_TIME = 60.0
 """A run up to this many seconds late still counts as on time."""
+EXPLAINED = 1.0
+"""Seconds by which a next run may be later than computed now: clocks are corrected by as much all the time."""
 MOST_AT_ONCE = 1000
 """Runs that `missed="all"` makes up for at a time; older ones are left out, and the log says so."""
 SHORTEST_PERIOD = 1.0
@@ -91,6 +93,27 @@ def resumed(record: ScheduleRecord, now: float) -> ScheduleRecord:
     else:
         upcoming = record.created_at + record.every * (1 + math.floor((now - record.created_at) / record.every))
     return replace(record, enabled=True, next_run=upcoming)
+
+
+def pulled_in(record: ScheduleRecord, now: float) -> ScheduleRecord | None:
+    """The schedule with the next run that its times have after `now`; None for one whose next run is no later than that.
+
+    A next run further off than the times can explain was computed while the clock was ahead: before it was put back, or
+    while it stood at another century. Without this the schedule would be silent until the clock is there again.
+    """
+    if record.next_run is None or record.next_run <= now:
+        return None
+    if record.next_run <= next_after(record, now) + EXPLAINED:
+        return None
+    upcoming = resumed(record, now).next_run if record.every is not None else _seen_from_yesterday(record, now)
+    if upcoming is None or record.next_run <= upcoming + EXPLAINED:
+        return None
+    return replace(record, next_run=upcoming, rewinds=record.rewinds + 1)
+
+
+def _seen_from_yesterday(record: ScheduleRecord, now: float) -> float:
+    """The next run, found as it is when one follows another: asked inside an hour that comes twice, cron finds one more."""
+    return next(run for run in _cron_runs(record, now - 86_400.0) if run > now)
 
 
 def new_record(name: str, task: str, when: Timing, now: float) -> ScheduleRecord:

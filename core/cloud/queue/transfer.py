@@ -1,12 +1,16 @@
-"""The queue as JSON Lines and back: a header line, then a task a line with its attempts, in the order of publication."""
+"""The queue as JSON Lines and back: a header line, a task a line with its attempts, in the order of publication, an end.
+
+The last line counts what comes before it, so that a file that was cut off between two lines is not taken for a whole one.
+"""
 
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import SpooledTemporaryFile
 from typing import IO
 
 from core.clock import to_iso
@@ -18,8 +22,12 @@ from core.json_types import Json, JsonObject, dumps, plain_dumps
 from core.safe_text import encodable
 
 FORMAT = "heablcoin-cloud tasks"
-VERSION = 1
+VERSION = 2
+WITHOUT_END = 1
+"""The version whose files have no last line that counts."""
 BATCH = 500
+SPOOLED = 32 * 1024 * 1024
+"""Bytes of an import that are held in memory while it is checked; the rest goes to a temporary file."""
 LONGEST_LINE = 16 * 1024 * 1024
 """Bytes: more than the largest task with its result and attempts."""
 
@@ -36,59 +44,105 @@ class Imported:
 
 
 def write_tasks(tasks: TaskStore, file: str | Path | IO[bytes], now: float) -> int:
-    """Write every task; returns how many. A path is replaced only once all is written, and is for this user alone."""
-    count = 0
-    with _writing(file) as out:
+    """Write every task as it is at one moment; returns how many.
+
+    A path is replaced only once all is written, and is for this user alone.
+    """
+    count = attempts = 0
+    with _writing(file) as out, closing(tasks.everything(BATCH)) as batches:
         _write_line(out, {"format": FORMAT, "version": VERSION, "exported_at": to_iso(now)})
-        cursor = ""
-        while True:
-            page = tasks.dump(cursor, BATCH)
-            for task in page.tasks:
-                history: list[Json] = [each.to_dict() for each in tasks.attempts(task.task_id)]
+        for batch in batches:
+            for task, past in batch:
+                history: list[Json] = [each.to_dict() for each in past]
                 _write_line(out, {**task.to_dict(), "history": history})
-            count += len(page.tasks)
-            cursor = page.next_cursor
-            if not cursor:
-                return count
+                attempts += len(history)
+            count += len(batch)
+        _write_line(out, {"format": FORMAT, "end": True, "tasks": count, "attempts": attempts})
+    return count
 
 
 def read_tasks(tasks: TaskStore, lines: Iterable[bytes], now: float) -> Imported:
-    """Add the tasks of an export that are not there yet. Each 500 are added whole or not at all.
+    """Add the tasks of an export that are not there yet: all of them, in one transaction, or none.
 
-    Raises InvalidArgument, naming the line, for what is not an export or clashes with a task that is there.
+    Raises InvalidArgument, naming the line, for what is not a whole export or clashes with a task that is there.
     """
-    read, added, batch = 0, 0, list[RestoredTask]()
-    for number, record in _records(lines):
-        try:
-            batch.append(restored(record, now))
-        except InvalidArgument as error:
-            raise InvalidArgument(f"Line {number}: {error.message}", error.fix) from error
-        read += 1
-        if len(batch) == BATCH:
-            added += sum(each.created for each in tasks.restore(batch, now))
-            batch.clear()
-    added += sum(each.created for each in tasks.restore(batch, now))
-    return Imported(added, read - added, [])
+    with SpooledTemporaryFile(max_size=SPOOLED) as checked:
+        read, notes = 0, list[str]()
+        for number, record, line in _records(lines, notes):
+            try:
+                restored(record, now)
+            except InvalidArgument as error:
+                raise InvalidArgument(f"Line {number}: {error.message}", error.fix) from error
+            read += 1
+            checked.write(line.rstrip(b"\r\n") + b"\n")
+        checked.seek(0)
+        added = tasks.restore((restored(json.loads(line), now) for line in checked), now)
+    count = sum(each.created for each in added)
+    return Imported(count, read - count, notes)
 
 
-def _records(lines: Iterable[bytes]) -> Iterator[tuple[int, Mapping[str, object]]]:
+def _records(lines: Iterable[bytes], notes: list[str]) -> Iterator[tuple[int, Mapping[str, object], bytes]]:
+    """The tasks of an export with the number and text of their lines; InvalidArgument once it is not a whole one."""
+    read, attempts = 0, 0
+    version: object = None
+    ended = False
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            raise InvalidArgument(f"Line {number} is not JSON.", "give a file that export wrote.") from None
-        if not isinstance(record, dict) or (number == 1 and record.get("format") != FORMAT):
-            raise InvalidArgument("This is not an export of the queue.", "give a file that export wrote.")
+        record = _record(number, line)
+        if ended:
+            raise InvalidArgument(
+                f"Line {number} comes after the end of the export; nothing was imported.", "give one export at a time."
+            )
         if number == 1:
-            if record.get("version") != VERSION:
-                raise InvalidArgument(
-                    f"The export has version {str(record.get('version'))[:20]}; this program reads {VERSION}.",
-                    "upgrade heablcoin-cloud.",
-                )
-            continue
-        yield number, record
+            version = _version(record)
+        elif record.get("format") == FORMAT and record.get("end") is True:
+            _check_end(record, read, attempts)
+            ended = True
+        else:
+            history = record.get("history")
+            read, attempts = read + 1, attempts + (len(history) if isinstance(history, list) else 0)
+            yield number, record, line
+    if version == WITHOUT_END:
+        notes.append("The export is of an older version, whose files have no end: whether it is whole cannot be told.")
+    elif not ended:
+        raise InvalidArgument(
+            f"The export is cut off: it stops after {read:,} tasks, without the last line that counts them; nothing was"
+            " imported.",
+            "export again, or copy the whole file again.",
+        )
+
+
+def _record(number: int, line: bytes) -> dict[str, object]:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        raise InvalidArgument(
+            f"Line {number} is not JSON; nothing was imported.", "give a file that export wrote, whole."
+        ) from None
+    if not isinstance(record, dict) or (number == 1 and record.get("format") != FORMAT):
+        raise InvalidArgument("This is not an export of the queue.", "give a file that export wrote.")
+    return record
+
+
+def _version(header: Mapping[str, object]) -> object:
+    version = header.get("version")
+    if version not in (WITHOUT_END, VERSION):
+        raise InvalidArgument(
+            f"The export has version {str(version)[:20]}; this program reads up to {VERSION}.",
+            "upgrade heablcoin-cloud.",
+        )
+    return version
+
+
+def _check_end(end: Mapping[str, object], read: int, attempts: int) -> None:
+    if (end.get("tasks"), end.get("attempts")) != (read, attempts):
+        said = f"{str(end.get('tasks'))[:20]} tasks with {str(end.get('attempts'))[:20]} attempts"
+        raise InvalidArgument(
+            f"The export is not whole: its last line counts {said}, and it holds {read} with {attempts}; nothing was"
+            " imported.",
+            "export or copy it again; if lines were taken out on purpose, change the counts in the last line.",
+        )
 
 
 def restored(record: Mapping[str, object], now: float) -> RestoredTask:

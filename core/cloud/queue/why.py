@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from core.clock import to_iso
+from core.cloud.retry import SUSPECT_AFTER
 from core.cloud.store.base import Situation
 from core.cloud.task import Task, TaskStatus
 
@@ -44,7 +45,9 @@ def explain(situation: Situation, now: float, means: Means = NOTHING) -> str:
     if task.status is TaskStatus.CANCELLED:
         return f"Cancelled at {_iso(task.completed_at)}: {_reason(task)}. retry_task runs it again."
     if task.status is TaskStatus.EXPIRED:
-        return f"Expired at {_iso(task.completed_at)} before it could start. retry_task runs it again."
+        after = f", after {_times(task.attempts)}" if task.attempts else ""
+        what = _reason(task) if task.error else "Expired before it could start"
+        return f"At {_iso(task.completed_at)}{after}: {what}. retry_task runs it again."
     if task.status in (TaskStatus.ACKNOWLEDGED, TaskStatus.RUNNING):
         return _held(situation, now)
     return " ".join(_pending(situation, now, means))
@@ -83,6 +86,10 @@ def _pending(situation: Situation, now: float, means: Means) -> list[str]:
         said.append(_nobody(situation, means))
     elif not said:
         said.append(_turn(situation))
+    if task.interruptions >= SUSPECT_AFTER:
+        said.append(
+            f"Its worker died {task.interruptions} times while running it, so each process runs one such task at a time."
+        )
     if task.expires_at is not None:
         said.append(f"It expires at {_iso(task.expires_at)}.")
     return said

@@ -65,6 +65,8 @@ class Exchanger:
         self._claiming = True
         self._closing = False
         self._capabilities: frozenset[str] = frozenset()
+        self._suspect: FlightKey | None = None
+        """The last task claimed whose workers died repeatedly; no second one runs beside it."""
         self._pace = Pace(concurrency)
         self._thread = threading.Thread(target=self._run, name="heablcoin-exchange", daemon=True)
 
@@ -191,7 +193,8 @@ class Exchanger:
     ) -> Exchanged:
         request = None
         if free > 0 and capabilities:
-            request = ClaimRequest(self._worker, capabilities, free, self._lease)
+            suspects = 0 if self._suspect is not None and self._flights.get(self._suspect) is not None else 1
+            request = ClaimRequest(self._worker, capabilities, free, self._lease, suspects=suspects)
         elif not settlements:
             return Exchanged([], [])
         failpoint("before_exchange")
@@ -208,6 +211,10 @@ class Exchanger:
             )
         if settlements:
             self._announce(settlements)
+        for claim in exchanged.claims:
+            if claim.suspect:
+                self._suspect = (claim.task_id, claim.attempt)
+                log.warning("task %s is run with no other suspect beside it: its workers died", claim.task_id)
         return exchanged
 
     def _refresh(self) -> frozenset[str]:

@@ -8,7 +8,7 @@ raise a StoreError. Values cross this boundary as JSON text (payload, result), s
 """
 
 import builtins
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple, Protocol
@@ -109,6 +109,8 @@ class ClaimRequest:
     """RUNNING for a runner, ACKNOWLEDGED for an agent that will report by itself."""
     task_id: str | None = None
     """Only this task (it must be ready); `capabilities` is then ignored."""
+    suspects: int | None = None
+    """0 or 1: how many tasks to claim whose workers died SUSPECT_AFTER times or more; None for any number."""
 
 
 @dataclass(slots=True)  # not frozen: that takes several times as long to make
@@ -127,6 +129,8 @@ class Claim:
     """Earlier attempts that use up no retry: cut off, given back, or before a retry by hand."""
     depends_on: tuple[str, ...]
     """Ids whose results the payload may refer to; () for most tasks."""
+    suspect: bool = False
+    """True when its worker died SUSPECT_AFTER times or more."""
 
 
 @dataclass(slots=True)  # not frozen: that takes several times as long to make
@@ -329,11 +333,14 @@ class TaskStore(Protocol):
         """The earliest moment at which `maintain` will have something to do."""
         ...
 
-    def dump(self, cursor: str, limit: int) -> Page:
-        """Every task in the order of publication; '' starts at the oldest."""
+    def everything(self, batch: int) -> Generator[builtins.list[tuple[Task, builtins.list[Attempt]]]]:
+        """Every task with its attempts in the order of publication, up to `batch` at a time, all of one moment.
+
+        The generator holds on to that moment until it ends or is closed.
+        """
         ...
 
-    def restore(self, tasks: Sequence[RestoredTask], now: float) -> builtins.list[Published]:
+    def restore(self, tasks: Iterable[RestoredTask], now: float) -> builtins.list[Published]:
         """Insert tasks of an export, all or nothing; one that is there already, and the same, is left as it is.
 
         A task that has not ended has all its retries again. Raises InvalidArgument for an id or idempotency key that
@@ -388,6 +395,8 @@ class ScheduleRecord:
     created_at: float
     """When it was added, or last given other times; periods are counted from then."""
     runs: int
+    rewinds: int = 0
+    """How often its next run was pulled in, because the clock had been ahead."""
 
 
 class ScheduleStore(Protocol):

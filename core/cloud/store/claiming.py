@@ -8,11 +8,14 @@ import apsw
 
 from core.cloud.store.base import Claim, ClaimRequest, Settlement
 from core.cloud.store.publishing import dependency_failed
-from core.cloud.store.queries import ATTEMPT, DEPENDENCY, TASK, Binding, many, one, rows
+from core.cloud.store.queries import ATTEMPT, DEPENDENCY, TASK, Binding, first, many, one, rows
 from core.cloud.store.states import waiting_state
 from core.cloud.task import FINAL, AttemptOutcome, TaskStatus
 
 log = logging.getLogger(__name__)
+
+NO_SUSPECT = 0
+"""A sequence number that no task has."""
 
 
 def settle(connection: apsw.Connection, settlements: Sequence[Settlement], now: float) -> list[Settlement]:
@@ -87,7 +90,11 @@ def claim(connection: apsw.Connection, request: ClaimRequest, now: float) -> lis
     hold = (request.status.value, request.worker, now + request.lease, now)
     if request.task_id is None:
         capabilities = capabilities_json(connection, request)
-        taken = rows(connection, TASK["claim"], (*hold, request.limit, capabilities))
+        suspect = None if request.suspects is None else NO_SUSPECT
+        if request.suspects:
+            found = first(connection, TASK["next_suspect"], (capabilities, now))
+            suspect = NO_SUSPECT if found is None else found[0]
+        taken = rows(connection, TASK["claim"], (*hold, request.limit, capabilities, suspect))
     else:
         taken = rows(connection, TASK["claim_one"], (*hold, request.task_id))
     taken.sort(key=lambda row: (-row[1], row[0]))
@@ -104,6 +111,7 @@ def claim(connection: apsw.Connection, request: ClaimRequest, now: float) -> lis
             max_retries=row[6],
             interruptions=row[7],
             depends_on=tuple(task_id for task_id, _ in parents[row[0]]) if row[9] else (),
+            suspect=bool(row[10]),
         )
         for row in taken
     ]

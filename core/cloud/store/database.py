@@ -182,6 +182,23 @@ class Database(ForkAware):
                 if not nested and connection.in_transaction:
                     connection.execute("COMMIT")
 
+    @contextmanager
+    def apart(self) -> Iterator[apsw.Connection]:
+        """A read transaction on a connection of its own: however long it is held, other readers here do not wait for it."""
+        if self.location == MEMORY:
+            with self.snapshot() as connection:
+                yield connection
+            return
+        with self.read():
+            connection = self._connect()
+        with self._our_words:
+            try:
+                connection.execute("PRAGMA query_only=ON")
+                connection.execute("BEGIN")
+                yield connection
+            finally:
+                connection.close()
+
     def _ensure_open(self) -> None:
         """Open what was lost; the write lock is held."""
         if self._closed:

@@ -114,11 +114,10 @@ def page(connection: apsw.Connection, query: TaskQuery, now: float) -> Page:
     return Page(tasks_at(connection, [seq for _, seq in shown]), f"{shown[-1][0]}.{shown[-1][1]}" if more else "")
 
 
-def dump(connection: apsw.Connection, cursor: str, limit: int) -> Page:
-    """Tasks in the order of publication."""
-    after = _parse_cursor(cursor)[1] if cursor else 0
+def published_after(connection: apsw.Connection, after: int, limit: int) -> list[tuple[int, Task]]:
+    """(seq, task) of those published after the one with seq `after`, in that order."""
     seqs = [row[0] for row in rows(connection, TASK["page_published"], (after, limit))]
-    return Page(tasks_at(connection, seqs), f"0.{seqs[-1]}" if len(seqs) == limit else "")
+    return list(zip(seqs, tasks_at(connection, seqs), strict=True))
 
 
 class _Ranges:

@@ -2,8 +2,9 @@
 
 import builtins
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from functools import partial
+from itertools import islice
 
 from core.cloud.store import claiming, publishing, reading, reporting, restoring, upkeep
 from core.cloud.store.base import (
@@ -26,6 +27,8 @@ from core.cloud.store.queries import TASK, first, one, rows
 from core.cloud.task import Attempt, Task, TaskStatus
 from core.failpoints import failpoint
 
+RESTORED_AT_ONCE = 500
+"""Tasks of an import that are looked at and written together; it is one transaction in any case."""
 SHUT_DOWN = "Given back: its worker was shut down."
 
 
@@ -171,15 +174,20 @@ class SqliteTaskStore:
         with self._database.read() as connection:
             return upkeep.next_due(connection, take_back=take_back)
 
-    def dump(self, cursor: str, limit: int) -> Page:
-        with self._database.snapshot() as connection:
-            return reading.dump(connection, cursor, limit)
+    def everything(self, batch: int) -> Generator[builtins.list[tuple[Task, builtins.list[Attempt]]]]:
+        with self._database.apart() as connection:
+            after = 0
+            while found := reading.published_after(connection, after, batch):
+                yield [(task, reading.attempts_of(connection, task.task_id)) for _, task in found]
+                after = found[-1][0]
 
-    def restore(self, tasks: Sequence[RestoredTask], now: float) -> builtins.list[Published]:
-        if not tasks:
-            return []
+    def restore(self, tasks: Iterable[RestoredTask], now: float) -> builtins.list[Published]:
+        published: builtins.list[Published] = []
+        waiting = iter(tasks)
         with self._database.write() as connection:
-            return restoring.restore_tasks(connection, tasks, now)
+            while batch := builtins.list(islice(waiting, RESTORED_AT_ONCE)):
+                published += restoring.restore_tasks(connection, batch, now)
+        return published
 
     def purge(self, statuses: Collection[TaskStatus], older_than: float, *, dry_run: bool, limit: int) -> Purged:
         if dry_run:

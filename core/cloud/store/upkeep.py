@@ -5,6 +5,7 @@ from collections.abc import Collection
 
 import apsw
 
+from core.cloud.retry import DOUBT
 from core.cloud.store.base import Maintained, Purged
 from core.cloud.store.claiming import cancel_dependents
 from core.cloud.store.queries import ATTEMPT, TASK, one, rows
@@ -12,6 +13,7 @@ from core.cloud.store.states import READY, STATES_OF
 from core.cloud.task import AttemptOutcome, TaskStatus
 
 EXPIRED = "Expired before it could start."
+EXPIRED_AGAIN = "Expired before it could start again. Last error:"
 LEASE_ENDED = "The worker stopped renewing its lease: its process died or hung."
 
 
@@ -33,22 +35,33 @@ def maintain(connection: apsw.Connection, now: float, poison_limit: int, limit: 
 
 def _expire(connection: apsw.Connection, now: float, limit: int) -> tuple[int, int]:
     ended = rows(connection, TASK["expire"], (now, limit))
-    connection.executemany(TASK["put_outcome"], [(seq, None, EXPIRED) for seq, _ in ended])
-    lost = [(seq, task_id, TaskStatus.EXPIRED.value) for seq, task_id in ended]
+    connection.executemany(TASK["put_outcome"], [(seq, None, _why_expired(error)) for seq, _, error in ended])
+    lost = [(seq, task_id, TaskStatus.EXPIRED.value) for seq, task_id, _ in ended]
     return len(ended), cancel_dependents(connection, lost, now)
+
+
+def _why_expired(error: str | None) -> str:
+    """What is said of a task that expired; the error of its last attempt stays in it, when it had one."""
+    if error is None:
+        return EXPIRED
+    return error if error.startswith((EXPIRED, EXPIRED_AGAIN)) else f"{EXPIRED_AGAIN} {error}"
 
 
 def _take_back(connection: apsw.Connection, now: float, poison_limit: int, limit: int) -> tuple[int, int, int]:
     """Lost leases: (tasks pending again, tasks failed, dependents cancelled)."""
     cut_off = rows(connection, TASK["lost"], (now, limit))
     lost: list[tuple[int, str, str]] = []
+    suspected = {row[3] for row in cut_off if row[5] >= poison_limit}
+    alone = {owner for owner in suspected if int(one(connection, TASK["held_beside"], (owner,))) == 1}
     for seq, task_id, attempt, owner, started_at, interruptions in cut_off:
         record = (seq, attempt, owner, started_at, now, AttemptOutcome.INTERRUPTED.value, LEASE_ENDED)
         connection.execute(ATTEMPT["insert"], record)
-        if interruptions + 1 > poison_limit:
+        # What a worker ran beside others may be innocent; it runs again, with fewer beside it.
+        if interruptions + 1 > (poison_limit if owner in alone else poison_limit * DOUBT):
             connection.execute(TASK["interrupt"], (seq, TaskStatus.FAILED.value, now))
+            last = ", the last time with nothing else running in it" if owner in alone else ""
             error = (
-                f"Given up: its worker died {interruptions + 1} times while running it, and more than {poison_limit} "
+                f"Given up: its worker died {interruptions + 1} times while running it{last}, and more than {poison_limit} "
                 "is taken as a sign that the task kills its worker."
             )
             connection.execute(TASK["put_outcome"], (seq, None, error))

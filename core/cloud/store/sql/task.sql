@@ -41,6 +41,7 @@ INSERT INTO tag (tag, priority, task) VALUES (?, ?, ?);
 -- name: claim
 -- Takes the heads of the ready queues of every kind this process can run. Asking each kind's index range for its first
 -- few keeps a claim short when any number of ready tasks wait for a capability that is not here.
+-- Of the suspects (as in the index task_suspect) only ?7 may be among them; NULL lets all be.
 UPDATE task
 SET state = ?1, owner = ?2, lease_until = ?3, started_at = ?4, attempt = attempt + 1
 WHERE seq IN (
@@ -49,6 +50,7 @@ WHERE seq IN (
         SELECT waiting.seq FROM task AS waiting
         WHERE waiting.kind = kind.id AND waiting.state = 'ready'
             AND (waiting.expires_at IS NULL OR waiting.expires_at > ?4)
+            AND (?7 IS NULL OR waiting.interruptions < 2 OR waiting.seq = ?7)
         ORDER BY waiting.priority DESC, waiting.seq
         LIMIT ?5
     )
@@ -60,7 +62,15 @@ RETURNING
     seq, priority, id, attempt, (SELECT name FROM kind WHERE kind.id = task.kind), timeout, max_retries,
     interruptions + forgiven,
     (SELECT payload FROM body WHERE body.task = task.seq),
-    EXISTS (SELECT 1 FROM dependency WHERE child = task.seq);
+    EXISTS (SELECT 1 FROM dependency WHERE child = task.seq),
+    interruptions >= 2;
+
+-- name: next_suspect
+-- The suspect whose turn it is, among those that this process can run.
+SELECT seq FROM task INDEXED BY task_suspect
+WHERE state = 'ready' AND interruptions >= 2 AND (expires_at IS NULL OR expires_at > ?2)
+    AND (SELECT capability FROM kind WHERE kind.id = task.kind) IN (SELECT value FROM json_each(?1))
+ORDER BY priority DESC, seq LIMIT 1;
 
 -- name: claim_one
 -- The same for one given task, whatever it needs.
@@ -71,7 +81,8 @@ RETURNING
     seq, priority, id, attempt, (SELECT name FROM kind WHERE kind.id = task.kind), timeout, max_retries,
     interruptions + forgiven,
     (SELECT payload FROM body WHERE body.task = task.seq),
-    EXISTS (SELECT 1 FROM dependency WHERE child = task.seq);
+    EXISTS (SELECT 1 FROM dependency WHERE child = task.seq),
+    interruptions >= 2;
 
 -- name: has_ready
 -- Asked on the reading connection first, so that an idle process takes no write lock.
@@ -130,6 +141,10 @@ UPDATE task SET state = 'ready', forgiven = forgiven + 1, owner = NULL, lease_un
 SELECT seq, id, attempt, owner, started_at FROM task INDEXED BY task_held
 WHERE lease_until > 0 AND owner = ?1;
 
+-- name: held_beside
+-- How many tasks a worker holds; asked when one of them may be what killed it.
+SELECT count(*) FROM task INDEXED BY task_held WHERE lease_until > 0 AND owner = ?1;
+
 -- name: lost
 -- Held tasks whose lease ended.
 SELECT seq, id, attempt, owner, started_at, interruptions FROM task INDEXED BY task_held
@@ -142,6 +157,7 @@ SET state = ?2, ended_at = ?3, interruptions = interruptions + 1, owner = NULL, 
 WHERE seq = ?1;
 
 -- name: expire
+-- With the error of the last attempt, which may have been cut off without one of its own.
 -- INDEXED BY, here and below: without statistics SQLite would take the index of states and walk the whole state.
 UPDATE task SET state = 'expired', ended_at = ?1
 WHERE seq IN (
@@ -149,7 +165,10 @@ WHERE seq IN (
     WHERE expires_at <= ?1 AND owner IS NULL AND ended_at IS NULL
     ORDER BY expires_at LIMIT ?2
 )
-RETURNING seq, id;
+RETURNING seq, id, coalesce(
+    (SELECT error FROM outcome WHERE outcome.task = task.seq),
+    (SELECT error FROM attempt WHERE attempt.task = task.seq ORDER BY number DESC LIMIT 1)
+);
 
 -- name: promote
 -- Delayed tasks whose time has come.
