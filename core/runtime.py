@@ -41,6 +41,8 @@ class RuntimeOptions:
     """Tasks run at once; 0 runs none in this process, which still hears of changes and offers to do the upkeep."""
     lease: float = 30.0
     """Seconds after which the tasks of a process that died are given back."""
+    ageing: float = 0.0
+    """Seconds of waiting that count as much as one step of priority; 0: priority first, however long the others wait."""
     synchronous: Literal["FULL", "NORMAL"] = "FULL"
     retention_days: float = 30.0
     """Finished tasks are removed after this; 0 keeps them for ever."""
@@ -116,6 +118,7 @@ class Runtime:
             wakeup=self.wakeup,
             concurrency=options.concurrency,
             lease=options.lease,
+            ageing=options.ageing or None,
             maintenance=self._maintenance,
             clock=self.clock,
             rng=rng,

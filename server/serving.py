@@ -40,6 +40,7 @@ def open_runtime(settings: Settings) -> Runtime:
             concurrency=settings.concurrency,
             lease=settings.lease,
             synchronous=settings.synchronous,
+            ageing=settings.ageing,
             retention_days=settings.retention_days,
             allow_hosts=settings.allow_hosts,
             keys=settings.keys,

@@ -60,6 +60,12 @@ class Settings(BaseSettings):
     lease: float = Field(
         default=30.0, ge=2, le=3600, description="Seconds after which the tasks of a process that died are given back."
     )
+    ageing: float = Field(
+        default=0.0,
+        ge=0,
+        le=31_536_000,
+        description="Seconds of waiting that count as one step of priority; 0: LOW waits for as long as there is more urgent work.",
+    )
     synchronous: Literal["FULL", "NORMAL"] = Field(
         default="FULL", description="`FULL`: a published task survives a power cut; `NORMAL`: only a crash, but faster."
     )

@@ -48,6 +48,8 @@ def test_a_variable_is_read(monkeypatch: pytest.MonkeyPatch, name: str, text: st
         ("toolsets", "tasks,nonsense"),
         ("log_level", "loud-secret"),
         ("retention_days", "nan"),
+        ("ageing", "-1"),
+        ("ageing", "old-secret"),
     ],
 )
 def test_a_bad_variable_is_named_with_what_it_may_be_and_without_its_value(

@@ -24,6 +24,7 @@ SCANS = {
 }
 SORTS = {
     ("task", "claim"): "a few heads for each kind",
+    ("task", "claim_aged"): "a few heads for each kind and priority",
     ("dependency", "of_tasks"): "the dependencies of one page",
     ("worker", "alive"): "a row for each process",
 }

@@ -47,7 +47,7 @@ class TaskContext:
         self.attempt = attempt
         """1 for the first attempt."""
         self.results: Mapping[str, Json] = results or {}
-        """Results of the tasks it depends on, by their ids."""
+        """Results of the tasks it depends on, by their ids. Those of many are read from the store one at a time, when looked at."""
         self._report = report
         self._cancelled = cancelled
 

@@ -45,7 +45,9 @@ class Exchanger:
         rng: random.Random,
         dispatch: Dispatch,
         announce: Announce,
+        ageing: float | None = None,
     ) -> None:
+        self._ageing = ageing
         self._tasks = tasks
         self._abilities = abilities
         self._flights = flights
@@ -194,7 +196,9 @@ class Exchanger:
         request = None
         if free > 0 and capabilities:
             suspects = 0 if self._suspect is not None and self._flights.get(self._suspect) is not None else 1
-            request = ClaimRequest(self._worker, capabilities, free, self._lease, suspects=suspects)
+            request = ClaimRequest(
+                self._worker, capabilities, free, self._lease, ageing=self._ageing, suspects=suspects
+            )
         elif not settlements:
             return Exchanged([], [])
         failpoint("before_exchange")

@@ -22,6 +22,7 @@ from core.cloud.retry import RetryPolicy
 from core.cloud.running.lane import run_to_its_end
 from core.cloud.running.outage import NotStarted
 from core.cloud.running.outcome import Outcomes, result_text
+from core.cloud.running.stored_results import results_of
 from core.cloud.store.base import Claim, ClaimRequest, Settlement, TaskStore
 from core.cloud.task import Task
 from core.errors import InvalidArgument, InvalidTransition, LeaseLost, StoreError
@@ -111,8 +112,7 @@ class ManualRun:
             raise
 
     def _prepare(self, claim: Claim, watch: "_Watch") -> tuple[Json, TaskContext]:
-        stored = self._tasks.results(claim.depends_on) if claim.depends_on else {}
-        results = {task_id: loads(text) for task_id, text in stored.items()}
+        results = results_of(self._tasks, claim.depends_on)
         context = TaskContext(
             claim.task_id,
             claim.name,

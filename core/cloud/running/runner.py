@@ -7,6 +7,7 @@ handler can hold up. The runner here starts them, connects them and ends them.
 
 import atexit
 import logging
+import math
 import os
 import random
 import socket
@@ -51,7 +52,8 @@ class TaskRunner:
     """The part of a process that runs tasks. Thread-safe; all its threads are daemons.
 
     `concurrency` attempts run at once. `lease` is how many seconds after the death of this process its tasks are given
-    to others. `wakeup` is shared with the publisher of this process, so that a publish starts a task at once.
+    to others. With `ageing`, so many seconds of waiting count as much as one step of priority (above 0; None: priority goes
+    first, however long the others wait). `wakeup` is shared with the publisher of this process, so that a publish starts a task at once.
     `maintenance` is this process's share in the upkeep; None makes one with the standard duties.
     """
 
@@ -63,6 +65,7 @@ class TaskRunner:
         wakeup: WakeUp | None = None,
         concurrency: int = 10,
         lease: float = 30.0,
+        ageing: float | None = None,
         poll_interval: float = 1.0,
         retry: RetryPolicy | None = None,
         maintenance: Maintenance | None = None,
@@ -70,6 +73,8 @@ class TaskRunner:
         rng: random.Random | None = None,
         worker_id: str | None = None,
     ) -> None:
+        if ageing is not None and not 0 < ageing < math.inf:
+            raise InvalidArgument(f"The ageing is {ageing!r} seconds.", "use more than 0, or None for none.")
         if concurrency < 0 or lease <= 0 or poll_interval <= 0:
             raise InvalidArgument(
                 f"A runner cannot have concurrency={concurrency}, lease={lease}, poll_interval={poll_interval}.",
@@ -110,6 +115,7 @@ class TaskRunner:
             rng=rng,
             dispatch=self._dispatch,
             announce=self._announce,
+            ageing=ageing,
         )
         self._keeper = LeaseKeeper(
             store.tasks,

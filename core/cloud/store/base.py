@@ -109,6 +109,8 @@ class ClaimRequest:
     """RUNNING for a runner, ACKNOWLEDGED for an agent that will report by itself."""
     task_id: str | None = None
     """Only this task (it must be ready); `capabilities` is then ignored."""
+    ageing: float | None = None
+    """Seconds of waiting that count as much as one step of priority; None for priority first, whatever the wait."""
     suspects: int | None = None
     """0 or 1: how many tasks to claim whose workers died SUSPECT_AFTER times or more; None for any number."""
 

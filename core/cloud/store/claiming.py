@@ -84,7 +84,7 @@ def cancel_dependents(connection: apsw.Connection, lost: Iterable[tuple[int, str
 
 
 def claim(connection: apsw.Connection, request: ClaimRequest, now: float) -> list[Claim]:
-    """Take ready tasks for a worker, URGENT first, then oldest."""
+    """Take ready tasks for a worker: URGENT first, then oldest; with `ageing` both count."""
     if request.limit < 1:
         return []
     hold = (request.status.value, request.worker, now + request.lease, now)
@@ -94,10 +94,16 @@ def claim(connection: apsw.Connection, request: ClaimRequest, now: float) -> lis
         if request.suspects:
             found = first(connection, TASK["next_suspect"], (capabilities, now))
             suspect = NO_SUSPECT if found is None else found[0]
-        taken = rows(connection, TASK["claim"], (*hold, request.limit, capabilities, suspect))
+        which = (*hold, request.limit, capabilities, suspect)
+        if request.ageing is None:
+            taken = rows(connection, TASK["claim"], which)
+        else:
+            taken = rows(connection, TASK["claim_aged"], (*which, request.ageing))
     else:
         taken = rows(connection, TASK["claim_one"], (*hold, request.task_id))
-    taken.sort(key=lambda row: (-row[1], row[0]))
+    if len(taken) > 1:  # rows come back in no order
+        aged = request.ageing is not None and request.task_id is None
+        taken.sort(key=(lambda row: (row[11], row[0])) if aged else (lambda row: (-row[1], row[0])))
     dependent = [row[0] for row in taken if row[9]]
     parents = dependencies(connection, dependent) if dependent else {}
     return [

@@ -65,6 +65,34 @@ RETURNING
     EXISTS (SELECT 1 FROM dependency WHERE child = task.seq),
     interruptions >= 2;
 
+-- name: claim_aged
+-- The same when waiting counts: each ?8 seconds as one step of priority. Of each kind and priority the oldest are the first
+-- in this order too, so the heads of four index ranges instead of one are all that is looked at. The order of two tasks
+-- never changes as time passes, because both grow older alike.
+UPDATE task
+SET state = ?1, owner = ?2, lease_until = ?3, started_at = ?4, attempt = attempt + 1
+WHERE seq IN (
+    SELECT head.seq
+    FROM kind CROSS JOIN (SELECT value AS priority FROM json_each('[4,3,2,1]')) AS step CROSS JOIN task AS head ON head.seq IN (
+        SELECT waiting.seq FROM task AS waiting
+        WHERE waiting.kind = kind.id AND waiting.state = 'ready' AND waiting.priority = step.priority
+            AND (waiting.expires_at IS NULL OR waiting.expires_at > ?4)
+            AND (?7 IS NULL OR waiting.interruptions < 2 OR waiting.seq = ?7)
+        ORDER BY waiting.seq
+        LIMIT ?5
+    )
+    WHERE kind.capability IN (SELECT value FROM json_each(?6))
+    ORDER BY max(head.created_at, coalesce(head.run_at, 0)) - ?8 * head.priority, head.seq
+    LIMIT ?5
+)
+RETURNING
+    seq, priority, id, attempt, (SELECT name FROM kind WHERE kind.id = task.kind), timeout, max_retries,
+    interruptions + forgiven,
+    (SELECT payload FROM body WHERE body.task = task.seq),
+    EXISTS (SELECT 1 FROM dependency WHERE child = task.seq),
+    interruptions >= 2,
+    max(created_at, coalesce(run_at, 0)) - ?8 * priority;
+
 -- name: next_suspect
 -- The suspect whose turn it is, among those that this process can run.
 SELECT seq FROM task INDEXED BY task_suspect
