@@ -79,6 +79,23 @@ def at(seconds):
             "Cancelled at 2026-11-23T20:00:00.250Z: by hand.",
         ),
         (why(status=TaskStatus.EXPIRED, completed_at=at(0)), "before it could start. retry_task runs it again."),
+        (
+            why(
+                status=TaskStatus.EXPIRED,
+                completed_at=at(0),
+                attempts=4,
+                error="Expired before it could start again. Last error: boom",
+            ),
+            "Expired at 2026-11-23T20:00:00.250Z after 4 attempts, before it could start again. Last error: boom.",
+        ),
+        (
+            why(status=TaskStatus.EXPIRED, completed_at=at(0), error="nobody wants it"),
+            "Expired at 2026-11-23T20:00:00.250Z: nobody wants it. retry_task",
+        ),
+        (
+            why(interruptions=3),
+            "Its worker died 3 times while running it, so each process runs one such task at a time.",
+        ),
     ],
 )
 def test_the_words_name_the_reason(said, words):

@@ -45,12 +45,18 @@ def explain(situation: Situation, now: float, means: Means = NOTHING) -> str:
     if task.status is TaskStatus.CANCELLED:
         return f"Cancelled at {_iso(task.completed_at)}: {_reason(task)}. retry_task runs it again."
     if task.status is TaskStatus.EXPIRED:
-        after = f", after {_times(task.attempts)}" if task.attempts else ""
-        what = _reason(task) if task.error else "Expired before it could start"
-        return f"At {_iso(task.completed_at)}{after}: {what}. retry_task runs it again."
+        return _expired(task)
     if task.status in (TaskStatus.ACKNOWLEDGED, TaskStatus.RUNNING):
         return _held(situation, now)
     return " ".join(_pending(situation, now, means))
+
+
+def _expired(task: Task) -> str:
+    after = f" after {_times(task.attempts)}" if task.attempts else ""
+    said = _reason(task) if task.error else "Expired before it could start"
+    comma = "," if after else ""
+    why = f"{comma} {said.removeprefix('Expired ')}" if said.startswith("Expired ") else f": {said}"
+    return f"Expired at {_iso(task.completed_at)}{after}{why}. retry_task runs it again."
 
 
 def _reason(task: Task) -> str:
