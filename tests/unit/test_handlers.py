@@ -130,10 +130,16 @@ def test_a_handler_runs_to_its_end_in_the_callers_thread_async_or_not():
     assert registry.register("async", asynchronous).run_here({}, context) == 3
 
 
-@pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
+@pytest.mark.parametrize("share", [-0.1, 1.1, float("inf")])
 def test_progress_outside_nought_to_one_is_refused(share):
     with pytest.raises(InvalidArgument, match="0 to 1"):
         TaskContext("id", "name", 1).progress(share)
+
+
+def test_a_share_that_is_not_a_number_counts_as_unknown():
+    said = []
+    TaskContext("id", "name", 1, report=lambda share, message: said.append(share)).progress(float("nan"))
+    assert said == [None]
 
 
 def test_progress_is_reported_with_a_bounded_message():
