@@ -261,7 +261,7 @@ class Call:
 
     def _choose(self) -> tuple[Member | None, bool]:
         """The endpoint to ask now, and whether it is a last resort; None when the call has to wait."""
-        now = self._pool.time()
+        now = self._pool.looked_at()
         unsuited = self._unsuited
         again = None if unsuited is None else unsuited.take_again()
         if again is not None and again.ready_at <= now and self._pool.members.get(again.name) is again:

@@ -147,7 +147,8 @@ class ApiEndpoint:
     @property
     def key_version(self) -> int:
         """A number that has grown when another key was found than the time before. In this process only; it says nothing about the key."""
-        return self._secret.version
+        version: int = self._key.version  # type: ignore[attr-defined]
+        return version
 
     @property
     def key_note(self) -> str:

@@ -165,7 +165,8 @@ def until_tomorrow(now: float, epoch: float) -> float:
 
 def outdated(health: Health, report: Report) -> bool:
     """Whether a call began under settings or with a key that are no longer the endpoint's."""
-    return report.outdated or report.generation not in {-1, health.generation}
+    generation = report.generation
+    return report.outdated or generation not in (health.generation, -1)
 
 
 def matters(health: Health, report: Report) -> bool:

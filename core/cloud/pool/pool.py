@@ -66,7 +66,7 @@ class Pool:
         self.shared = shared
         """Its books are in a database, so that asking them may take a while."""
         self.redact = redact
-        self.time: Callable[[], float] = self._wall_time if shared else self._own_time
+        self.time: Callable[[], float] = self._wall_time if shared else clock.monotonic
         self._latest = float("-inf")
         self._ahead = clock.now() - clock.monotonic()
         """Seconds by which the wall clock is ahead of the monotonic one."""
@@ -80,11 +80,16 @@ class Pool:
         self.line = Line(clock)
         self._executor: ThreadPoolExecutor | None = None
 
-    def _own_time(self) -> float:
-        """The monotonic clock's, which stands still while a machine is suspended: when the wall clock went on, waits told in its time are over.
+    def looked_at(self) -> float:
+        """The time, when something is about to be chosen or told by it.
+
+        A private pool's is the monotonic clock's, which stands still while a machine is suspended: when the wall clock went on, waits told
+        in its time are over.
 
         A wall clock that was put back changes nothing: then the monotonic one ends them.
         """
+        if self.shared:
+            return self.time()
         now = self.clock.monotonic()
         ahead = self.clock.now() - now
         before, self._ahead = self._ahead, ahead
@@ -148,7 +153,7 @@ class Pool:
         now = self.time()
         endpoint, health = member.endpoint, member.account.health
         flight = Flight(member, token, now, self.clock.monotonic(), hedge, health.generation, endpoint.key_version)
-        if not member.account.health.clean:
+        if health.failures or health.held_until:
             try:
                 member.refresh(now)
             except Exception:

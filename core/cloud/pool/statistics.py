@@ -16,7 +16,7 @@ NONE_YET = "n/a"
 def pool_stats(pool: Pool) -> JsonObject:
     """Sums over the pool and a table of its endpoints, by priority."""
     members = sorted(pool.members.values(), key=lambda member: (member.endpoint.priority, member.name))
-    now, epoch = pool.time(), pool.clock.now()
+    now, epoch = pool.looked_at(), pool.clock.now()
     totals = {member.name: member.account.totals() for member in members}
     everything = Tally()
     for tally in totals.values():
