@@ -147,11 +147,17 @@ async def test_a_429_that_means_no_money_is_not_taken_for_a_rate_limit(bench: Be
 
 
 async def test_a_bad_request_is_raised_at_once_and_blames_nobody(bench: Bench) -> None:
-    bench.alpha(Step(status=400, code="context_length_exceeded", message="too long"))
-    with pytest.raises(ProviderError, match="too long") as caught:
+    bench.alpha(Step(status=400, code="invalid_request_error", message="'messages' must not be empty"))
+    with pytest.raises(ProviderError, match="must not be empty") as caught:
         await bench.ask()
     assert caught.value.status == 400
     assert bench.calls("beta") == 0
+    assert bench.status("alpha") == ApiStatus.ACTIVE
+
+
+async def test_a_request_too_long_for_one_endpoint_is_served_by_the_next_and_blames_nobody(bench: Bench) -> None:
+    bench.alpha(Step(status=400, code="context_length_exceeded", message="too long"))
+    await assert_served_by_beta(bench, "unsuited")
     assert bench.status("alpha") == ApiStatus.ACTIVE
 
 
