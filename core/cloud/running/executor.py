@@ -71,7 +71,7 @@ class Executor:
         self._report = report
         self._concurrency = concurrency
         self._abilities_changed = abilities_changed
-        self._crew = Crew(self._run_here, self._refuse)
+        self._crew = Crew(self._run_here, self._no_thread)
         self._lock = threading.Lock()
         self._waiting: deque[Flight] = deque()
         self._active = 0
@@ -180,6 +180,11 @@ class Executor:
             self._refuse(flights, refusal)
         else:
             self._take_off(_lane_of(flights[0]), flights)
+
+    def _no_thread(self, flights: Sequence[Flight], error: BaseException) -> None:
+        for place in (Place.THREAD, Place.PROCESS):
+            if concerned := [flight for flight in flights if flight.handler.place is place]:
+                self._refuse(concerned, error, NEEDS[Place.THREAD])
 
     def _refuse(self, flights: Sequence[Flight], error: BaseException, what: str = "") -> None:
         """Give back, unharmed, what could not be begun, and begin nothing more of its kind for a while."""
