@@ -1,6 +1,5 @@
 """Who can run a task: every answer is right at once, in the process that changed something and in any other."""
 
-import time
 from contextlib import ExitStack
 
 import pytest
@@ -11,8 +10,6 @@ from core.cloud.running import runner as runners
 from core.runtime import Runtime, RuntimeOptions
 from tests.support.waiting import wait_until
 
-ELSEWHERE = 1.9
-"""Seconds within which a process takes over what another one changed: before a waiter gives a task up (2 s)."""
 VARIABLE = "WHO_CAN_RUN_KEY"
 
 
@@ -21,7 +18,7 @@ class World:
 
     def __init__(self, file, stack, monkeypatch):
         self.file, self.stack, self.monkeypatch = str(file), stack, monkeypatch
-        self.here = self.process()
+        self.here = self.process(lease=3600.0)
         self.there = stack.enter_context(EnhancedCloudTaskPublisher(self.file))
 
     def process(self, **options):
@@ -145,12 +142,11 @@ def an_endpoint_of_another_process_while_busy(world):
 @pytest.mark.parametrize(
     "change", [a_key_in_the_environment, an_endpoint_of_another_process, an_endpoint_of_another_process_while_busy]
 )
-def test_what_changed_elsewhere_is_known_before_a_waiter_gives_up(world, change):
+def test_what_changed_elsewhere_is_known_before_a_waiter_gives_up(world, change, monkeypatch):
+    monkeypatch.setattr(runners, "SIGN_OF_LIFE", float("inf"))  # the next sign of life would tell it too, in its time
     change(world)
     task = world.there.publish("ai_call", {"prompt": "x"}, delay=600)
-    began = time.monotonic()
     wait_until(lambda: not world.there.nobody_can_run(task.task_id), "the other process to know it")
-    assert time.monotonic() - began < ELSEWHERE * 3, "nobody looked: it was the next sign of life"
     assert "No running process" not in world.there.why(task.task_id)
 
 
