@@ -77,7 +77,7 @@ async def test_a_look_up_that_hangs_is_told_of_its_own_host_only(
 ) -> None:
     transport = make(None, lookup=hanging_for(lambda _host: True, stuck))
     with pytest.raises(HttpError) as caught:
-        await transport.send(HttpRequest("GET", "http://bad.example/"), 0.1)
+        await transport.send(HttpRequest("GET", "http://bad.example/"), 0.5)
     assert (caught.value.kind, caught.value.code) == ("connect", "connect_timeout")
 
 
