@@ -10,11 +10,12 @@ ifneq ($(origin PYTHON),file)
   endif
 endif
 BIN := $(VENV)/bin
+PEERS := .venv-peers
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-PYTEST ?= -n 2 --dist worksteal -m "not soak and not inspector and not conformance and not clients"
+PYTEST ?= -n 2 --dist worksteal -m "not soak and not inspector and not conformance and not clients and not peers"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format lock chaos soak bench inspector conformance clients mcpb docs picture clean
+.PHONY: help demo test check format lock chaos soak bench inspector conformance clients peers mcpb docs picture clean
 
 help: ## what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -58,6 +59,8 @@ lock: $(VENV)/.dev ## resolve the dependencies anew
 	@for group in v1 v2; do \
 	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
 	    --custom-compile-command "make lock" --output-file tests/clients/$$group.lock tests/clients/$$group.in || exit 1; done
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+	  --custom-compile-command "make lock" --output-file tests/peers/requirements.lock tests/peers/requirements.in
 
 chaos: $(VENV)/.dev ## hundreds of kill -9, with figures
 	@$(BIN)/python -m tests.chaos
@@ -76,6 +79,15 @@ conformance: $(VENV)/.dev ## the official MCP conformance suite (needs npm)
 
 clients: $(VENV)/.dev ## clients nobody here wrote, from PyPI and (with Node 20 or newer) npm, over every transport
 	@$(BIN)/python -m pytest -m clients
+
+peers: $(VENV)/.dev $(PEERS)/.made ## LiteLLM's proxy as an endpoint, and answers as the SDKs read them
+	@$(BIN)/python -m pytest -m peers --timeout 300 tests/peers
+
+$(PEERS)/.made: $(VENV)/.dev tests/peers/requirements.lock
+	@echo "Setting up $(PEERS) with LiteLLM and the SDKs (once; a minute or two) ..."
+	@$(PYTHON) -m venv --without-pip $(PEERS)
+	@$(BIN)/uv pip install --quiet --python $(PEERS)/bin/python --require-hashes -r tests/peers/requirements.lock
+	@touch $@
 
 mcpb: $(VENV)/.dev ## the one-click bundle for Claude Desktop
 	@$(BIN)/python packaging/build_mcpb.py

@@ -296,4 +296,12 @@ async def test_a_reply_changed_in_any_way_ends_as_a_result_or_a_known_error_and_
     outcomes = await run_all(numbers)
     # The changes reach everything: were most replies refused at the door, nothing would have been tried.
     assert outcomes["ok"] > len(numbers) / 6
-    assert {"ok", "transient", "rate_limited", "endpoint_fault", "caller_fault", "cancelled"} <= outcomes.keys()
+    assert {
+        "ok",
+        "transient",
+        "rate_limited",
+        "endpoint_fault",
+        "caller_fault",
+        "unsuited",
+        "cancelled",
+    } <= outcomes.keys()

@@ -1,6 +1,7 @@
 """Token counts, as answers, errors and the objects of SDKs tell them. Pure."""
 
 import logging
+import math
 from collections.abc import Mapping
 
 from core.cloud.pool.tally import MOST_TOKENS
@@ -15,14 +16,14 @@ TokenCounts = tuple[int | None, int | None]
 
 
 def as_count(value: object) -> int | None:
-    """A token count, None when there is none. Some servers write 12 as `12.0` or `"12"`."""
+    """A token count, None when there is none. Some servers write 12 as `12.0` or `"12"`, and some count fractions."""
     if isinstance(value, str) and len(value) <= LONGEST_NUMBER:
         try:
             value = float(value)
         except ValueError:
             return None
     if isinstance(value, float):
-        value = int(value) if value.is_integer() else None  # neither a fraction nor infinite nor NaN
+        value = round(value) if math.isfinite(value) else None
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 

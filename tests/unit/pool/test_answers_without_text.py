@@ -7,6 +7,7 @@ import pytest
 
 from core.cloud.api_manager import ApiEndpoint, ApiManager
 from core.cloud.providers import provider_for
+from core.errors import AllEndpointsFailed
 from tests.support.scripted_transport import Reply, ScriptedTransport
 
 USAGE = {"prompt_tokens": 7, "completion_tokens": 50}
@@ -82,6 +83,44 @@ async def test_a_stream_without_text_ends_with_its_reason(
     assert ("".join(chunk.text for chunk in chunks), chunks[-1].finish_reason) == ("", finish_reason)
     assert "".join(chunk.reasoning for chunk in chunks) == reasoning
     check_nobody_is_blamed(manager, transport)
+
+
+FILTERED: dict[str, tuple[str, dict[str, Any]]] = {
+    "OpenAI": ("openai", answered("content_filter", content="")),
+    "Azure, null content": ("openai", answered("content_filter", content=None)),
+    "Zhipu": ("openai", answered("sensitive", content="")),
+    "Gemini's word": ("openai", answered("SAFETY", content=None)),
+    "Anthropic": ("anthropic", claude("refusal")),
+    "Anthropic after thinking": ("anthropic", claude("refusal", {"type": "thinking", "thinking": "Let me see"})),
+}
+
+
+@pytest.mark.parametrize("way", ["whole", "streamed"])
+@pytest.mark.parametrize(("wire", "body"), FILTERED.values(), ids=FILTERED)
+async def test_a_filtered_answer_goes_to_the_next_endpoint_and_blames_nobody(
+    wire: str, body: dict[str, Any], way: str
+) -> None:
+    manager, transport = manager_of(wire, body)
+    text = (
+        answered("stop", content="Hello") if wire == "openai" else claude("end_turn", {"type": "text", "text": "Hello"})
+    )
+    transport.by_host["second"] = Reply([json.dumps(text).encode()])
+    if way == "whole":
+        said = (await manager.achat("hi")).text
+    else:
+        said = "".join([chunk.text async for chunk in manager.astream("hi")])
+    assert said == "Hello"
+    info = manager.get_stats()["endpoints"]["first"]
+    assert (info["status"], info["outcomes"]) == ("active", {"unsuited": 1})
+    assert (info["tokens_in"], info["tokens_out"]) == (7, 50)
+
+
+async def test_when_all_answers_are_filtered_the_error_says_so() -> None:
+    manager, transport = manager_of(*FILTERED["OpenAI"])
+    with pytest.raises(AllEndpointsFailed, match="content filter") as failure:
+        await manager.achat("hi")
+    assert len(transport.requests) == 2
+    assert "change what the messages say" in str(failure.value)
 
 
 async def test_an_answer_with_nothing_in_it_at_all_is_asked_for_elsewhere() -> None:
