@@ -283,8 +283,8 @@ class _VettedBackend(httpcore2.AsyncNetworkBackend):
 class _ProxyDown(httpcore2.ConnectError):
     """The connection that failed was one to a proxy."""
 
-    def __init__(self, *, timed_out: bool) -> None:
-        super().__init__("proxy")
+    def __init__(self, message: str = "proxy", *, timed_out: bool = False) -> None:
+        super().__init__(message)
         self.timed_out = timed_out
 
 

@@ -15,8 +15,11 @@ import server
 import utils
 from core.cloud.api_manager import ApiEndpoint, ApiManager
 from core.cloud.pool.attempts import AttemptRecord
+from core.cloud.pool.complaint import complaint_of
+from core.cloud.pool.limits import Limit
 from core.cloud.pool.outcome import OutcomeClass
-from core.cloud.providers.base import ProviderError
+from core.cloud.pool.refusal import Told
+from core.cloud.providers.base import ProviderError, Usage
 from core.errors import AllEndpointsFailed, HeablcoinError, Permanent, RetryLater, UrlRefused
 
 ARGUMENTS = {
@@ -32,6 +35,13 @@ ARGUMENTS = {
     "retry_after": 1.5,
     "seconds": 3.0,
     "attempts": (AttemptRecord("a", OutcomeClass.TRANSIENT, "HTTP 503", 0.25, 503),),
+    "usage": Usage(3, 4),
+    "told": Told(Limit.CONTEXT, 8192),
+    "tokens": (3, 4),
+    "complaint": complaint_of({"error": {"code": "overloaded_error", "message": "later"}}, "later"),
+    "start": '{"rows": [',
+    "final": True,
+    "timed_out": True,
 }
 
 

@@ -19,7 +19,7 @@ _ECHOES = frozenset({"input", "url", "failed_generation", "user_id", "id", "requ
 """Parts that quote the request, or are about something else."""
 
 
-@dataclass(slots=True)
+@dataclass
 class Complaint:
     """What an error's body says."""
 

@@ -78,6 +78,10 @@ class Usage:
     tokens_in: int = 0
     tokens_out: int = 0
 
+    def __reduce__(self) -> tuple[type["Usage"], tuple[int, int]]:
+        # Errors carry it, and slots alone cannot be pickled by the oldest protocols.
+        return Usage, (self.tokens_in, self.tokens_out)
+
 
 @dataclass(slots=True)  # not frozen: that takes several times as long to make
 class ChatAnswer:
