@@ -114,9 +114,9 @@ class Health:
     def succeeded(self, began: float) -> None:
         """A call that began at `began` was answered.
 
-        One that began before a hard hold says nothing about what came after it.
+        One that began before a hard hold, or at the same reading of the clock, says nothing about what came after it. A probe is always later.
         """
-        if not self.hard or began >= self.held_from:
+        if not self.hard or began > self.held_from:
             self.failures, self.kind, self.hold = 0, HoldKind.NONE, 0.0
             self.held_from = self.held_until = 0.0
 

@@ -94,6 +94,20 @@ def test_a_success_from_before_a_hard_hold_says_nothing_about_what_came_after():
     assert health.clean
 
 
+@pytest.mark.parametrize("outcome", [limited(30.0), FAULT], ids=["told to wait", "wrongly set up"])
+def test_a_success_that_began_at_the_same_reading_of_the_clock_as_a_hard_hold_lifts_nothing(outcome):
+    health = Health()
+    fail(health, 100.0, outcome, began=100.0)
+    held_until = health.held_until
+    health.succeeded(began=100.0)
+    assert health.held_until == held_until > 100.0
+    assert health.begin(7, probe_until=held_until + 20.0)
+    health.first_token(7, began=100.0)
+    assert health.held_until == held_until
+    health.succeeded(began=held_until)
+    assert health.clean
+
+
 def test_one_probe_at_a_time_and_its_place_is_free_when_it_ends():
     health = Health()
     fail(health, 100.0)
