@@ -49,8 +49,8 @@ PRELUDE = textwrap.dedent(
         "Run `work` in a forked child, which has 20 seconds; its process id."
         pid = os.fork()
         if pid == 0:
+            faulthandler.register(signal.SIGALRM, chain=True)  # no thread of its own, which a fork of the fork would wait for
             signal.alarm(20)
-            faulthandler.dump_traceback_later(15)
             code = 1
             try:
                 work()
