@@ -47,7 +47,7 @@ def _believed(count: int | None) -> int | None:
 def tokens_of(result: object) -> tuple[int, int]:
     """Tokens in and out: from `usage` in our own words, OpenAI's or Anthropic's, as JSON, as an SDK's object or in an error's body."""
     body = result if type(result) is dict else getattr(result, "body", None)
-    found = body.get("usage") if isinstance(body, Mapping) else None
+    found = body.get("usage") if body is not None and isinstance(body, Mapping) else None
     if found is None:
         found = getattr(result, "usage", None)
     if found is None:

@@ -37,10 +37,14 @@ _MESSAGES = ("message", "msg", "error_msg", "status_msg", "detail")
 _CODES = ("code", "status_code", "error_code", "http_status", "status")
 _ANSWERS = ("choices", "content", "type", "object")
 """What has one of these and no word of an error is an answer."""
+_SIGNS = frozenset({"error", "errors", "base_resp", "success", *_MESSAGES, *_CODES} - {"message"})
+"""What holds none of these, and is not called an error, is none: most answers are done with here."""
 
 
 def error_told(body: JsonObject, tokens: TokenCounts = NOT_COUNTED) -> WireError | None:
     """The error that `body` is, or holds, as the WireError it amounts to; None when it is none."""
+    if _SIGNS.isdisjoint(body) and body.get("object") != "error" and body.get("type") != "error":
+        return None
     told = _told(body)
     if told is None:
         return None
