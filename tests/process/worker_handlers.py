@@ -74,6 +74,12 @@ def stuck_in_process(payload):
     time.sleep(3600)
 
 
+def ask_on_and_on(payload, context):
+    note(payload, "asking")
+    while True:
+        assert list(context.results.values())
+
+
 def kill_own_process(payload):
     note(payload, "begin")
     os.kill(os.getpid(), signal.SIGKILL)
@@ -119,4 +125,5 @@ def register(publisher):
         prints,
     ):
         publisher.register_handler(handler.__name__, handler)
-    publisher.register_handler("stuck_in_process", stuck_in_process, isolation="process")
+    for isolated in (stuck_in_process, ask_on_and_on):
+        publisher.register_handler(isolated.__name__, isolated, isolation="process")

@@ -1,6 +1,8 @@
 """Results of many dependencies, read when somebody asks for them."""
 
+import copy
 import json
+import pickle
 
 import pytest
 
@@ -41,7 +43,14 @@ def test_those_of_many_are_read_one_by_one_and_only_when_looked_at():
 
 
 def test_what_is_no_dependency_is_no_key():
-    results = StoredResults(Tasks(1), ["t0"])
+    results = StoredResults(["t0"], {"t0": 1}.__getitem__)
     with pytest.raises(KeyError):
         results["t9"]
     assert results.get("t9") is None
+
+
+def test_a_copy_for_another_process_is_a_plain_dict_with_all_of_them():
+    results = results_of(Tasks(FEW + 1), [f"t{number}" for number in range(FEW + 1)])
+    for copied in (pickle.loads(pickle.dumps(results)), copy.copy(results)):
+        assert type(copied) is dict
+        assert copied == results

@@ -1,4 +1,4 @@
-"""What a child process says, line by line, until it says no more or is no more.
+"""What a child process says, line by line, until it says no more or is no more; and what it is answered.
 
 The end of its pipe is not waited for: a process that the child started may hold it open for as long as it likes.
 """
@@ -37,6 +37,26 @@ def lines(process: subprocess.Popen[bytes], ended: Callable[[], bool]) -> Genera
             yield line
         if len(buffer) > LONGEST_LINE:
             raise ValueError(f"it wrote a message longer than {LONGEST_LINE:,} bytes")
+
+
+def answer(process: subprocess.Popen[bytes], line: bytes, ended: Callable[[], bool]) -> None:
+    """Write to the child's stdin, for as long as it lives: what it started may hold the pipe, and never read it."""
+    assert process.stdin is not None  # noqa: S101  # for the type checker
+    with contextlib.suppress(OSError, ValueError):  # it has died: its exit code says more
+        if sys.platform == "win32":
+            process.stdin.write(line)
+            process.stdin.flush()
+            return
+        descriptor = process.stdin.fileno()
+        os.set_blocking(descriptor, False)
+        room = select.poll()
+        room.register(descriptor, select.POLLOUT)
+        left = memoryview(line)
+        while left and not ended():
+            try:
+                left = left[os.write(descriptor, left) :]
+            except BlockingIOError:
+                room.poll(LOOK_EVERY * 1000)
 
 
 def _chunks(

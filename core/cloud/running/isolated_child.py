@@ -1,31 +1,30 @@
 """The child's side of isolation.py: `python -m core.cloud.running.isolated_child` runs one handler once and ends.
 
-The request is one line of JSON on what was stdin, which stays open as a lifeline: when it ends, so did the parent, and the
-child dies. Messages go out as lines of JSON on what was stdout. Both are moved to descriptors of their own that nothing started
-here inherits, and no fork keeps: the handler's stdin is empty, its stdout is stderr, and only this process can answer.
+The request is one line of JSON on what was stdin, which stays open as a lifeline (`lifeline.py`): when it ends, so did the parent,
+and the child dies. Messages go out as lines of JSON on what was stdout: progress, questions for a dependency's result, which the
+lifeline answers, and at last how the handler ended. Both are moved to descriptors of their own that nothing started here
+inherits, and no fork keeps: the handler's stdin is empty, its stdout is stderr, and only this process can ask and answer.
 """
 
 import contextlib
-import ctypes
 import importlib
 import json
 import os
-import signal
 import sys
 import threading
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from typing import Any, BinaryIO, cast
 
 from core.cloud.handlers.files import import_file
 from core.cloud.handlers.task_context import TaskContext
 from core.cloud.retry import verdict_of
+from core.cloud.running.lifeline import Lifeline
 from core.cloud.running.outcome import TooLarge, result_text
+from core.cloud.running.stored_results import StoredResults
 from core.errors import Permanent, RetryLater
-from core.json_types import loads
+from core.json_types import Json, loads
 from core.main_script import importing
 from core.safe_text import describe, origin_of, text_of
-
-PR_SET_PDEATHSIG = 1
 
 
 class Messages:
@@ -52,23 +51,23 @@ class Messages:
 def main() -> None:
     """Run what the parent asks for, tell it how that ended, and exit."""
     this = os.getpid()
-    lifeline = _take_stdin()
+    lifeline = Lifeline(_take_stdin())
     stream = _take_stdout()
     messages = Messages(stream)
     if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=lambda: _close(lifeline, stream.fileno()))
+        os.register_at_fork(after_in_child=lambda: _close(lifeline.descriptor, stream.fileno()))
     if inherited := sys.argv[1]:
         os.environ["PYTHONPATH"] = inherited
     else:
         os.environ.pop("PYTHONPATH", None)
-    line = _first_line(lifeline)
+    line = lifeline.request()
     if not line.endswith(b"\n"):
         os._exit(1)  # The parent died before it had said what to do.
     request = json.loads(line)
-    _die_with_parent(lifeline)
+    lifeline.hold_on()
     try:
         # As it is read again, so that the parent needs none of its types.
-        last = {"kind": "returned", "value": loads(result_text(_run(request, messages)))}
+        last = {"kind": "returned", "value": loads(result_text(_run(request, messages, lifeline)))}
     except BaseException as error:  # noqa: BLE001  # whatever the handler raises is told to the parent
         last = _failure(error)
     if os.getpid() != this:
@@ -105,32 +104,7 @@ def _close(*descriptors: int) -> None:
             os.close(descriptor)
 
 
-def _first_line(descriptor: int) -> bytes:
-    line = bytearray()
-    while not line.endswith(b"\n") and (chunk := os.read(descriptor, 65536)):
-        line += chunk
-    return bytes(line)
-
-
-def _die_with_parent(lifeline: int) -> None:
-    if sys.platform == "linux":
-        # The thread below cannot run while a C function holds the interpreter; the kernel can.
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    threading.Thread(target=_watch, args=(lifeline,), daemon=True).start()
-
-
-def _watch(lifeline: int) -> None:
-    try:
-        while os.read(lifeline, 65536):
-            pass
-    except OSError:
-        return  # The handler closed it, as programs do that close all they do not know.
-    if os.name == "posix":
-        os.killpg(0, signal.SIGKILL)
-    os._exit(1)
-
-
-def _run(request: dict[str, Any], messages: Messages) -> object:
+def _run(request: dict[str, Any], messages: Messages, lifeline: Lifeline) -> object:
     sys.path[:] = request["sys_path"]
     with importing(request["file"] or request["module"]):
         module = (
@@ -143,10 +117,11 @@ def _run(request: dict[str, Any], messages: Messages) -> object:
         found = getattr(found, part)
     arguments = [request["payload"]]
     if about := request["context"]:
+        results: Mapping[str, Json] = about["results"]
+        if about["ask_for"]:
+            results = StoredResults(about["ask_for"], lambda task_id: lifeline.result(task_id, messages.send))
         arguments.append(
-            TaskContext(
-                about["task_id"], about["name"], about["attempt"], results=about["results"], report=messages.progress
-            )
+            TaskContext(about["task_id"], about["name"], about["attempt"], results=results, report=messages.progress)
         )
     value: object = found(*arguments)
     if request["is_async"]:

@@ -16,11 +16,12 @@ from typing import Any
 from core.cloud.handlers.address import address_of
 from core.cloud.handlers.registry import Handler
 from core.cloud.handlers.task_context import ProgressSink, TaskContext
-from core.cloud.running.child_answers import lines
+from core.cloud.running.child_answers import answer, lines
 from core.cloud.running.isolated_error import IsolatedError
 from core.cloud.running.outage import NotStarted
 from core.cloud.running.outcome import TooLarge
-from core.errors import Permanent, RetryLater
+from core.cloud.running.stored_results import StoredResults
+from core.errors import Permanent, RetryLater, StoreError
 from core.json_types import Json, JsonObject
 from core.safe_text import describe
 
@@ -52,9 +53,12 @@ class IsolatedRun:
             with contextlib.closing(self._listen(process)) as heard:
                 for line in heard:
                     message = json.loads(line)
-                    if "progress" not in message:
+                    if "progress" in message:
+                        report(message["progress"], message["message"])
+                    elif "ask" in message and context is not None:
+                        answer(process, _answer_to(message["ask"], context), lambda: self._ended(process))
+                    else:
                         return _unpack(message, self._handler.name)
-                    report(message["progress"], message["message"])
             code = self._code(process)
             raise IsolatedError(f"The process of the handler {self._handler.name} {_how_it_ended(code)}.")
         finally:
@@ -113,11 +117,14 @@ class IsolatedRun:
         address = address_of(self._handler.name, self._handler.func)
         about: JsonObject | None = None
         if context is not None:
+            many = isinstance(context.results, StoredResults)
             about = {
                 "task_id": context.task_id,
                 "name": context.name,
                 "attempt": context.attempt,
-                "results": dict(context.results),
+                # Hundreds of large ones would be too much at once, here and there: the child asks for those it looks at.
+                "results": {} if many else dict(context.results),
+                "ask_for": list[Json](context.results) if many else [],
             }
         request: JsonObject = {
             "module": address.module,
@@ -159,6 +166,14 @@ def _spawn() -> subprocess.Popen[bytes]:
         start_new_session=os.name == "posix",
         creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
     )
+
+
+def _answer_to(task_id: str, context: TaskContext) -> bytes:
+    try:
+        told: JsonObject = {"value": context.results[task_id]}
+    except (StoreError, LookupError) as error:
+        told = {"refused": describe(error)}
+    return json.dumps(told).encode() + b"\n"
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

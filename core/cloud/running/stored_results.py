@@ -1,7 +1,7 @@
-"""The results of a task's dependencies, read from the store when somebody asks for them."""
+"""The results of a task's dependencies, read when somebody asks for them."""
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from core.cloud.store.base import TaskStore
 from core.json_types import Json, loads
@@ -15,21 +15,21 @@ REMEMBERED = 4
 def results_of(tasks: TaskStore, task_ids: Sequence[str]) -> Mapping[str, Json]:
     """The results of completed tasks by their ids; those of many are read when they are looked at."""
     if len(task_ids) > FEW:
-        return StoredResults(tasks, task_ids)
+        return StoredResults(task_ids, lambda task_id: loads(tasks.results([task_id])[task_id]))
     return {task_id: loads(text) for task_id, text in tasks.results(task_ids).items()} if task_ids else {}
 
 
 class StoredResults(Mapping[str, Json]):
-    """Results by task id. Hundreds of large ones cost memory one at a time; each look at another reads the store.
+    """Results by task id. Hundreds of large ones cost memory one at a time; each look at another calls `read`.
 
     A running task's dependencies are completed, and completed tasks neither change nor go before it has ended. Looking may
-    raise a StoreError.
+    raise a StoreError. A copy, or what is pickled for another process, is a plain dict with all of them.
     """
 
-    __slots__ = ("_recent", "_task_ids", "_tasks")
+    __slots__ = ("_read", "_recent", "_task_ids")
 
-    def __init__(self, tasks: TaskStore, task_ids: Sequence[str]) -> None:
-        self._tasks = tasks
+    def __init__(self, task_ids: Sequence[str], read: Callable[[str], Json]) -> None:
+        self._read = read
         self._task_ids = dict.fromkeys(task_ids)
         self._recent: OrderedDict[str, Json] = OrderedDict()
 
@@ -40,7 +40,7 @@ class StoredResults(Mapping[str, Json]):
         try:
             return recent[task_id]
         except KeyError:
-            value = loads(self._tasks.results([task_id])[task_id])
+            value = self._read(task_id)
         recent[task_id] = value
         while len(recent) > REMEMBERED:
             recent.popitem(last=False)
@@ -54,6 +54,9 @@ class StoredResults(Mapping[str, Json]):
 
     def __len__(self) -> int:
         return len(self._task_ids)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return dict, (dict(self),)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({list(self._task_ids)!r})"
