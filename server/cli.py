@@ -3,7 +3,8 @@
 import argparse
 import gc
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 
 from server import DISTRIBUTION, package_version
 
@@ -114,23 +115,31 @@ def _port(text: str) -> int:
     return port
 
 
+@contextmanager
+def _importing() -> Iterator[None]:
+    """Importing makes many objects and no garbage: to look for any would take a fifth of the start-up time."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.freeze()
+
+
 def _serve(options: argparse.Namespace) -> int:
     if options.transport == "stdio" and (options.host, options.port) != (None, None):
         options.refuse("--host and --port need --transport streamable-http or sse: stdio has neither")
-    gc.disable()  # importing makes many objects and no garbage: a fifth of the start-up time
-    from server import serving
-
-    gc.enable()
-    gc.freeze()
+    with _importing():
+        from server import serving
     host = DEFAULT_HOST if options.host is None else options.host
     port = DEFAULT_PORT if options.port is None else options.port
     return serving.serve(options.transport, host, port, options.database, options.handlers)
 
 
 def _worker(options: argparse.Namespace) -> int:
-    from server import serving
-
-    return serving.work(options.database, options.handlers)
+    with _importing():
+        from server import worker
+    return worker.work(options.database, options.handlers)
 
 
 def _demo(_options: argparse.Namespace) -> int:

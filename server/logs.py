@@ -11,7 +11,7 @@ from core.clock import to_iso
 from core.errors import HeablcoinError
 from core.redaction import KNOWN_SECRETS, RedactingFilter
 from core.redaction import redact as redact_text
-from server.results import encodable
+from core.safe_text import encodable
 
 OURS = ("core", "server", "utils")
 

@@ -6,7 +6,7 @@ import sys
 from core.cloud.api_manager import ApiEndpoint, ApiManager
 from core.cloud.keys.key_text import stripped
 from core.errors import InvalidArgument, UnknownEndpoint
-from server.serving import open_runtime
+from server.runtime import open_runtime
 from server.settings import load_settings
 
 

@@ -1,5 +1,7 @@
 """What every test gets; see tests/support/fixtures.py."""
 
+import os
+
 from hypothesis import settings
 
 from tests.support.fixtures import anyio_backend, llm_server, own_environment, own_logging
@@ -9,3 +11,7 @@ __all__ = ["anyio_backend", "llm_server", "own_environment", "own_logging"]
 # No test fails because the machine is busy: speed is never asserted as seconds.
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
+
+# The processes under test keep their compiled code, as a user's do: to compile ours again for each of them takes longer
+# than most of them run.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

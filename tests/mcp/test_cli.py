@@ -154,6 +154,16 @@ def test_a_server_that_cannot_start_says_why_in_one_line(
     assert "trace" not in said
 
 
+def test_a_command_without_a_client_does_not_load_the_protocol(tmp_path: Path) -> None:
+    asked = (
+        "import sys\nfrom server import worker, set_key, transfer, doctor, print_config\nprint('mcp' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", asked], capture_output=True, text=True, env=environment(tmp_path), timeout=60, check=True
+    )
+    assert done.stdout == "False\n"
+
+
 def test_options_stand_before_or_after_the_command() -> None:
     parser = cli.parser()
     assert parser.parse_args(["--database", "a", "worker"]).database == "a"
