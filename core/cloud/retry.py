@@ -9,6 +9,8 @@ from core.safe_text import leaves
 
 LONGEST_WAIT = 86_400.0
 """Seconds. A provider that asks for more than a day is not taken at its word."""
+EXPLAINED = 1.0
+"""Seconds by which an attempt may have ended later than now: clocks are corrected by as much all the time."""
 POISON_LIMIT = 5
 """A task whose worker died more often than this while running it has failed: it is taken to be what kills them."""
 SUSPECT_AFTER = 2
@@ -120,6 +122,18 @@ def decide(policy: RetryPolicy, error: BaseException | None, *, used: int, allow
         # Nobody may come before the hint; the jitter on top keeps those who got the same hint apart.
         wait = min(asked.hint, LONGEST_WAIT) + policy.base * share
     return RetryDecision(again=True, wait=wait)
+
+
+def put_back(run_at: float, ended_at: float, now: float) -> float | None:
+    """When a retry set for `run_at` is due whose attempt ended at `ended_at`; None for one that stays as it is.
+
+    An end that is still to come was written by a clock that has been put back since. The retry gets the whole of its wait from now
+    on, because nobody knows how much of it has passed: so it is never sooner than its handler or a provider asked for. The
+    longest back-off would be no bound to go by: RetryLater may ask for a day, and a policy of one's own for more.
+    """
+    if ended_at <= now + EXPLAINED:
+        return None
+    return now + max(0.0, run_at - ended_at)
 
 
 def retry_after_of(error: BaseException | None) -> float | None:

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from core.clock import Clock, SystemClock
+from core.clock import Clock, SystemClock, to_iso
 from core.cloud.queue.patience import LEASE, Patience
 from core.cloud.retry import POISON_LIMIT
 from core.cloud.running.wakeup import Signal, WakeUp
@@ -87,6 +87,38 @@ class TaskUpkeep:
         return changed
 
 
+class RetriesAhead:
+    """Brings back the retries that a clock set while it was ahead: their tasks would be silent until it is there again."""
+
+    name = "retries"
+    by_anyone = True
+    INTERVAL = 30.0
+
+    def __init__(self, tasks: TaskStore, clock: Clock) -> None:
+        self._tasks = tasks
+        self._clock = clock
+        self._due = clock.monotonic()
+
+    def next_due(self) -> float | None:
+        """By the monotonic clock, because the other may be what was put back."""
+        return self._clock.now() + self._due - self._clock.monotonic()
+
+    def run(self, now: float) -> bool:
+        """One bounded round; comes back soon when there may be more."""
+        moved = self._tasks.put_retries_back(now, ROUND)
+        self._due = self._clock.monotonic() + (LONGEST_WAIT if len(moved) >= ROUND else self.INTERVAL)
+        if moved:
+            log.warning(
+                "%d tasks were to be tried again later than any wait explains, as after a clock that was ahead; each now has"
+                " its whole wait from now on: task %s at %s, no longer at %s",
+                len(moved),
+                moved[0].task_id,
+                to_iso(moved[0].due),
+                to_iso(moved[0].was),
+            )
+        return bool(moved)
+
+
 class Retention:
     """Removes tasks that ended more than `days` ago, a little at a time."""
 
@@ -145,8 +177,9 @@ def standard_duties(
     lease: float = LEASE,
 ) -> list[Duty]:
     """What every queue needs; `retention_days=None` keeps finished tasks for good. `lease` is what runners here use."""
-    patience = Patience(clock or SystemClock(), lease, regular=True)
-    duties: list[Duty] = [TaskUpkeep(tasks, poison_limit, patience=patience)]
+    clock = clock or SystemClock()
+    patience = Patience(clock, lease, regular=True)
+    duties: list[Duty] = [RetriesAhead(tasks, clock), TaskUpkeep(tasks, poison_limit, patience=patience)]
     if retention_days is not None:
         duties.append(Retention(tasks, retention_days))
     return duties

@@ -249,6 +249,15 @@ class Purged:
     by_status: Mapping[str, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class PutBack:
+    """A retry that was set by a clock that was ahead: when it was to be, and when it is to be now."""
+
+    task_id: str
+    was: float
+    due: float
+
+
 class TaskStore(Protocol):
     """Tasks, their graph, their attempts."""
 
@@ -333,6 +342,13 @@ class TaskStore(Protocol):
 
     def next_due(self, *, take_back: bool = True) -> float | None:
         """The earliest moment at which `maintain` will have something to do."""
+        ...
+
+    def put_retries_back(self, now: float, limit: int = 500) -> builtins.list[PutBack]:
+        """Set anew, up to `limit` at a time, the retries whose last attempt ended later than now: the clock was put back.
+
+        Each gets its whole wait from `now` on. The start that a publisher asked for is not touched.
+        """
         ...
 
     def everything(self, batch: int) -> Generator[builtins.list[tuple[Task, builtins.list[Attempt]]]]:

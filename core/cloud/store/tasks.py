@@ -15,6 +15,7 @@ from core.cloud.store.base import (
     Page,
     Published,
     Purged,
+    PutBack,
     QueueStats,
     RestoredTask,
     Settlement,
@@ -173,6 +174,14 @@ class SqliteTaskStore:
     def next_due(self, *, take_back: bool = True) -> float | None:
         with self._database.read() as connection:
             return upkeep.next_due(connection, take_back=take_back)
+
+    def put_retries_back(self, now: float, limit: int = 500) -> builtins.list[PutBack]:
+        with self._database.read() as connection:
+            found = upkeep.any_retry_ahead(connection, now)
+        if not found:
+            return []
+        with self._database.write(durable=False) as connection:
+            return upkeep.put_retries_back(connection, now, limit)
 
     def everything(self, batch: int) -> Generator[builtins.list[tuple[Task, builtins.list[Attempt]]]]:
         with self._database.apart() as connection:

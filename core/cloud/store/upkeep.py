@@ -5,10 +5,10 @@ from collections.abc import Collection
 
 import apsw
 
-from core.cloud.retry import DOUBT
-from core.cloud.store.base import Maintained, Purged
+from core.cloud.retry import DOUBT, EXPLAINED, put_back
+from core.cloud.store.base import Maintained, Purged, PutBack
 from core.cloud.store.claiming import cancel_dependents
-from core.cloud.store.queries import ATTEMPT, TASK, one, rows
+from core.cloud.store.queries import ATTEMPT, TASK, first, one, rows
 from core.cloud.store.states import READY, STATES_OF
 from core.cloud.task import AttemptOutcome, TaskStatus
 
@@ -76,6 +76,23 @@ def next_due(connection: apsw.Connection, *, take_back: bool) -> float | None:
     names = ("next_later", "next_expiring", "next_lost") if take_back else ("next_later", "next_expiring")
     moments = [moment for name in names if (moment := one(connection, TASK[name])) is not None]
     return min(moments, default=None)
+
+
+def any_retry_ahead(connection: apsw.Connection, now: float) -> bool:
+    """Whether `put_retries_back` has something to do."""
+    return first(connection, TASK["retries_ahead"], (now + EXPLAINED, 1)) is not None
+
+
+def put_retries_back(connection: apsw.Connection, now: float, limit: int) -> list[PutBack]:
+    """See TaskStore.put_retries_back. The attempt's own times go back too, so that the next look finds nothing amiss."""
+    moved: list[PutBack] = []
+    for seq, task_id, run_at, number, ended_at in rows(connection, TASK["retries_ahead"], (now + EXPLAINED, limit)):
+        due = put_back(run_at, ended_at, now)
+        if due is not None:
+            connection.execute(TASK["put_off"], (seq, due))
+            connection.execute(ATTEMPT["shift"], (seq, number, ended_at - now))
+            moved.append(PutBack(task_id, run_at, due))
+    return moved
 
 
 def purge(

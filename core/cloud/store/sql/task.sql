@@ -204,6 +204,17 @@ UPDATE task SET state = 'ready'
 WHERE seq IN (SELECT seq FROM task INDEXED BY task_later WHERE state = 'later' AND run_at <= ?1 ORDER BY run_at LIMIT ?2)
 RETURNING seq;
 
+-- name: retries_ahead
+-- Retries whose failed attempt ended at a moment that is still to come. An attempt that was cut off set no time of its own.
+SELECT task.seq, task.id, task.run_at, attempt.number, attempt.ended_at
+FROM task INDEXED BY task_again CROSS JOIN attempt ON attempt.task = task.seq AND attempt.number = task.attempt
+WHERE task.state = 'later' AND task.attempt > 0 AND task.run_at > ?1
+    AND attempt.ended_at > ?1 AND attempt.outcome IN ('failed', 'timed_out')
+ORDER BY task.run_at LIMIT ?2;
+
+-- name: put_off
+UPDATE task SET run_at = ?2 WHERE seq = ?1;
+
 -- name: next_later
 SELECT min(run_at) FROM task INDEXED BY task_later WHERE state = 'later';
 
