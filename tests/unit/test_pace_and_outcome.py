@@ -1,18 +1,21 @@
 """How many tasks are claimed ahead, and what becomes of a task whose attempt ended."""
 
+import logging
 import random
 
 import pytest
 
 from core.clock import ManualClock
+from core.cloud.api_manager import ApiEndpoint, ApiManager
 from core.cloud.handlers.registry import HandlerRegistry
 from core.cloud.retry import RetryPolicy
 from core.cloud.running.flight import Flight, Flights
 from core.cloud.running.outcome import Outcomes, describe, result_text
 from core.cloud.running.pace import Pace
 from core.cloud.store.base import Claim
-from core.errors import InvalidArgument, Permanent
+from core.errors import AllEndpointsFailed, InvalidArgument, Permanent
 from core.redaction import KNOWN_SECRETS
+from tests.support.pool_world import HttpError
 
 
 def ended(pace, count, every, times, now=0.0):
@@ -112,3 +115,58 @@ def test_a_flight_is_settled_by_whoever_takes_it_first():
     assert not flights.take(flight)
     assert flights.wait_until_empty(0)
     assert flights.get(flight.key) is None
+
+
+def logged(outcomes, caplog, error):
+    with caplog.at_level(logging.INFO, "core.cloud.running.outcome"):
+        outcomes.raised(claim(name="ai_call", max_retries=0, attempt=1), error)
+    return caplog.records[-1].getMessage()
+
+
+def test_the_log_names_the_endpoint_and_the_status_of_a_failed_pool_call_and_no_line_of_ours(outcomes, caplog):
+    def refuses(endpoint):
+        raise HttpError(401)
+
+    manager = ApiManager()
+    manager.add_endpoint(ApiEndpoint("deepseek", "https://deepseek.example", "k"))
+    with pytest.raises(AllEndpointsFailed) as failure:
+        manager.call_with_retry(refuses)
+    said = logged(outcomes, caplog, failure.value)
+
+    assert said.startswith("task t (ai_call) attempt 1 failed with AllEndpointsFailed: No endpoint answered after 1 ")
+    assert "1. deepseek: endpoint_fault after 0.00s: " in said
+    assert "401" in said
+    assert "no retries left" in said
+    assert ".py" not in said
+    assert logged(outcomes, caplog, ExceptionGroup("two", [failure.value, KeyError("secret")])).startswith(
+        "task t (ai_call) attempt 1 failed with ExceptionGroup: No endpoint answered"
+    )
+
+
+def test_the_log_says_nothing_of_what_a_foreign_error_says_but_where_it_was_raised(outcomes, caplog):
+    try:
+        raise ValueError("the caller's own words")
+    except ValueError as error:
+        said = logged(outcomes, caplog, error)
+
+    assert "failed with ValueError at " in said
+    assert "test_pace_and_outcome.py:" in said
+    assert "words" not in said
+
+
+def test_a_long_cause_is_one_line_cut_short_and_without_keys(outcomes, caplog):
+    KNOWN_SECRETS.add("another-secret-of-mine")
+    said = logged(outcomes, caplog, AllEndpointsFailed("Line one another-secret-of-mine\nline two " + "x" * 5000))
+
+    assert "AllEndpointsFailed: Line one [redacted] line two xxx" in said
+    assert len(said) < 650
+
+
+def test_a_handlers_own_signal_is_logged_with_its_words_and_its_line(outcomes, caplog):
+    try:
+        raise Permanent("The account is closed.", "open one.")
+    except Permanent as error:
+        said = logged(outcomes, caplog, error)
+
+    assert "failed with Permanent at " in said
+    assert said.split("test_pace_and_outcome.py:")[1].split(": ", 1)[1].startswith("The account is closed. Fix: open")

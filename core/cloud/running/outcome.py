@@ -8,10 +8,10 @@ from core.cloud.retry import RetryPolicy, decide, retries_used
 from core.cloud.running.isolated_error import IsolatedError
 from core.cloud.store.base import Claim, Settlement
 from core.cloud.task import AttemptOutcome, TaskStatus
-from core.errors import InvalidArgument, Permanent
+from core.errors import HeablcoinError, InvalidArgument, Permanent, TaskSignal
 from core.json_types import dumps, plain_dumps
 from core.redaction import KNOWN_SECRETS, redact
-from core.safe_text import LONGEST_TEXT, encodable, origin_of, text_of, type_name
+from core.safe_text import LONGEST_TEXT, encodable, leaves, origin_of, text_of, type_name
 from core.safe_text import describe as text_of_error
 
 log = logging.getLogger(__name__)
@@ -22,6 +22,10 @@ KEPT_OF_A_LARGE_RESULT = 64 * 1024
 """Bytes of the JSON of a larger result that stay readable."""
 LONGEST_ERROR = 2_000
 """Characters of an error that are kept."""
+LONGEST_CAUSE = 500
+"""Characters of an error of ours that the log has."""
+MOST_CAUSES = 3
+"""Errors of ours inside one group that the log names."""
 
 
 class TooLarge(Permanent):
@@ -57,12 +61,11 @@ class Outcomes:
         if type(error) is TooLarge:
             settlement.result = dumps(error.start)
         log.info(
-            "task %s (%s) attempt %d failed with %s at %s: %s",
+            "task %s (%s) attempt %d failed with %s: %s",
             claim.task_id,
             claim.name,
             claim.attempt,
-            type_name(error),
-            origin_of(error),
+            cause(error),
             fate(settlement, self._clock.now()),
         )
         return settlement
@@ -144,6 +147,24 @@ def describe(error: BaseException) -> str:
         text = text_of(error).strip() if type(error) is IsolatedError else text_of_error(error)
     # Redacted before it is cut, so that no half of a key survives at the edge.
     return encodable(redact(text[:LONGEST_TEXT], KNOWN_SECRETS.values())[:LONGEST_ERROR])
+
+
+def cause(error: BaseException) -> str:
+    """What went wrong, in one line for the log.
+
+    An error of ours is told by what it says (which endpoint, what kind of failure, which status): it was raised at a line of
+    ours, which tells nobody anything. Of others only type and line are told, because their text may quote a caller's data.
+    """
+    ours = [one for one in leaves(error) if issubclass(type(one), HeablcoinError)]
+    said = "; ".join(text_of(one) for one in ours[:MOST_CAUSES])
+    named = type_name(error)
+    if not ours or any(issubclass(type(one), TaskSignal) for one in ours):
+        named = f"{named} at {origin_of(error)}"  # who raises a signal is a handler: perhaps the user's
+    if not said:
+        return named
+    # Redacted before it is cut, so that no half of a key survives at the edge.
+    said = redact(" ".join(said.split()), KNOWN_SECRETS.values())
+    return encodable(f"{named}: {said if len(said) <= LONGEST_CAUSE else said[: LONGEST_CAUSE - 3] + '...'}")
 
 
 def fate(settlement: Settlement, now: float) -> str:
