@@ -244,17 +244,19 @@ def test_what_a_blocked_loop_has_not_begun_runs_on_another_though_nothing_times_
 
 
 def test_cancelling_a_running_task_stops_its_coroutine(queue: Queue) -> None:
-    stopped = threading.Event()
+    began, stopped = threading.Event(), threading.Event()
 
     async def endless(payload, context):
         try:
+            began.set()
             await asyncio.sleep(3600)
         finally:
             stopped.set()
 
     queue.handlers.register("endless", endless)
     runner = queue.run()
-    task = queue.running(queue.publisher.publish("endless"))
+    task = queue.publisher.publish("endless")
+    wait_until(began.is_set, "the handler's start")  # a task runs from its claim on, a moment before its handler does
 
     queue.publisher.cancel_task(task.task_id)
 
@@ -265,15 +267,17 @@ def test_cancelling_a_running_task_stops_its_coroutine(queue: Queue) -> None:
 
 
 def test_a_cancelled_task_in_a_thread_sees_it_and_frees_its_slot(queue: Queue) -> None:
-    saw = threading.Event()
+    began, saw = threading.Event(), threading.Event()
 
     def polite(payload, context):
+        began.set()
         wait_until(lambda: context.cancelled, "the cancellation")
         saw.set()
 
     queue.handlers.register("polite", polite)
     queue.run(concurrency=1)
-    task = queue.running(queue.publisher.publish("polite"))
+    task = queue.publisher.publish("polite")
+    wait_until(began.is_set, "the handler's start")
 
     queue.publisher.cancel_task(task.task_id)
 
@@ -410,13 +414,17 @@ def test_stop_gives_back_what_runs_as_interrupted_which_is_free(queue: Queue) ->
 
 
 def test_stop_lets_a_thread_that_ends_within_the_grace_finish(queue: Queue) -> None:
+    began = threading.Event()
+
     def polite(payload, context):
+        began.set()
         wait_until(lambda: context.cancelled, "the shutdown")
         return "finished"
 
     queue.handlers.register("polite", polite)
     runner = queue.run()
-    task = queue.running(queue.publisher.publish("polite"))
+    task = queue.publisher.publish("polite")
+    wait_until(began.is_set, "the handler's start")
 
     runner.stop(10.0)
 
