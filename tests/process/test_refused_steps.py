@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import logging
+import re
 import tempfile
 import threading
 import time
@@ -147,7 +148,12 @@ def test_while_threads_are_refused_another_process_takes_the_work_and_other_kind
 
     assert queue.finished(queue.publisher.publish("on_a_loop", 2)).worker is None
     assert queue.publisher.get_task(task.task_id).status == "pending"
+    said = queue.publisher.why(task.task_id)
+    assert "This process could not have a thread for it; it tries again in" in said
+    assert "Another process" not in said
+    assert "could not" not in queue.publisher.why(queue.publisher.publish("on_a_loop", delay=60).task_id)
     other = queue.run()
+    assert queue.handlers.hindrance("here") == "", "one of two runners begins it"
     queue.finished(task)
 
     workers = [attempt.worker for attempt in queue.publisher.attempts(task.task_id)]
@@ -313,7 +319,13 @@ def test_handlers_that_do_not_end_leave_so_many_threads_behind_and_no_more(
     wait_until(lambda: runner.in_flight == 0, "an end to sync work")
     crew = [thread for thread in threading.enumerate() if thread.name.startswith("heablcoin-crew")]
     assert 4 <= len(crew) <= 6
-    assert sum(queue.publisher.get_task(task.task_id).status == "pending" for task in tasks) >= 6
+    waiting = [task for task in tasks if queue.publisher.get_task(task.task_id).status == "pending"]
+    assert len(waiting) >= 6
+    said = queue.publisher.why(waiting[0].task_id)
+    assert re.search("begins no sync handler now: [456] of its threads are held", said)
+    assert 'isolation="process"' in said
+    other = queue.publisher.publish("on_a_loop", delay=60)
+    assert "threads" not in queue.publisher.why(other.task_id)
     assert any(
         "threads are left behind" in record.message for record in caplog.records if record.levelno >= logging.ERROR
     )
@@ -322,6 +334,7 @@ def test_handlers_that_do_not_end_leave_so_many_threads_behind_and_no_more(
 
     assert {queue.finished(task).status for task in tasks} <= {"failed", "completed"}
     assert runner._executor.unable() == frozenset()
+    assert queue.handlers.hindrance("stuck") == ""
 
 
 def test_calls_of_to_thread_that_hang_are_capped_and_the_rest_wait_their_turn() -> None:
@@ -357,6 +370,8 @@ def test_refusals_are_tried_again_after_growing_waits_and_forgotten_once_one_wor
         until = outages.refused(Place.THREAD, now)
         assert until is not None
         assert outages.refused(Place.THREAD, now + 0.5) is None, "one refusal among many at once"
+        assert f"a thread for it; it tries again in {until - now:.0f} s." in outages.hindrance(Place.THREAD, now)
+        assert outages.hindrance(Place.LOOP, now) == outages.hindrance(Place.THREAD, until) == ""
         waits.append(until - now)
         outages.works(Place.THREAD, now + 0.1)
         assert outages.closed(now + 0.1) == {Place.THREAD}, "threads that were there before say nothing of new ones"

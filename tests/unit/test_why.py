@@ -48,6 +48,14 @@ def at(seconds):
             "No running process can use an LLM endpoint: Do this.",
         ),
         (why(workers=0, means=Means(able=True, runs=True)), "It is ready and next in turn."),
+        (
+            why(ahead=3, means=Means(able=True, runs=True, hindrance="Its threads are held.")),
+            "It is ready and waits for its turn behind 3 other task(s). Its threads are held.",
+        ),
+        (
+            why(workers=2, means=Means(able=True, runs=True, hindrance="Its threads are held.")),
+            "It is ready and next in turn. Its threads are held. Another process may take it.",
+        ),
         (why(workers=0, name="ask_user", capability="ask_user"), "It waits for the user's answer."),
         (
             why([("p1", TaskStatus.RUNNING)], workers=0, name="ask_user", capability="ask_user"),

@@ -23,6 +23,7 @@ Isolation = Literal["thread", "process"]
 HandlerFunction = Callable[..., Any]
 CapabilitySource = Callable[[], Iterable[str]]
 Lacking = Callable[[str], str]
+Hindrance = Callable[["Place"], str]
 PayloadCheck = Callable[[Json], object]
 
 
@@ -84,7 +85,7 @@ class HandlerRegistry:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._handlers: dict[str, Handler] = {}
-        self._runners: tuple[Callable[[], None], ...] = ()
+        self._runners: tuple[tuple[Callable[[], None], Hindrance], ...] = ()
         self.coming: Callable[[], str] | None = None
         """Says in words what keeps handlers that are not here; '' or None when all are."""
         self.arriving = False
@@ -225,23 +226,30 @@ class HandlerRegistry:
         """True while a runner in this process runs tasks with these handlers."""
         return bool(self._runners)
 
-    def serve(self, changed: Callable[[], None]) -> Callable[[], None]:
+    def hindrance(self, capability: str) -> str:
+        """Why no runner of this process begins it now though it has what it takes, in words; '' when one does."""
+        handler = self._handlers.get(capability.partition("@")[0])
+        said = [hindrance(handler.place) for _, hindrance in self._runners] if handler is not None else []
+        return said[0] if said and all(said) else ""
+
+    def serve(self, changed: Callable[[], None], hindrance: Hindrance) -> Callable[[], None]:
         """A runner begins to run tasks with these handlers; `changed` is called when `capabilities` may be others.
 
-        Returns what ends that.
+        `hindrance` says why it begins nothing in a place for now, '' when it does. Returns what ends that.
         """
+        runner = (changed, hindrance)
         with self._lock:
-            self._runners = (*self._runners, changed)
+            self._runners = (*self._runners, runner)
 
         def end() -> None:
             with self._lock:
-                self._runners = tuple(each for each in self._runners if each is not changed)
+                self._runners = tuple(each for each in self._runners if each is not runner)
 
         return end
 
     def announce(self) -> None:
         """Something that `capabilities` goes by has changed: tell the runners. Raises nothing."""
-        for changed in self._runners:
+        for changed, _ in self._runners:
             try:
                 changed()
             except HeablcoinError as error:

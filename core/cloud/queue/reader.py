@@ -32,6 +32,10 @@ class Abilities(Protocol):
         """What is missing for it here, in words."""
         ...
 
+    def hindrance(self, capability: str) -> str:
+        """Why nothing of it is begun here now, in words; '' when it is."""
+        ...
+
 
 class TaskReader:
     """What can be asked of a store's tasks."""
@@ -103,7 +107,10 @@ class TaskReader:
         capability = situation.capability
         able = capability in self._abilities.capabilities()
         return Means(
-            able=able, runs=self._abilities.served, lacking="" if able else self._abilities.lacking(capability)
+            able=able,
+            runs=self._abilities.served,
+            lacking="" if able else self._abilities.lacking(capability),
+            hindrance=self._abilities.hindrance(capability) if able else "",
         )
 
     def get_stats(self) -> dict[str, Any]:

@@ -25,6 +25,8 @@ class Means:
     """A runner of this process runs tasks."""
     lacking: str = ""
     """What it misses, in words; '' when there is nothing to tell."""
+    hindrance: str = ""
+    """What keeps it from beginning any task of this kind for now, in words; '' for nothing."""
 
 
 NOTHING = Means()
@@ -91,7 +93,7 @@ def _pending(situation: Situation, now: float, means: Means) -> list[str]:
     if nobody_is_able(situation, means):
         said.append(_nobody(situation, means))
     elif not said:
-        said.append(_turn(situation))
+        said += [_turn(situation), *_hindrance(situation, means)]
     if task.interruptions >= SUSPECT_AFTER:
         said.append(
             f"Its worker died {task.interruptions} times while running it, so each process runs one such task at a time."
@@ -131,6 +133,12 @@ def _turn(situation: Situation) -> str:
         return "It is ready and next in turn."
     count = f"{situation.ahead}" if situation.ahead < 1000 else "1,000 or more"
     return f"It is ready and waits for its turn behind {count} other task(s)."
+
+
+def _hindrance(situation: Situation, means: Means) -> list[str]:
+    if not means.hindrance:
+        return []
+    return [means.hindrance, "Another process may take it."] if situation.able_workers > 1 else [means.hindrance]
 
 
 def _times(attempts: int) -> str:

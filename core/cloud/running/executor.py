@@ -84,6 +84,10 @@ class Executor:
         """Where nothing can be begun for now: what is to run there is not to be claimed."""
         return self._outages.closed(self._clock.monotonic())
 
+    def hindrance(self, place: Place) -> str:
+        """Why that is so of one place, in words; '' when it is not."""
+        return self._outages.hindrance(place, self._clock.monotonic())
+
     # Starting: from the exchange thread.
 
     def start(self, claims: Sequence[Claim], lease_until: float) -> None:

@@ -3,6 +3,7 @@
 No I/O; the caller brings the time.
 """
 
+import math
 import threading
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -69,6 +70,22 @@ class Outages:
     def crowded(self) -> bool:
         """Whether so many threads are held that sync handlers are not begun."""
         return self._left_behind >= self._most_left_behind
+
+    def hindrance(self, place: Place, now: float) -> str:
+        """Why nothing is begun there now, in words for whoever waits for it; '' when nothing keeps it."""
+        with self._lock:
+            if place is Place.THREAD and self.crowded:
+                return (
+                    f"This process begins no sync handler now: {self._left_behind} of its threads are held by handlers that "
+                    "did not end in time. Let such handlers heed context.cancelled, or register them with "
+                    'isolation="process"; a new process has none of them.'
+                )
+            wait = self._until.get(place, now) - now
+        return (
+            f"This process could not have {NEEDS[place]} for it; it tries again in {math.ceil(wait)} s."
+            if wait > 0
+            else ""
+        )
 
     def closed(self, now: float) -> frozenset[Place]:
         """Where nothing is to be begun now."""

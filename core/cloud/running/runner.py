@@ -172,7 +172,7 @@ class TaskRunner:
             refuse_while_imported("starts to run tasks")
             self._wakeup.listen()
             if self._runs:
-                self._end_service = self._handlers.serve(self._offer)
+                self._end_service = self._handlers.serve(self._offer, self._executor.hindrance)
             self._register()
             self._wakeup.notify(work=False, origin=self)
             self._unsubscribe = self._wakeup.subscribe(self._on_signal)
