@@ -50,6 +50,8 @@ class RuntimeOptions:
     """Private hosts that may be called all the same: host, host:port or network."""
     keys: KeysMode = "auto"
     """Where API keys given to the pool are kept."""
+    when_limited: Literal["next", "wait"] = "next"
+    """What calls of the pool do that do not say: ask the next endpoint when a limit is used up, or wait for the best ones."""
     endpoints_from_env: bool = False
     """Add an endpoint for each known `*_API_KEY` in the environment."""
 
@@ -89,7 +91,12 @@ class Runtime:
         self.wakeup = WakeUp(self.store.workers, clock=self.clock)
         self.keys = KeyStore(options.keys)
         self.manager = ApiManager(
-            store=self.store.pool, clock=self.clock, rng=rng, url_policy=self.url_policy, keys=self.keys
+            store=self.store.pool,
+            clock=self.clock,
+            rng=rng,
+            url_policy=self.url_policy,
+            keys=self.keys,
+            when_limited=options.when_limited,
         )
         if options.endpoints_from_env:
             for endpoint in discover(environ):

@@ -19,6 +19,7 @@ def open_runtime(settings: Settings) -> Runtime:
             retention_days=settings.retention_days,
             allow_hosts=settings.allow_hosts,
             keys=settings.keys,
+            when_limited=settings.when_limited,
             endpoints_from_env=settings.endpoints_from_env,
         )
     )

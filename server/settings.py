@@ -56,6 +56,10 @@ class Settings(BaseSettings):
         default=False,
         description="`true` adds an endpoint for each known key in the environment (OPENAI_API_KEY, DEEPSEEK_API_KEY, ...).",
     )
+    when_limited: Literal["next", "wait"] = Field(
+        default="next",
+        description="When a limit of the best endpoints is used up: ask the `next`, or `wait` for them; a call may say otherwise.",
+    )
     concurrency: int = Field(default=10, ge=0, le=1000, description="Tasks run at once by this process; 0 runs none.")
     lease: float = Field(
         default=30.0, ge=2, le=3600, description="Seconds after which the tasks of a process that died are given back."

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 from core.clock import Clock, SystemClock
 from core.cloud.pool.attempts import AttemptRecord
 from core.cloud.pool.bounds import check_bounds
-from core.cloud.pool.call import CallPlan, no_usage
 from core.cloud.pool.chat import ChatOptions, ChatResult, request_of, usage_of
 from core.cloud.pool.chat_stream import stream_chat
 from core.cloud.pool.drivers import adrive, as_work, drive, within
@@ -28,9 +27,10 @@ from core.cloud.pool.hedge import checked_hedge
 from core.cloud.pool.ledger import PoolStore
 from core.cloud.pool.membership import Membership, lacking
 from core.cloud.pool.memory_ledger import MemoryPoolStore
+from core.cloud.pool.plan import CallPlan, no_usage
 from core.cloud.pool.pool import Pool
 from core.cloud.pool.portal import Portal
-from core.cloud.pool.selection import Roster, check_strategy
+from core.cloud.pool.selection import Roster, check_strategy, check_when_limited
 from core.cloud.pool.statistics import pool_stats
 from core.cloud.providers.base import ChatAnswer, ChatChunk, Message, Provider
 from core.cloud.providers.returned_error import unless_error
@@ -69,9 +69,10 @@ class ApiManager(ForkAware):
         url_policy: UrlPolicy | None = None,
         keys: "KeyStore | None" = None,
         hedge_after: float | str | None = None,
+        when_limited: str = "next",
         sleep: Callable[[float], None] | None = None,
     ) -> None:
-        """`clock`, `rng` and `sleep` (which `call_with_retry` waits with) are there to be replaced by tests; `providers` by a FakeProvider."""
+        """`when_limited` is what calls do that do not say: see `call_with_retry`. `clock`, `rng` and `sleep` (which `call_with_retry` waits with) are there to be replaced by tests; `providers` by a FakeProvider."""
         self._clock = clock or SystemClock()
         self._lock = threading.RLock()
         self._store: PoolStore = store or MemoryPoolStore()
@@ -82,6 +83,7 @@ class ApiManager(ForkAware):
         self._providers: dict[str, Provider] = dict(providers or {})
         self._sleep = sleep
         self._hedge_after = checked_hedge(hedge_after)
+        self._when_limited = check_when_limited(when_limited)
         self._portal: Portal | None = None
         self._ready_for: Roster | None = None
         self._given_providers = dict(providers or {})
@@ -149,18 +151,23 @@ class ApiManager(ForkAware):
         *,
         deadline: float | None = None,
         endpoint: str | None = None,
+        when_limited: str = "",
     ) -> tuple[R, ApiEndpoint]:
         """Call `func(endpoint)` until an endpoint answers; returns what it returned, and the endpoint.
 
         `max_retries` counts attempts in all (a task's `max_retries` counts those after the first: decision 0007). Another endpoint is asked at once; the same one again only when no other is left, after
         a random wait whose ceiling grows by `backoff_factor`. `deadline` (seconds, 120 if None) bounds everything but `func` itself,
-        which has `endpoint.timeout` to go by. A 400 or 422 that is the caller's is raised as it came; one that only this endpoint
+        which has `endpoint.timeout` to go by. When a limit of the best endpoints is used up (requests, concurrency, the day's budget, the
+        server's own 429), `when_limited="next"` asks those of the next priority, and "wait" waits: by strategy `priority` only, and only a
+        fault sends the call on; '' is what the pool was set to. A 400 or 422 that is the caller's is raised as it came; one that only this endpoint
         gives (too long for its context window, its content filter, a field it does not take) goes to the next. What `func` returns counts as raised if it is
         an error: an HTTP response of 400 or more, or an LLM API's `{"error": {...}}`. Raises AllEndpointsFailed (a RuntimeError),
         InvalidArgument, UnknownEndpoint.
         """
         self._refresh(endpoint)
-        plan = self._plan(max_retries, strategy, backoff_factor, deadline=deadline, endpoint=endpoint)
+        plan = self._plan(
+            max_retries, strategy, backoff_factor, deadline=deadline, endpoint=endpoint, when_limited=when_limited
+        )
 
         def ask(endpoint: ApiEndpoint) -> R:
             return unless_error(endpoint, func(endpoint))
@@ -178,6 +185,7 @@ class ApiManager(ForkAware):
         deadline: float | None = None,
         endpoint: str | None = None,
         hedge_after: float | str | None = None,
+        when_limited: str = "",
     ) -> tuple[R, ApiEndpoint]:
         """Like `call_with_retry`, on the event loop. An async `func` is stopped at its timeout; a sync one runs in a thread.
 
@@ -186,7 +194,13 @@ class ApiManager(ForkAware):
         """
         await self._arefresh(endpoint)
         plan = self._plan(
-            max_retries, strategy, backoff_factor, deadline=deadline, endpoint=endpoint, hedge_after=hedge_after
+            max_retries,
+            strategy,
+            backoff_factor,
+            deadline=deadline,
+            endpoint=endpoint,
+            hedge_after=hedge_after,
+            when_limited=when_limited,
         )
         work = as_work(func)
 
@@ -309,6 +323,7 @@ class ApiManager(ForkAware):
         deadline: float | None,
         endpoint: str | None,
         hedge_after: float | str | None = None,
+        when_limited: str | None = "",
         needs: frozenset[str] = NO_NEEDS,
         model: str = "",
     ) -> CallPlan:
@@ -319,6 +334,7 @@ class ApiManager(ForkAware):
             )
         if endpoint:
             self._pool.get(endpoint)
+        waits = check_when_limited(when_limited, self._when_limited) == "wait"
         return CallPlan(
             check_strategy(strategy),
             max_retries,
@@ -328,6 +344,7 @@ class ApiManager(ForkAware):
             checked_hedge(hedge_after) or self._hedge_after,
             needs=needs,
             model=model,
+            patient=waits and strategy == "priority",
             usage_of=usage_of,
         )
 
@@ -339,6 +356,7 @@ class ApiManager(ForkAware):
             deadline=options.get("deadline"),
             endpoint=options.get("endpoint"),
             hedge_after=options.get("hedge_after"),
+            when_limited=options.get("when_limited"),
             needs=JSON_NEEDS if options.get("json") else NO_NEEDS,
             model=options.get("model", ""),
         )

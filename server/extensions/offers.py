@@ -19,7 +19,7 @@ from server.records import TaskOutcome, filled, task_outcome
 from server.results import tool_result
 from server.schema import UNTRUSTED, untrusted_keys
 from server.tools.arguments import DEFAULT_WAIT
-from server.tools.endpoints import ChatAnswer, call_api
+from server.tools.endpoints import ChatAnswer, asked_when_limited, call_api
 from server.tools.graph import GraphRow, PublishedGraph, publish_task_graph
 from server.tools.registry import Arguments
 from server.tools.tasks import MOST_ROWS, Waited, standing, wait_for_task
@@ -117,6 +117,7 @@ class CallApi(QueuedTool):
                 "model": given.get("model", ""),
                 "endpoint": given.get("endpoint", ""),
                 "strategy": given.get("strategy", "priority"),
+                "when_limited": asked_when_limited(given.get("when_limited", "default")),
                 "max_tokens": given.get("max_tokens") or None,
                 "temperature": None if given.get("temperature", -1.0) < 0 else given["temperature"],
                 "json": given.get("json") or None,

@@ -14,12 +14,18 @@ ENDPOINTS = Toolset("endpoints", "The pool of LLM APIs.")
 
 NAME = "Name of the endpoint."
 STRATEGY = "How to choose among endpoints."
+WhenLimited = Literal["default", "next", "wait"]
 Strategy = Literal["priority", "least_latency", "round_robin", "random", "weighted", "least_busy"]
 
 SEEN = (
     "The key was given in a tool call, so this chat's model and its host's logs have seen it. "
     "Prefer api_key_env, or `heablcoin-cloud set-key {name}` in a terminal; consider replacing the key."
 )
+
+
+def asked_when_limited(said: str) -> str:
+    """What a tool's `when_limited` means to the pool: '' for its own setting, which no host's enum can say."""
+    return "" if said == "default" else said
 
 
 class EndpointAdded(TypedDict, total=False):
@@ -254,6 +260,9 @@ async def call_api(
     model: Annotated[str, text("Model instead of the endpoint's own.")] = "",
     endpoint: Annotated[str, text("Only this endpoint; empty: any.", most=100)] = "",
     strategy: Annotated[Strategy, choice(STRATEGY)] = "priority",
+    when_limited: Annotated[
+        WhenLimited, choice("At a rate limit of the best endpoint: ask the next, or wait for it.")
+    ] = "default",
     max_tokens: Annotated[int, whole("Most tokens to answer; 0: the provider's default.", 0, 10**6)] = 0,
     temperature: Annotated[float, number("0 to 2; -1: the model's default.", -1, 2)] = -1.0,
     json: Annotated[bool, choice("Ask for one JSON object.")] = False,
@@ -270,6 +279,7 @@ async def call_api(
         model=model,
         endpoint=endpoint,
         strategy=strategy,
+        when_limited=asked_when_limited(when_limited),
         max_tokens=max_tokens or None,
         temperature=None if temperature < 0 else temperature,
         json=json,

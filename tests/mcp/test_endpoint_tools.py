@@ -4,7 +4,9 @@ from typing import Any
 
 import pytest
 
-from core.runtime import Runtime
+from core.cloud.api_manager import ApiEndpoint
+from core.errors import AllEndpointsFailed
+from core.runtime import Runtime, RuntimeOptions
 from tests.mcp.conftest import said
 from tests.support.llm_server import LlmServer, Step
 
@@ -218,3 +220,28 @@ async def test_an_endpoint_without_its_key_does_not_lead_to_a_call_that_must_fai
     assert added["usable"] is False
     assert "call_api" not in added["next"]
     assert any("NO_SUCH_KEY_HERE" in warning for warning in added["warnings"])
+
+
+async def test_a_call_waits_for_the_first_endpoint_or_asks_the_next_as_it_says(
+    call: Any, refused: Any, llm_server: LlmServer
+) -> None:
+    for name, priority, limit in (("alpha", 1, 1), ("beta", 2, 0)):
+        arguments = {"name": name, "base_url": llm_server.base_url(name), "api_key": KEY, "model": "m"}
+        await call("add_api_endpoint", **arguments, priority=priority, max_requests_per_minute=limit)
+    assert (await call("call_api", prompt="hello"))["endpoint"] == "alpha"
+    text = await refused("call_api", prompt="hello", when_limited="wait", timeout=5)
+    assert "alpha: rate limit of 1 a minute, next slot in" in text
+    for when_limited in ("next", "default"):
+        assert (await call("call_api", prompt="hello", when_limited=when_limited))["endpoint"] == "beta"
+
+
+def test_the_runtime_hands_the_setting_on_to_the_pool() -> None:
+    runtime = Runtime.open(RuntimeOptions(database=":memory:", keys="process", when_limited="wait"))
+    try:
+        runtime.manager.add_endpoint(ApiEndpoint("a", "fake", provider="fake", max_requests_per_minute=1))
+        runtime.manager.add_endpoint(ApiEndpoint("b", "fake", provider="fake", priority=2))
+        runtime.manager.call_with_retry(lambda endpoint: None)
+        with pytest.raises(AllEndpointsFailed, match="a: rate limit of 1 a minute"):
+            runtime.manager.call_with_retry(lambda endpoint: None, deadline=5)
+    finally:
+        runtime.stop()

@@ -288,9 +288,10 @@ async def test_a_call_ends_with_what_the_plain_tool_answers(bench: Bench, llm_se
     add_endpoint(bench, llm_server)
     llm_server.script("alpha", Step(text="forty-two"))
     async with bench.client() as client, bench.plain_client() as plain:
-        handle = await defer(client, "call_api", prompt="what?", system="be brief", temperature=0.5)
+        asked = {"prompt": "what?", "system": "be brief", "temperature": 0.5, "when_limited": "wait"}
+        handle = await defer(client, "call_api", **asked)
         state = await until(client, handle.task_id)
-        answered = await plain.call_tool("call_api", {"prompt": "what?", "system": "be brief", "temperature": 0.5})
+        answered = await plain.call_tool("call_api", asked)
     deferred, direct = structured(state["result"]), structured(answered)
     assert deferred.pop("latency") >= 0
     assert direct.pop("latency") >= 0

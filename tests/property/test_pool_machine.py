@@ -12,8 +12,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from core.clock import ManualClock
 from core.cloud.api_manager import ApiEndpoint, ApiManager
-from core.cloud.pool.call import Admit, Attempt, Call, CallPlan, Landed, Pause
+from core.cloud.pool.call import Admit, Attempt, Call, Landed, Pause
 from core.cloud.pool.ledger import Refused
+from core.cloud.pool.plan import CallPlan
 from core.cloud.pool.rate_limit import MINUTE
 from core.cloud.store.database import Database
 from core.cloud.store.pool import SqlitePoolStore
@@ -89,6 +90,7 @@ class PoolMachine(RuleBasedStateMachine):
                 timeout=20.0,
                 max_requests_per_minute=limit,
                 max_concurrency=3 if name == "c" else 0,
+                priority=2 if name == "b" else 1,
             )
             self.processes[0].manager.add_endpoint(one)
         for process in self.processes:
@@ -117,13 +119,22 @@ class PoolMachine(RuleBasedStateMachine):
         attempts=st.integers(1, 4),
         count=st.integers(1, 8),
         deadline=st.sampled_from([500.0, 500.0, 10.0, 1.5]),
+        patient=st.booleans(),
     )
     def calls(
-        self, index: int, strategy: str, endpoint: str, attempts: int, count: int, deadline: float = 500.0
+        self,
+        index: int,
+        strategy: str,
+        endpoint: str,
+        attempts: int,
+        count: int,
+        deadline: float = 500.0,
+        patient: bool = False,
     ) -> None:
         process = self.processes[index % len(self.processes)]
         for _ in range(count):
-            running = Running(process, CallPlan(strategy, attempts, deadline=deadline, endpoint=endpoint))
+            plan = CallPlan(strategy, attempts, deadline=deadline, endpoint=endpoint, patient=patient)
+            running = Running(process, plan)
             process.calls.append(running)
             self.send(running, None)
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 from core.clock import ManualClock
 from core.cloud.api_manager import ApiEndpoint, ApiManager
-from core.cloud.pool.call import Admit, Attempt, Call, CallPlan, Landed, Pause
+from core.cloud.pool.call import Admit, Attempt, Call, Landed, Pause
+from core.cloud.pool.plan import CallPlan
 
 
 class HttpError(Exception):

@@ -7,19 +7,20 @@ from typing import Protocol, Unpack, cast
 from core.cloud.handlers.registry import HandlerRegistry
 from core.cloud.pool.bounds import check_bounds
 from core.cloud.pool.chat import ChatOptions, ChatResult, check_has_text, request_of
-from core.cloud.pool.selection import check_strategy
+from core.cloud.pool.selection import check_strategy, check_when_limited
 from core.cloud.providers.base import Message
 from core.cloud.queue.graph import heads, with_stand_ins
 from core.errors import AllEndpointsFailed, HeablcoinError, Permanent
 from core.json_types import Json, JsonObject, dumps
 
 NAME = "ai_call"
-TEXTS = ("system", "model", "endpoint", "strategy")
+TEXTS = ("system", "model", "endpoint", "strategy", "when_limited")
 NUMBERS = ("max_tokens", "temperature", "deadline", "max_retries")
 FIELDS = ("prompt", "messages", *TEXTS, *NUMBERS, "json")
 STAND_INS: JsonObject = {
     "messages": [{"role": "user", "content": "${}"}],
     "strategy": "priority",
+    "when_limited": "next",
     "max_tokens": 1,
     "temperature": 1,
     "deadline": 1,
@@ -79,12 +80,13 @@ def check(payload: Json) -> None:
     messages, options = parse(with_stand_ins(payload, STAND_INS))
     request_of(messages, options)
     check_strategy(options.get("strategy", "priority"))
+    check_when_limited(options.get("when_limited"))
     check_bounds(options.get("max_retries", 3), options.get("deadline"))
 
 
 def parse(payload: Json) -> tuple[str | Sequence[Message], ChatOptions]:
-    """The messages and options of `{prompt | messages, system, model, endpoint, strategy, max_tokens, temperature, json,
-    deadline, max_retries}`. Raises Permanent that says what is wrong; values are checked by the pool.
+    """The messages and options of `{prompt | messages, system, model, endpoint, strategy, when_limited, max_tokens, temperature,
+    json, deadline, max_retries}`. Raises Permanent that says what is wrong; values are checked by the pool.
     """
     if isinstance(payload, str):
         payload = {"prompt": payload}

@@ -8,6 +8,7 @@ from core.cloud.pool.outcome import OutcomeClass
 from core.errors import AllEndpointsFailed
 
 KEYLESS = "its key is not known to this process"
+STAYS = 'not asked: when_limited="wait" stays with the endpoints of a lower priority number'
 
 MOST_SKIPPED = 20
 """Skipped endpoints that are listed; of more, the rest is counted."""
@@ -87,7 +88,8 @@ def _fix(attempts: tuple[AttemptRecord, ...], skipped: Mapping[str, str], retry_
     if attempts and all(record.outcome is OutcomeClass.LOCAL_FAULT for record in attempts):
         return "check the proxy named above: HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, and NO_PROXY for what needs none."
     if retry_after is not None:
-        return f"try again in {retry_after:.1f} seconds, allow a longer deadline, or add another endpoint."
+        last = 'use when_limited="next"' if STAYS in skipped.values() else "add another endpoint"
+        return f"try again in {retry_after:.1f} seconds, allow a longer deadline, or {last}."
     if any(record.outcome is OutcomeClass.ENDPOINT_FAULT for record in attempts):
         return "check the key, model, base_url and account of the endpoints above; adding one again clears its hold."
     keyless = [name for name, why in skipped.items() if why == KEYLESS]

@@ -12,18 +12,19 @@ It returns Success or raises. The drivers in `drivers.py`, one sync and one asyn
 
 import logging
 import traceback
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
-from core.cloud.pool.attempts import AttemptRecord, exhausted
+from core.cloud.pool.attempts import STAYS, AttemptRecord, exhausted
 from core.cloud.pool.health import HoldKind
 from core.cloud.pool.ledger import BUSY_POLL, Refused
 from core.cloud.pool.limits import Limit
 from core.cloud.pool.line import EVERYONE, LOOK_AROUND, Turn
 from core.cloud.pool.member import Member
 from core.cloud.pool.outcome import OK, Outcome, OutcomeClass, classify, headers_of
+from core.cloud.pool.plan import CallPlan
 from core.cloud.pool.pool import NO_USAGE, Flight, Pool, Usage
 from core.cloud.pool.selection import Roster
 from core.cloud.pool.unsuited import Unsuited
@@ -98,11 +99,6 @@ def tokens_told(error: Exception, flight: Flight) -> tuple[int, int]:
     return max(tokens_in, flight.told.tokens_in), max(tokens_out, flight.told.tokens_out)
 
 
-def no_usage(_result: object, _epoch: float) -> Usage:
-    """For results that tell nothing."""
-    return NO_USAGE
-
-
 def pool_failed(error: Exception) -> HeablcoinError:
     """What a caller is told about a fault of our own; the log has the rest."""
     log.error("the pool failed in the middle of a call", exc_info=error)
@@ -110,28 +106,6 @@ def pool_failed(error: Exception) -> HeablcoinError:
         f"The pool itself failed in the middle of a call ({type(error).__name__}); nothing is held by the call.",
         "try again; if it goes on, please report it, with the log.",
     )
-
-
-@dataclass(slots=True)
-class CallPlan:
-    """What the caller asked for."""
-
-    strategy: str = "priority"
-    max_attempts: int = 3
-    backoff_factor: float = 1.5
-    deadline: float = 120.0
-    """Seconds for everything: waits, attempts, hedges."""
-    endpoint: str = ""
-    """Only this one; '' for any."""
-    hedge_after: float | str | None = None
-    keep_open: bool = False
-    """A success is the beginning of a stream: the caller settles its flight at the end."""
-    model: str = ""
-    """The model that the call names; '' for each endpoint's own."""
-    needs: frozenset[str] = frozenset()
-    """Fields without which the answer means something else: endpoints that are known to refuse them are asked last."""
-    usage_of: Callable[[Any, float], Usage] = no_usage
-    """What a result says about tokens and limits; the number is the time (epoch)."""
 
 
 @dataclass(slots=True)
@@ -231,6 +205,11 @@ class Call:
     def _roster(self) -> Roster:
         return self._pool.only(self._plan.endpoint) if self._plan.endpoint else self._pool.roster
 
+    def _choices(self) -> Roster:
+        """The endpoints that it chooses among as things are; a patient call's stop where only a limit keeps it from the better ones."""
+        roster = self._roster()
+        return roster.patient(self._pool.time(), self._asked) if self._plan.patient else roster
+
     def _go_on(self) -> None:
         """Raise unless another attempt may be made."""
         if self._left() <= 0.0 or (self._started >= self._plan.max_attempts and not self._bend(last=True)):
@@ -256,7 +235,7 @@ class Call:
     def _others_failed(self) -> bool:
         """No endpoint is left that was not asked yet and comes free before the deadline."""
         now, left = self._pool.time(), self._left()
-        openings = (self._opens_at(member, now) for member in self._roster().members if member not in self._asked)
+        openings = (self._opens_at(member, now) for member in self._choices().members if member not in self._asked)
         return all(at is None or at - now > left for at in openings)
 
     def _choose(self) -> tuple[Member | None, bool]:
@@ -270,9 +249,8 @@ class Call:
             self._rest_over()
         if self._turn is not None:
             self._turn.called = False
-        roster = self._roster()
         while True:
-            avoid = self._avoided()
+            roster, avoid = self._choices(), self._avoided()
             if avoid is EVERYONE:
                 return None, False
             member = None
@@ -326,7 +304,7 @@ class Call:
     def _wait(self) -> Pause:
         """A pause until some endpoint may take the call; raises when that is beyond the deadline or never."""
         pool, now, left = self._pool, self._pool.time(), self._left()
-        members = self._roster().members
+        members = self._choices().members
         openings = {member: at for member in members if (at := self._opens_at(member, now)) is not None}
         first = min(openings.values(), default=None)
         if first is None or first - now > left or left <= 0.0:
@@ -334,7 +312,7 @@ class Call:
         # Who only gives an endpoint a rest stands in nobody's way to it.
         wants: AbstractSet[Member] = openings.keys() - self._again_at.keys()
         if wants:
-            anything = not (self._asked or self._plan.endpoint)
+            anything = not (self._asked or self._plan.endpoint or self._plan.patient)
             self._turn = pool.line.join(self._turn, EVERYONE if anything else frozenset(wants))
         ahead = pool.line.ahead(self._turn) if self._turn is not None else frozenset()
         at = min((at for member, at in openings.items() if member not in ahead), default=FAR)
@@ -380,7 +358,7 @@ class Call:
 
     def _hedge(self) -> Generator[Command, Event, Flight | None]:
         """A second endpoint beside a slow one; None when there is none or the budget is spent."""
-        member = self._roster().choose(self._plan.strategy, self._pool.time(), self._avoided())
+        member = self._choices().choose(self._plan.strategy, self._pool.time(), self._avoided())
         if member is None or not self._pool.hedges.take():
             return None
         log.debug("hedging with %s", member.name)
@@ -428,6 +406,11 @@ class Call:
         self.error = error
         if outcome.kind is OutcomeClass.UNSUITED:
             self._refused(member, outcome)
+            return
+        if self._plan.patient and outcome.kind is OutcomeClass.RATE_LIMITED and outcome.same_again:
+            # Its hold says when; a limit that nobody told is no more the call's fault than one that was.
+            self._asked.discard(member)
+            self._started -= self._plan.max_attempts > 1
             return
         alone = len(self._roster().members) == 1
         if outcome.kind is not OutcomeClass.ENDPOINT_FAULT and (outcome.same_again or alone):
@@ -486,6 +469,7 @@ class Call:
         asked = {record.endpoint for record in self._records}
         skipped, later = {}, self._left() <= 0.0
         smaller = self._unsuited.smaller if self._unsuited is not None else ()
+        others = set(self._roster().members).difference(self._choices().members) if self._plan.patient else ()
         for member in self._pool.members.values():
             name = member.name
             if self._plan.endpoint in {"", name}:
@@ -493,6 +477,6 @@ class Call:
                 later = later or not (again or name in smaller)
                 if note:
                     skipped[name] = f"not asked {'again' if again else ''}: {note}".replace(" :", ":")
-                elif not again and (why := member.why_not(now)):
+                elif not again and (why := member.why_not(now) or (STAYS if member in others else "")):
                     skipped[name] = why
         return exhausted(tuple(self._records), skipped, retry_after, later=later)

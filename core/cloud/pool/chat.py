@@ -34,6 +34,8 @@ class ChatOptions(TypedDict, total=False):
     """Attempts in all; 3 unless said otherwise."""
     hedge_after: float | str | None
     """Seconds, or "p95", after which a second endpoint is asked too. Not for `astream`."""
+    when_limited: str
+    """`next` or `wait`, as in `call_with_retry`; '' for what the pool was set to."""
 
 
 @dataclass(frozen=True, slots=True)

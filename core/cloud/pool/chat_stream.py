@@ -11,7 +11,6 @@ from core.cloud.pool.call import (
     Admit,
     Attempt,
     Call,
-    CallPlan,
     Command,
     Event,
     Landed,
@@ -22,6 +21,7 @@ from core.cloud.pool.call import (
 from core.cloud.pool.drivers import async_admit, async_pause
 from core.cloud.pool.endpoint import ApiEndpoint
 from core.cloud.pool.outcome import CANCELLED, OK, Outcome, OutcomeClass, classify
+from core.cloud.pool.plan import CallPlan
 from core.cloud.pool.pool import Flight, Pool, Usage
 from core.cloud.providers.base import ChatChunk, ChatRequest, Provider, ProviderError
 from core.errors import AllEndpointsFailed

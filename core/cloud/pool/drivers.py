@@ -9,10 +9,11 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from core.cloud.pool import telemetry
-from core.cloud.pool.call import Admit, Attempt, Call, CallPlan, Command, Event, Landed, Pause, Success, pool_failed
+from core.cloud.pool.call import Admit, Attempt, Call, Command, Event, Landed, Pause, Success, pool_failed
 from core.cloud.pool.endpoint import ApiEndpoint
 from core.cloud.pool.ledger import Refused
 from core.cloud.pool.member import Member
+from core.cloud.pool.plan import CallPlan
 from core.cloud.pool.pool import Flight, Pool
 from core.errors import AllEndpointsFailed, HeablcoinError, InvalidArgument
 from core.threads import in_thread

@@ -40,6 +40,17 @@ class Refused:
     until: float
     """Pool time from which asking again makes sense."""
     detail: str = ""
+    """Which limit, in words."""
+
+    def __str__(self) -> str:
+        if self.why is Refusal.LIMITED and self.detail:
+            return self.detail
+        return f"{self.why} ({self.detail})" if self.detail else str(self.why)
+
+
+def limited(endpoint: ApiEndpoint, until: float) -> Refused:
+    """The endpoint's slots of the last minute are all taken."""
+    return Refused(Refusal.LIMITED, until, f"{Refusal.LIMITED} of {endpoint.max_requests_per_minute} a minute")
 
 
 class Account(Protocol):

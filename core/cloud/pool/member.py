@@ -151,6 +151,17 @@ class Member:
         self.ready_at = max(least, health.opens_at(now if self.new_key else 0.0, new_key=self.new_key))
         self.last_resort_at = self.ready_at if health.hard else least
 
+    def able(self, now: float) -> bool:
+        """Whether it takes calls, or nothing but a limit keeps it from it: its own, or its server's 429."""
+        if self.ready_at <= now:
+            return True
+        health, blocked = self.account.health, self.blocked
+        if blocked is not None and blocked.why is Refusal.REMOVED:
+            return False
+        if self.faulty_until > now and self._key_held_until() > now:
+            return False
+        return health.kind is HoldKind.RATE_LIMITED or health.opens_at(now, new_key=self.new_key) <= now
+
     @property
     def new_key(self) -> bool:
         """Whether it is held for a fault of its setup that this process's present key need not have.
@@ -238,8 +249,7 @@ class Member:
             return KEYLESS
         blocked, health = self.blocked, self.account.health
         if blocked is not None and blocked.until > now:
-            more = f" ({blocked.detail})" if blocked.detail else ""
-            return f"{blocked.why}{more}, next slot in {blocked.until - now:.1f}s"
+            return f"{blocked}, next slot in {blocked.until - now:.1f}s"
         if self.faulty_until > now and self._key_held_until() > health.held_until:
             return f"this process's key was refused; not tried for {self.faulty_until - now:.1f}s more"
         if health.held_until > now:

@@ -17,6 +17,7 @@ from core.cloud.pool.ledger import (
     Refused,
     apply,
     has_daily_limit,
+    limited,
     matters,
     over_daily_limit,
     until_tomorrow,
@@ -84,7 +85,7 @@ class MemoryAccount:
             if window.limit:
                 free = window.free_at(now)
                 if free > now:
-                    return Refused(Refusal.LIMITED, free)
+                    return limited(endpoint, free)
                 window.take(now)
             spent.requests += 1
             token = next(self._tokens)

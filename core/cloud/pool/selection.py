@@ -50,6 +50,7 @@ class Roster:
 
     def __init__(self, members: Iterable[Member], rng: random.Random) -> None:
         self.members = tuple(members)
+        self._rng = rng
         self._random = rng.random
         groups: dict[int, list[Member]] = {}
         for member in self.members:
@@ -57,6 +58,7 @@ class Roster:
         self._tiers = [Tier(groups[priority], self._random) for priority in sorted(groups)]
         self._all = Tier(self.members, self._random)
         self._cumulated = list(itertools.accumulate(member.endpoint.weight for member in self.members))
+        self._down_to: dict[int, Roster] = {}
 
     def choose(self, strategy: str, now: float, avoid: Collection[Member] = ()) -> Member | None:
         """A member that is ready and not in `avoid`; None when there is none."""
@@ -66,6 +68,26 @@ class Roster:
         """A member that only a soft hold keeps back: the one held longest ago, by priority."""
         able = (member for member in self.members if member.last_resort_at <= now and member not in avoid)
         return min(able, key=lambda member: (member.endpoint.priority, member.ready_at), default=None)
+
+    def patient(self, now: float, asked: Collection[Member]) -> "Roster":
+        """The endpoints of a call that waits where a limit keeps it: down to the first priority of which one is able.
+
+        Those in `asked` are out: the call was there in vain.
+        """
+        for index, tier in enumerate(self._tiers[:-1]):
+            if any(member not in asked and member.able(now) for member in tier.members):
+                return self._first(index + 1)
+        return self
+
+    def _first(self, count: int) -> "Roster":
+        """The endpoints of the first `count` priorities, which take their turns as they do here."""
+        roster = self._down_to.get(count)
+        if roster is None:
+            tiers = self._tiers[:count]
+            roster = Roster((member for tier in tiers for member in tier.members), self._rng)
+            roster._tiers = tiers
+            self._down_to[count] = roster
+        return roster
 
     def _priority(self, now: float, avoid: Collection[Member]) -> Member | None:
         for tier in self._tiers:
@@ -153,6 +175,8 @@ _STRATEGIES: Mapping[str, Callable[[Roster, float, Collection[Member]], Member |
 
 STRATEGIES = tuple(_STRATEGIES)
 """The names a caller may use."""
+WHEN_LIMITED = ("next", "wait")
+"""What a call may do where a limit keeps it from the best endpoints: ask the next, or wait for them. By strategy `priority` only."""
 
 
 def check_strategy(strategy: str) -> str:
@@ -160,3 +184,15 @@ def check_strategy(strategy: str) -> str:
     if strategy not in _STRATEGIES:
         raise InvalidArgument(f"There is no strategy {str(strategy)[:40]!r}.", f"use one of {', '.join(STRATEGIES)}")
     return strategy
+
+
+def check_when_limited(when_limited: str | None, default: str = "next") -> str:
+    """What is meant: `when_limited`, or `default` for '' and None. InvalidArgument when it is neither `next` nor `wait`."""
+    if when_limited is None or when_limited == "":
+        return default
+    if when_limited not in WHEN_LIMITED:
+        raise InvalidArgument(
+            f"when_limited must be next or wait, not {str(when_limited)[:40]!r}.",
+            "use next to ask the next endpoint when a limit is used up, or wait to stay with the best ones",
+        )
+    return when_limited

@@ -29,6 +29,7 @@ from core.cloud.pool.ledger import (
     apply,
     has_daily_limit,
     is_unlimited,
+    limited,
     matters,
     over_daily_limit,
     until_tomorrow,
@@ -336,7 +337,7 @@ class SqliteAccount:
             connection.execute(POOL["pull_back_starts"], {"endpoint": endpoint.name, "now": now})
             oldest = None if oldest is None else min(oldest, now)
         if oldest is not None and oldest + window > now:
-            return Refused(Refusal.LIMITED, oldest + window)
+            return limited(endpoint, oldest + window)
         start = now if at > now + CLOCK_SKEW else max(now, at)
         connection.execute(POOL["start"], (endpoint.name, newest + 1, start))
         names = {"endpoint": endpoint.name, "before": now - window, "newest": newest + 1}

@@ -105,7 +105,7 @@ def test_a_call_waits_for_the_first_free_slot_when_it_comes_in_time(manager, clo
 def test_a_call_that_cannot_have_a_slot_in_time_says_at_once_when_there_will_be_one(manager, clock):
     add(manager, "a", max_requests_per_minute=1)
     manager.call_with_retry(lambda endpoint: None)
-    with pytest.raises(AllEndpointsFailed, match="rate limit, next slot in 61") as failure:
+    with pytest.raises(AllEndpointsFailed, match="rate limit of 1 a minute, next slot in 61") as failure:
         manager.call_with_retry(lambda endpoint: None, deadline=30)
     assert failure.value.retry_after == pytest.approx(WINDOW)
     assert clock.monotonic() == 0.0
