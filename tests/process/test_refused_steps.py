@@ -4,6 +4,7 @@ import asyncio
 import errno
 import logging
 import re
+import socket
 import tempfile
 import threading
 import time
@@ -20,6 +21,7 @@ from core.cloud.handlers.registry import HandlerRegistry, Place
 from core.cloud.running import boarding, isolation, lane, outage
 from core.cloud.running.outage import NotStarted, Outages
 from core.cloud.running.outcome import Outcomes
+from core.cloud.running.wakeup import WakeUp
 from core.errors import StoreBusy
 from tests.process.queue_setup import Queue, queue
 from tests.support.hostile import ERRORS, UNWRITABLE, WRITTEN, act, act_async
@@ -284,6 +286,79 @@ def test_a_handler_that_harms_its_event_loop_leaves_the_others_on_it_unharmed(qu
 
     assert [task.result for task in ends] == ["did it", "undisturbed", "undisturbed"]
     assert queue.finished(queue.publisher.publish("waits", max_retries=5)).result == "undisturbed"
+
+
+THREADS_OF_A_RUNNER = ("wakeup", "leases", "upkeep", "watchdog", "exchange")
+STEPS_OF_A_START: dict[str, Callable[[Queue, pytest.MonkeyPatch], object]] = {
+    **{
+        f"no thread for {name}": lambda queue, patch, name=name: patch.setattr(
+            threading.Thread, "start", Fails(threading.Thread.start, NO_THREAD, 1, only=f"heablcoin-{name}")
+        )
+        for name in THREADS_OF_A_RUNNER
+    },
+    "no socket": lambda queue, patch: patch.setattr(
+        "core.cloud.running.wakeup.socket.socket", Fails(socket.socket, OSError(errno.EMFILE, "no files"), 1)
+    ),
+    "the table of processes": lambda queue, patch: patch.setattr(
+        queue.store.workers, "register", Fails(queue.store.workers.register, StoreBusy("held"), 1)
+    ),
+    "a subscription": lambda queue, patch: patch.setattr(
+        WakeUp, "subscribe", Fails(WakeUp.subscribe, MemoryError(), 1)
+    ),
+}
+
+
+def threads_of_a_runner() -> list[str]:
+    return sorted(
+        thread.name.removeprefix("heablcoin-")
+        for thread in threading.enumerate()
+        if thread.name.removeprefix("heablcoin-") in THREADS_OF_A_RUNNER
+    )
+
+
+@pytest.mark.parametrize("case", STEPS_OF_A_START)
+@pytest.mark.parametrize("shared", [True, False], ids=["woken by its publisher too", "by a wake-up of its own"])
+def test_a_start_that_fails_undoes_itself_and_a_second_one_works(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch, case: str, shared: bool
+) -> None:
+    queue.handlers.register("here", here)
+    task = queue.publisher.publish("here", 1, max_retries=0)
+    before = threads_of_a_runner()
+    with monkeypatch.context() as patch:
+        STEPS_OF_A_START[case](queue, patch)
+        with pytest.raises((RuntimeError, OSError, StoreBusy, MemoryError)):
+            queue.run(**({} if shared else {"wakeup": None, "poll_interval": 0.05}))
+        [runner] = queue.runners
+
+        assert not runner.running
+        assert runner.in_flight == 0
+        wait_until(lambda: threads_of_a_runner() == before, "the end of the threads that were started")
+        assert queue.store.workers.alive(0.0) == []
+        assert not queue.handlers.served
+        assert queue.publisher.wakeup.port == 0
+        assert queue.outcomes(task) == []
+
+        runner.start()
+
+    assert queue.finished(task).result == 1
+    assert queue.outcomes(task) == ["completed"]
+    assert [worker.worker for worker in queue.store.workers.alive(0.0)] == [runner.worker_id]
+    assert queue.handlers.served
+    assert queue.finished(queue.publisher.publish("here", 2, delay=0.05)).result == 2
+    runner.stop(0.2)
+    wait_until(lambda: threads_of_a_runner() == before or shared, "the end of the runner")
+    assert queue.store.workers.alive(0.0) == []
+
+
+def test_a_start_that_fails_leaves_a_wake_up_that_was_heard_before_as_it_was(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = queue.publisher.wakeup.listen()
+    with monkeypatch.context() as patch:
+        STEPS_OF_A_START["no thread for exchange"](queue, patch)
+        with pytest.raises(RuntimeError):
+            queue.run()
+    assert queue.publisher.wakeup.port == port
 
 
 def test_a_task_run_by_hand_is_given_back_when_no_thread_can_keep_its_lease(

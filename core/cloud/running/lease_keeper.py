@@ -50,13 +50,15 @@ class LeaseKeeper:
         self._changed = threading.Condition(threading.RLock())
         self._progress: dict[FlightKey, tuple[Flight, float | None, str]] = {}
         self._asked = False
-        self._closed = False
         self._renew_at = clock.monotonic() + lease / 3
         self._write_at = float("-inf")
         self._glance_at = clock.monotonic() + GLANCE_INTERVAL
-        self._thread = threading.Thread(target=self._run, name="heablcoin-leases", daemon=True)
+        self._thread: threading.Thread | None = None
+        """The one that is to go on."""
 
     def start(self) -> None:
+        """Begin, also after `close`. Raises RuntimeError, and nothing has begun, when the system refuses a thread."""
+        self._thread = threading.Thread(target=self._run, name="heablcoin-leases", daemon=True)
         self._thread.start()
 
     def check(self) -> None:
@@ -75,8 +77,8 @@ class LeaseKeeper:
 
     def close(self) -> None:
         with self._changed:
-            self._closed = True
-            self._changed.notify()
+            self._thread = None
+            self._changed.notify_all()
 
     def step(self) -> None:
         """One round: write progress and renew leases, each when its time has come or somebody asked."""
@@ -107,9 +109,12 @@ class LeaseKeeper:
         with self._changed:
             wake_at = min(self._renew_at, self._glance_at, *([self._write_at] if self._progress else []))
             left = wake_at - self._clock.monotonic()
-            if not self._closed and not self._asked and left > 0:
+            if self._goes_on() and not self._asked and left > 0:
                 self._changed.wait(left)
-            return not self._closed
+            return self._goes_on()
+
+    def _goes_on(self) -> bool:
+        return self._thread is threading.current_thread()
 
     def _guarded(self, action: Callable[..., None], *arguments: object) -> None:
         try:

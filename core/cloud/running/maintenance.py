@@ -206,19 +206,29 @@ class Maintenance:
         self._ttl = leader_ttl
         self._changed = threading.Condition(threading.Lock())
         self._poked = False
-        self._closed = False
         self._lead_until = 0.0
         """Monotonic; until then this process need not ask whether it leads."""
         self._ask_at = 0.0
         self._thread: threading.Thread | None = None
+        """The one that is to go on."""
         self._unsubscribe: Callable[[], None] | None = None
 
     def start(self) -> None:
-        """Begin; a second call does nothing."""
-        if self._thread is None:
+        """Begin, also after `stop`; a second call does nothing.
+
+        Raises RuntimeError, and nothing has begun, when the system refuses a thread.
+        """
+        with self._changed:
+            if self._thread is not None:
+                return
             self._unsubscribe = self._wakeup.subscribe(self._on_signal)
             self._thread = threading.Thread(target=self._run, name="heablcoin-upkeep", daemon=True)
-            self._thread.start()
+            try:
+                self._thread.start()
+            except BaseException:
+                self._thread = None
+                self._unsubscribe()
+                raise
 
     def poke(self) -> None:
         """Something may be due sooner than was known. Never waits."""
@@ -232,10 +242,10 @@ class Maintenance:
         if self._unsubscribe is not None:
             self._unsubscribe()
         with self._changed:
-            self._closed = True
-            self._changed.notify()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(timeout)
+            thread, self._thread = self._thread, None
+            self._changed.notify_all()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout)
 
     def step(self) -> float:
         """One round: do what is due. Returns the seconds until the next look is worth it."""
@@ -275,7 +285,7 @@ class Maintenance:
             self.poke()
 
     def _run(self) -> None:
-        while not self._closed:
+        while self._goes_on():
             try:
                 wait = self.step()
             except HeablcoinError as error:
@@ -290,12 +300,15 @@ class Maintenance:
         except HeablcoinError as error:
             log.debug("leadership was not given back: %s", error.message)
 
+    def _goes_on(self) -> bool:
+        return self._thread is threading.current_thread()
+
     def _pause(self, seconds: float) -> None:
         """Wait, but not so short that a busy queue keeps this thread busy too."""
         shortest = self._clock.monotonic() + SHORTEST_WAIT
         with self._changed:
-            if not self._poked and not self._closed:
+            if not self._poked and self._goes_on():
                 self._changed.wait(seconds)
             self._poked = False
-            while not self._closed and (left := shortest - self._clock.monotonic()) > 0:
+            while self._goes_on() and (left := shortest - self._clock.monotonic()) > 0:
                 self._changed.wait(left)

@@ -162,7 +162,8 @@ class TaskRunner:
     def start(self) -> None:
         """Begin to claim and run tasks; a second call does nothing.
 
-        Raises StoreError when the store is unusable, InvalidArgument when the runner was stopped before.
+        Raises StoreError when the store is unusable, InvalidArgument when the runner was stopped before, RuntimeError when the
+        system refuses a thread. Then nothing of it runs, and it may be started again.
         """
         with self._lock:
             if self._state == "running":
@@ -170,22 +171,51 @@ class TaskRunner:
             if self._state == "stopped":
                 raise InvalidArgument("This runner was stopped.", "make a new TaskRunner.")
             refuse_while_imported("starts to run tasks")
-            self._wakeup.listen()
-            if self._runs:
-                self._end_service = self._handlers.serve(self._offer, self._executor.hindrance)
-            self._register()
-            self._wakeup.notify(work=False, origin=self)
-            self._unsubscribe = self._wakeup.subscribe(self._on_signal)
-            self._no_longer_holds = self._store.tasks.on_take_back(self._keeper.renew_now)
-            self._state = "running"
-            self._pid = os.getpid()
-            atexit.register(self._at_exit)
-            self._keeper.start()
-            self._exchanger.start()
-            self._maintenance.start()
-            # Whoever published in between with a list of processes that was without this one has told nobody.
-            self._watchdog.at(self._clock.monotonic() + PEERS_FOR, self._exchanger.look)
+            heard = self._wakeup.port > 0
+            try:
+                self._begin()
+            except BaseException:
+                self._undo(heard)
+                raise
         log.info("runner %s started: %s", self.worker_id, ", ".join(self._offers()) or "runs nothing")
+
+    def _begin(self) -> None:
+        self._wakeup.listen()
+        if self._runs:
+            self._end_service = self._handlers.serve(self._offer, self._executor.hindrance)
+        self._register()
+        self._wakeup.notify(work=False, origin=self)
+        self._unsubscribe = self._wakeup.subscribe(self._on_signal)
+        self._no_longer_holds = self._store.tasks.on_take_back(self._keeper.renew_now)
+        self._state = "running"
+        self._pid = os.getpid()
+        atexit.register(self._at_exit)
+        self._keeper.start()
+        self._maintenance.start()
+        # Whoever published in between with a list of processes that was without this one has told nobody.
+        self._watchdog.at(self._clock.monotonic() + PEERS_FOR, self._exchanger.look)
+        # The last, because it claims: until it is there nothing runs that would have to be given back.
+        self._exchanger.start()
+
+    def _undo(self, heard: bool) -> None:
+        """Take back what `_begin` did before it failed; `heard` says whether this process could be woken before."""
+        self._state, self._pid = "new", 0
+        atexit.unregister(self._at_exit)
+        self._watchdog.clear()
+        self._maintenance.stop()
+        self._keeper.close()
+        self._no_longer_holds()
+        self._unsubscribe()
+        self._end_service()
+        if not heard:
+            self._wakeup.deafen()
+        registered, self._offered = self._offered is not None, None
+        if registered:
+            try:
+                self._store.workers.forget(self.worker_id)
+                self._wakeup.notify(work=False, origin=self)
+            except HeablcoinError as error:
+                log.warning("a runner that did not start is still in the table of processes: %s", error.message)
 
     def stop(self, grace_seconds: float = 3.0) -> None:
         """Stop claiming, cancel what runs, give the rest back; returns within `grace_seconds` and a second.

@@ -91,15 +91,32 @@ class WakeUp(ForkAware):
         return unsubscribe
 
     def listen(self) -> int:
-        """Start to hear the other processes; returns the port to register in the worker table. Repeats are harmless."""
+        """Start to hear the other processes; returns the port to register in the worker table. Repeats are harmless.
+
+        Raises OSError or RuntimeError, and nothing has begun, when there is no socket or no thread to be had.
+        """
         with self._lock:
             if self._receiver is None and not self._closed:
                 receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-                receiver.bind((LOOPBACK, 0))
-                self._receiver = receiver
-                self._port = int(receiver.getsockname()[1])
-                threading.Thread(target=self._hear, args=(receiver,), name="heablcoin-wakeup", daemon=True).start()
+                try:
+                    receiver.bind((LOOPBACK, 0))
+                    port = int(receiver.getsockname()[1])
+                    self._receiver = receiver
+                    threading.Thread(target=self._hear, args=(receiver,), name="heablcoin-wakeup", daemon=True).start()
+                except BaseException:
+                    self._receiver = None
+                    receiver.close()
+                    raise
+                self._port = port
             return self._port
+
+    def deafen(self) -> None:
+        """Hear the other processes no more, until `listen` is called again."""
+        with self._lock:
+            receiver, self._receiver = self._receiver, None
+            port, self._port = self._port, 0
+        if receiver is not None:
+            _end_of_hearing(port)
 
     def notify(self, task_ids: Iterable[str] = (), *, work: bool = True, origin: object | None = None) -> None:
         """Tell everybody that these tasks changed."""
@@ -133,9 +150,7 @@ class WakeUp(ForkAware):
             receiver, self._receiver = self._receiver, None
             sender, self._sender = self._sender, None
         if receiver is not None:
-            # A blocked recv does not notice that its socket was closed: wake it first.
-            with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as last:
-                last.sendto(b"", (LOOPBACK, self._port))
+            _end_of_hearing(self._port)
         if sender is not None:
             sender.close()
 
@@ -157,14 +172,14 @@ class WakeUp(ForkAware):
 
     def _hear(self, receiver: socket.socket) -> None:
         with receiver:
-            while not self._closed:
+            while self._receiver is receiver:
                 try:
                     datagram = receiver.recv(MAX_DATAGRAM + 1)
                 except ConnectionError:
                     # Windows reports a peer's closed port here; it concerns an earlier send, not us.
                     continue
                 except OSError as error:
-                    if not self._closed:
+                    if self._receiver is receiver:
                         log.warning("waking by other processes ended (%s); polling goes on", error)
                     return
                 signal = decode(datagram)
@@ -177,6 +192,12 @@ class WakeUp(ForkAware):
                 callback(signal)
             except Exception:
                 log.exception("a subscriber to queue changes failed")
+
+
+def _end_of_hearing(port: int) -> None:
+    # A blocked recv does not notice that its socket was closed: wake it first.
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as last:
+        last.sendto(b"", (LOOPBACK, port))
 
 
 def encode(task_ids: tuple[str, ...], *, work: bool) -> bytes:

@@ -33,9 +33,12 @@ class Watchdog:
             if self._closed:
                 return
             if self._thread is None:
-                thread = threading.Thread(target=self._run, name="heablcoin-watchdog", daemon=True)
-                thread.start()
-                self._thread = thread
+                self._thread = threading.Thread(target=self._run, name="heablcoin-watchdog", daemon=True)
+                try:
+                    self._thread.start()
+                except BaseException:
+                    self._thread = None
+                    raise
             entry = (moment, next(self._numbers), action)
             heapq.heappush(self._heap, entry)
             if self._heap[0] is entry:
@@ -45,6 +48,13 @@ class Watchdog:
         """Read the clock again; for tests that moved it."""
         with self._changed:
             self._changed.notify()
+
+    def clear(self) -> None:
+        """Forget what was to be called, and end the thread; another is started when it is needed."""
+        with self._changed:
+            self._heap.clear()
+            self._thread = None
+            self._changed.notify_all()
 
     def close(self) -> None:
         """Call nothing more."""
@@ -56,15 +66,18 @@ class Watchdog:
     def _run(self) -> None:
         while True:
             with self._changed:
-                while not self._closed:
+                while self._goes_on():
                     left = self._heap[0][0] - self._clock.monotonic() if self._heap else None
                     if left is not None and left <= 0:
                         break
                     self._changed.wait(left)
-                if self._closed:
+                if not self._goes_on():
                     return
                 action = heapq.heappop(self._heap)[2]
             try:
                 action()
             except BaseException:
                 log.exception("a deadline's action failed")
+
+    def _goes_on(self) -> bool:
+        return not self._closed and self._thread is threading.current_thread()
