@@ -84,7 +84,7 @@ class AiohttpTransport(StreamingTransport):
 
     async def _begin(self, request: HttpRequest, target: Target, timeout: float) -> aiohttp.ClientResponse:
         """Send the request, once more if its connection turned out to be stale; a response as soon as its head is there."""
-        headers, patience = sendable_headers(request), _patience(timeout)
+        headers, patience = sendable_headers(request), _patience(connect_patience(timeout))
         client = await self._clients.get()
         sent = Sent()
         token = SENDING.set(sent)
@@ -132,9 +132,9 @@ def _payload(body: bytes) -> aiohttp.payload.Payload:
 
 
 @lru_cache(64)
-def _patience(timeout: float) -> aiohttp.ClientTimeout:
+def _patience(connect: float) -> aiohttp.ClientTimeout:
     # No `sock_read`: it goes on while nobody reads, and then throws away what was received.
-    return aiohttp.ClientTimeout(total=None, connect=connect_patience(timeout), sock_read=None)
+    return aiohttp.ClientTimeout(total=None, connect=connect, sock_read=None)
 
 
 class _Pieces:

@@ -79,16 +79,20 @@ class ToolSpec:
     def arguments(self) -> "Arguments":
         return Arguments.of(self.function)
 
+    @cached_property
+    def metadata(self) -> FuncMetadata:
+        """What the SDK wants to know of the function."""
+        return self.arguments.metadata.model_copy(update={"output_schema": result_schema(self.record)})
+
     def bind(self, app: App) -> "BoundTool":
         """The SDK's tool for this one, answering for `app`."""
-        metadata = self.arguments.metadata.model_copy(update={"output_schema": result_schema(self.record)})
         tool = BoundTool(
             fn=self.function,
             name=self.name,
             title=self.title,
             description=self.description,
             parameters=self.arguments.schema,
-            fn_metadata=metadata,
+            fn_metadata=self.metadata,
             is_async=True,
             context_kwarg=None,
             annotations=ToolAnnotations(

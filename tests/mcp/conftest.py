@@ -1,5 +1,6 @@
 """A whole server in this process, and the SDK's client for it in both eras of the protocol."""
 
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import anyio
 import pytest
+from jsonschema import Draft202012Validator
 from mcp import Client
 from mcp.types import CallToolResult
 
@@ -16,6 +18,23 @@ from server.changes import ChangeFeed
 from server.context import App
 from server.notifications import Notifier
 from server.settings import TOOLSETS, Settings
+
+_examine = Draft202012Validator.check_schema
+_SOUND: set[str] = set()
+
+
+@pytest.fixture(autouse=True)
+def schemas_are_examined_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each client examines the schema of each tool it calls, which takes longer than most tests; one found sound is sound."""
+
+    def check_schema(schema: Any, *more: Any, **options: Any) -> None:
+        text = json.dumps(schema, sort_keys=True)
+        if text not in _SOUND:
+            _examine(schema, *more, **options)
+            _SOUND.add(text)
+
+    monkeypatch.setattr(Draft202012Validator, "check_schema", check_schema)
+
 
 ERAS = ("legacy", "2026-07-28")
 

@@ -604,17 +604,20 @@ def test_giving_back_what_nobody_holds_is_an_error() -> None:
 
 async def test_calls_of_every_kind_run_under_a_limit_in_order() -> None:
     active = peak = 0
+    met = asyncio.Event()
 
     async def work(number: int) -> int:
         nonlocal active, peak
         active += 1
         peak = max(peak, active)
-        await asyncio.sleep(0.001)
+        if active == 2:
+            met.set()
+        await met.wait()  # the first two are under way at once, however long a thread takes to begin the second
         active -= 1
         return number
 
-    calls = [work(0), lambda: work(1), lambda: 2, work(3)]
-    assert await run_with_concurrency_limit(calls, 2) == [0, 1, 2, 3]
+    calls = [work(0), lambda: work(1), lambda: 2, work(3), work(4)]
+    assert await run_with_concurrency_limit(calls, 2) == [0, 1, 2, 3, 4]
     assert peak == 2
 
 
