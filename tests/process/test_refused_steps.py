@@ -209,6 +209,24 @@ def test_a_failure_of_our_own_costs_no_attempt_and_no_result(
     assert set(queue.outcomes(task)) <= {"interrupted", "completed"}
 
 
+def test_a_claim_is_run_though_what_this_process_can_do_cannot_be_asked_a_moment_later(queue: Queue) -> None:
+    broken = threading.Event()
+
+    def capabilities() -> list[str]:
+        if broken.is_set():
+            raise ValueError("odd")
+        return ["here"]
+
+    queue.handlers.register("here", here, capabilities=capabilities)
+    queue.run(concurrency=5)
+    assert queue.finished(queue.publisher.publish("here", 1)).result == 1
+    broken.set()
+    task = queue.publisher.publish("here", 2)
+
+    assert queue.finished(task).result == 2
+    assert queue.outcomes(task) == ["completed"]
+
+
 @pytest.mark.parametrize("broken", ["returned", "raised"])
 @pytest.mark.parametrize("kind", ["sync", "async"])
 def test_an_end_that_cannot_be_worked_out_is_a_failure_that_says_so_and_costs_the_others_nothing(

@@ -12,10 +12,10 @@ import apsw
 import pytest
 
 from core.cloud.store import database as database_module
-from core.cloud.store import open_store
+from core.cloud.store import lost, open_store
 from core.cloud.store.base import ClaimRequest, NewTask, Settlement, WorkerInfo
 from core.cloud.task import AttemptOutcome, TaskStatus
-from core.errors import StoreCorrupt, StoreReplaced
+from core.errors import StoreBusy, StoreCorrupt, StoreReplaced
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="an open file stays where it is on Windows")
@@ -336,6 +336,30 @@ def test_what_ran_when_the_file_was_lost_stays_held_and_ends_in_the_copy(store, 
     copy = open_store(store.database.kept)
     assert copy.tasks.get(claim.task_id).result == "paid for"
     copy.close()
+
+
+@pytest.mark.parametrize(
+    "problem", [OSError(24, "Too many open files"), MemoryError(), StoreBusy("held"), ValueError("odd")]
+)
+@pytest.mark.parametrize("step", ["_unknown", "Database"])
+def test_a_copy_that_cannot_be_written_costs_no_claim_that_was_committed_with_its_ends(
+    store, path, monkeypatch, problem, step
+):
+    [begun] = store.tasks.exchange([], ClaimRequest("w", ("n",), 1, 30.0), 1.0).claims
+    path.unlink()
+    with pytest.raises(StoreReplaced):
+        store.tasks.publish([new(3)], 1.0)
+    store.tasks.publish([new(4)], 1.0)
+    end = Settlement(begun.task_id, begun.attempt, "w", AttemptOutcome.COMPLETED, TaskStatus.COMPLETED, '"paid for"')
+
+    def fails(*arguments):
+        raise problem
+
+    monkeypatch.setattr(lost, step, fails)
+    exchanged = store.tasks.exchange([end], ClaimRequest("w", ("n",), 1, 30.0), 3.0)
+
+    assert [claim.task_id for claim in exchanged.claims] == [new(4).task_id]
+    assert exchanged.refused == [end]
 
 
 def test_many_threads_that_read_and_write_while_the_file_is_replaced_all_move_on(store, path, backup):

@@ -178,17 +178,18 @@ class Exchanger:
         capabilities = self._capabilities or self._refresh()
         now = self._clock.now()
         exchanged = self._attempt(settlements, free, capabilities, now)
+        if exchanged.claims:  # before anything that may fail: nobody else knows of them
+            self._dispatch(exchanged.claims, now + self._lease)
         if free > 0 and len(exchanged.claims) < free:
             # Nothing more for what we could do a moment ago: perhaps we can do something else by now.
             fresh = self._refresh()
             if fresh != capabilities:
-                self._dispatch(exchanged.claims, now + self._lease)
                 now = self._clock.now()
-                exchanged = self._attempt([], free - len(exchanged.claims), fresh, now)
+                further = self._attempt([], free - len(exchanged.claims), fresh, now)
+                if further.claims:
+                    self._dispatch(further.claims, now + self._lease)
         elif free > 0:
             self._look = True
-        if exchanged.claims:
-            self._dispatch(exchanged.claims, now + self._lease)
 
     def _attempt(
         self, settlements: Sequence[Settlement], free: int, capabilities: frozenset[str], now: float

@@ -8,6 +8,7 @@ from core.cloud.store.base import Settlement
 from core.cloud.store.database import Database
 from core.cloud.store.queries import TASK, first
 from core.errors import StoreError
+from core.safe_text import describe
 
 log = logging.getLogger(__name__)
 
@@ -16,20 +17,26 @@ Held = tuple[str, int]
 
 
 def settle_in_copy(database: Database, refused: Sequence[Settlement], now: float) -> list[Settlement]:
-    """Write the ends of tasks that `database` knows nothing of into the copy of the lost one; returns the other ends."""
-    strangers = _unknown(database, {each.task_id for each in refused})
-    if not strangers:
-        return list(refused)
-    theirs = [each for each in refused if each.task_id in strangers]
+    """Write the ends of tasks that `database` knows nothing of into the copy of the lost one; returns the other ends.
+
+    Raises nothing: whoever asks has committed what goes with it. What could not be written is among the ends returned.
+    """
+    strangers: set[str] = set()
     try:
+        strangers = _unknown(database, {each.task_id for each in refused})
+        if not strangers:
+            return list(refused)
+        theirs = [each for each in refused if each.task_id in strangers]
         copy = Database(database.kept)
         try:
             with copy.write() as connection:
                 left = claiming.settle(connection, theirs, now)
         finally:
             copy.close()
-    except StoreError as error:
-        log.warning("the ends of %d tasks of the lost database could not be kept: %s", len(theirs), error)
+    except Exception as error:  # noqa: BLE001  # the database's own errors, or no memory, or no files left for the copy
+        log.warning(
+            "the ends of up to %d tasks of the lost database could not be kept: %s", len(refused), describe(error)
+        )
         return list(refused)
     log.warning("the ends of %d tasks of the lost database were written to %s", len(theirs) - len(left), database.kept)
     return [each for each in refused if each.task_id not in strangers] + left

@@ -24,6 +24,7 @@ from core.cloud.store.base import (
     TaskQuery,
 )
 from core.cloud.store.database import Database
+from core.cloud.store.lost import settle_in_copy, still_held
 from core.cloud.store.queries import TASK, first, one, rows
 from core.cloud.task import Attempt, Task, TaskStatus
 from core.failpoints import failpoint
@@ -90,9 +91,8 @@ class SqliteTaskStore:
         with self._database.write(durable=bool(settlements)) as connection:
             refused = claiming.settle(connection, settlements, now) if settlements else []
             claims = claiming.claim(connection, request, now) if request is not None else []
+        # From here on nothing may fail: what was claimed is known to nobody else until its lease ends.
         if refused and self._database.kept:
-            from core.cloud.store.lost import settle_in_copy
-
             refused = settle_in_copy(self._database, refused, now)
         return Exchanged(claims, refused)
 
@@ -111,14 +111,9 @@ class SqliteTaskStore:
         with self._database.write(durable=False) as connection:
             lost = claiming.renew(connection, worker, held, now + lease)
         if lost and self._database.kept:
-            ours = self._held_in_copy(worker, lost)
+            ours = still_held(self._database, worker, lost)
             lost = [each for each in lost if each not in ours]
         return lost
-
-    def _held_in_copy(self, worker: str, held: Sequence[tuple[str, int]]) -> set[tuple[str, int]]:
-        from core.cloud.store.lost import still_held
-
-        return still_held(self._database, worker, held)
 
     def progress(self, task_id: str, attempt: int, worker: str, share: float | None, message: str) -> bool:
         with self._database.write(durable=False) as connection:
@@ -126,7 +121,7 @@ class SqliteTaskStore:
             if row is not None:
                 reporting.note_progress(connection, row[0], attempt, share, message)
         if row is None and self._database.kept:
-            return bool(self._held_in_copy(worker, [(task_id, attempt)]))
+            return bool(still_held(self._database, worker, [(task_id, attempt)]))
         return row is not None
 
     def report(self, report: StatusReport, now: float) -> Task:
