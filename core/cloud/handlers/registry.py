@@ -23,7 +23,7 @@ Isolation = Literal["thread", "process"]
 HandlerFunction = Callable[..., Any]
 CapabilitySource = Callable[[], Iterable[str]]
 Lacking = Callable[[str], str]
-Hindrance = Callable[["Place"], str]
+Hindrance = Callable[["Handler"], str]
 PayloadCheck = Callable[[Json], object]
 
 
@@ -229,13 +229,13 @@ class HandlerRegistry:
     def hindrance(self, capability: str) -> str:
         """Why no runner of this process begins it now though it has what it takes, in words; '' when one does."""
         handler = self._handlers.get(capability.partition("@")[0])
-        said = [hindrance(handler.place) for _, hindrance in self._runners] if handler is not None else []
+        said = [hindrance(handler) for _, hindrance in self._runners] if handler is not None else []
         return said[0] if said and all(said) else ""
 
     def serve(self, changed: Callable[[], None], hindrance: Hindrance) -> Callable[[], None]:
         """A runner begins to run tasks with these handlers; `changed` is called when `capabilities` may be others.
 
-        `hindrance` says why it begins nothing in a place for now, '' when it does. Returns what ends that.
+        `hindrance` says why it begins nothing with a handler for now, '' when it does. Returns what ends that.
         """
         runner = (changed, hindrance)
         with self._lock:

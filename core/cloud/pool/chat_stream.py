@@ -23,6 +23,7 @@ from core.cloud.pool.endpoint import ApiEndpoint
 from core.cloud.pool.outcome import CANCELLED, OK, Outcome, OutcomeClass, classify
 from core.cloud.pool.plan import CallPlan
 from core.cloud.pool.pool import Flight, Pool, Usage
+from core.cloud.pool.waiting import Presence, attend
 from core.cloud.providers.base import ChatChunk, ChatRequest, Provider, ProviderError
 from core.errors import AllEndpointsFailed
 
@@ -36,23 +37,27 @@ async def stream_chat(
     Raises AllEndpointsFailed when no endpoint gave text, and ProviderError, with the text so far in `partial`, when the answer broke off or
     the deadline came after it.
     """
-    opening = _Opening(pool, plan)
-    async with aclosing(opening.chunks(request, provider_of)) as before:
-        async for chunk in before:
-            yield chunk
-    flight, attempt = opening.success.flight, opening.attempt
-    outcome = CANCELLED
+    presence = attend(pool.clock)
     try:
-        async with aclosing(attempt.rest()) as chunks:
-            async for chunk in chunks:
+        opening = _Opening(pool, plan, presence)
+        async with aclosing(opening.chunks(request, provider_of)) as before:
+            async for chunk in before:
                 yield chunk
-        outcome = OK
-    except ProviderError as error:
-        outcome = _judged(error, pool.clock.now())
-        raise
+        flight, attempt = opening.success.flight, opening.attempt
+        outcome = CANCELLED
+        try:
+            async with aclosing(attempt.rest()) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+            outcome = OK
+        except ProviderError as error:
+            outcome = _judged(error, pool.clock.now())
+            raise
+        finally:
+            pool.settle(flight, outcome, pool.shown(outcome.reason), flight.told)
+            await attempt.close()
     finally:
-        pool.settle(flight, outcome, pool.shown(outcome.reason), flight.told)
-        await attempt.close()
+        presence.over()
 
 
 def _judged(error: ProviderError, epoch: float) -> Outcome:
@@ -67,8 +72,9 @@ class _Opening:
     success: Success
     attempt: "_Attempt"
 
-    def __init__(self, pool: Pool, plan: CallPlan) -> None:
+    def __init__(self, pool: Pool, plan: CallPlan, presence: Presence) -> None:
         self._pool = pool
+        self._presence = presence
         self._call = Call(pool, plan)
         self._ends = asyncio.get_running_loop().time() + plan.deadline
 
@@ -83,6 +89,7 @@ class _Opening:
             while True:
                 command = steps.send(event)
                 if isinstance(command, Attempt):
+                    self._presence.asks()
                     attempt = self.attempt = _Attempt(self._pool, command, self._ends)
                     async with aclosing(attempt.begin(request, provider_of)) as before:
                         async for chunk in before:
@@ -103,7 +110,7 @@ class _Opening:
         if isinstance(command, Admit):
             return await async_admit(self._pool, command)
         if isinstance(command, Pause):
-            await async_pause(command)
+            await async_pause(command, self._presence)
             return None
         raise AssertionError("a stream has nothing else under way between its steps")
 

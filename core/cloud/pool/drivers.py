@@ -3,7 +3,6 @@
 import asyncio
 import inspect
 import threading
-import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -15,6 +14,7 @@ from core.cloud.pool.ledger import Refused
 from core.cloud.pool.member import Member
 from core.cloud.pool.plan import CallPlan
 from core.cloud.pool.pool import Flight, Pool
+from core.cloud.pool.waiting import Presence, attend
 from core.errors import AllEndpointsFailed, HeablcoinError, InvalidArgument
 from core.threads import in_thread
 
@@ -41,6 +41,7 @@ def drive(
     """Carry out a call in this thread. `func` bounds its own time: a thread cannot be stopped. `sleep` replaces all waiting."""
     call = Call(pool, plan)
     steps = call.steps()
+    presence = attend(pool.clock)
     event: Event = None
     try:
         while True:
@@ -48,9 +49,10 @@ def drive(
             if type(command) is Admit:
                 event = admit(pool, command)
             elif type(command) is Attempt:
+                presence.asks()
                 event = _ask(command.flight, func)
             elif type(command) is Pause:
-                _pause(command, sleep)
+                _pause(command, sleep, presence)
                 event = None
             else:
                 raise AssertionError("a sync call has nothing under way between its steps")
@@ -60,20 +62,21 @@ def drive(
     except AllEndpointsFailed as failure:
         raise failure from call.cause()
     finally:
+        presence.over()
         steps.close()
 
 
-def _pause(command: Pause, sleep: Callable[[float], None] | None) -> None:
-    turn = command.turn
-    if sleep is not None:
-        sleep(command.seconds)
-    elif turn is None:
-        time.sleep(command.seconds)
-    else:
-        called = threading.Event()
-        turn.listen(called.set)
+def _pause(command: Pause, sleep: Callable[[float], None] | None, presence: Presence) -> None:
+    turn, called = command.turn, threading.Event()
+    with presence.pauses(command.seconds, called.set):
+        if sleep is not None:
+            sleep(command.seconds)
+            return
+        if turn is not None:
+            turn.listen(called.set)
         called.wait(command.seconds)
-        turn.listen(None)
+        if turn is not None:
+            turn.listen(None)
 
 
 def _ask(flight: Flight, func: Callable[[ApiEndpoint], Any]) -> Landed:
@@ -104,6 +107,7 @@ async def adrive(pool: Pool, plan: CallPlan, work: AsyncWork) -> Success:
     """Carry out a call on the running event loop."""
     call = Call(pool, plan)
     steps = call.steps()
+    presence = attend(pool.clock)
     event: Event = None
     flying: dict[asyncio.Task[Landed], Flight] = {}
     try:
@@ -112,9 +116,10 @@ async def adrive(pool: Pool, plan: CallPlan, work: AsyncWork) -> Success:
             if type(command) is Admit:
                 event = await async_admit(pool, command)
             elif type(command) is Pause:
-                await async_pause(command)
+                await async_pause(command, presence)
                 event = None
             else:
+                presence.asks()
                 event = await _fly(command, flying, work)
     except StopIteration as stop:
         success: Success = stop.value
@@ -122,6 +127,7 @@ async def adrive(pool: Pool, plan: CallPlan, work: AsyncWork) -> Success:
     except AllEndpointsFailed as failure:
         raise failure from call.cause()
     finally:
+        presence.over()
         steps.close()
         for task in flying:
             task.cancel()
@@ -129,26 +135,25 @@ async def adrive(pool: Pool, plan: CallPlan, work: AsyncWork) -> Success:
             await asyncio.gather(*flying, return_exceptions=True)
 
 
-async def async_pause(command: Pause) -> None:
-    turn = command.turn
-    if turn is None:
-        await asyncio.sleep(command.seconds)
-        return
-    loop, called = asyncio.get_running_loop(), asyncio.Event()
+async def async_pause(command: Pause, presence: Presence) -> None:
+    turn, loop, called = command.turn, asyncio.get_running_loop(), asyncio.Event()
 
     def wake() -> None:
         # The caller may be another thread, and this loop may have been closed without ending its tasks.
         with suppress(RuntimeError):
             loop.call_soon_threadsafe(called.set)
 
-    turn.listen(wake)
-    try:
-        async with asyncio.timeout(command.seconds):
-            await called.wait()
-    except TimeoutError:
-        pass
-    finally:
-        turn.listen(None)
+    with presence.pauses(command.seconds, wake):
+        if turn is not None:
+            turn.listen(wake)
+        try:
+            async with asyncio.timeout(command.seconds):
+                await called.wait()
+        except TimeoutError:
+            pass
+        finally:
+            if turn is not None:
+                turn.listen(None)
 
 
 async def _fly(command: Command, flying: dict[asyncio.Task[Landed], Flight], work: AsyncWork) -> Landed | None:

@@ -91,6 +91,12 @@ class Exchanger:
             self._look = True
             self._changed.notify()
 
+    def freed(self) -> None:
+        """A slot came free, though nothing ended: claim for it. Never waits."""
+        with self._changed:
+            self._look = True
+            self._changed.notify()
+
     def reconsider(self) -> None:
         """What this process can run has changed: ask anew before the next claim. Never waits."""
         with self._changed:
@@ -124,7 +130,7 @@ class Exchanger:
     def _free(self) -> int:
         if not (self._claiming and self._look):
             return 0
-        return self._concurrency + self._pace.ahead - len(self._flights)
+        return self._concurrency + self._pace.ahead - self._flights.busy
 
     def step(self, backoff: float = 0.0) -> float:
         """One round: write what ended, claim for the free slots.
@@ -167,7 +173,7 @@ class Exchanger:
             while not self._waiting and self._free() <= 0:
                 if self._closing:
                     return False
-                idle = self._claiming and len(self._flights) < self._concurrency
+                idle = self._claiming and self._flights.busy < self._concurrency
                 poll = self._poll_interval * (0.75 + 0.5 * self._rng.random()) if idle else None
                 if not self._changed.wait(poll) and idle:
                     self._look = True

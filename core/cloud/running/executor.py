@@ -16,12 +16,14 @@ from typing import cast
 from core.clock import Clock
 from core.cloud.handlers.registry import HandlerRegistry, Place
 from core.cloud.handlers.task_context import TaskContext
+from core.cloud.pool import waiting
 from core.cloud.running.boarding import Report, load
 from core.cloud.running.crew import Crew
 from core.cloud.running.flight import Flight, Flights, StopReason
 from core.cloud.running.lane import Ending, Lane
 from core.cloud.running.outage import NEEDS, NotStarted, Outages
 from core.cloud.running.outcome import Outcomes
+from core.cloud.running.rest import Rests
 from core.cloud.running.watchdog import Watchdog
 from core.cloud.store.base import Claim, Settlement, TaskStore
 from core.errors import Permanent, StoreError
@@ -59,6 +61,7 @@ class Executor:
         concurrency: int,
         settle: Settle,
         report: Report,
+        rests: Rests,
         abilities_changed: Callable[[], None],
     ) -> None:
         self._tasks = tasks
@@ -79,6 +82,8 @@ class Executor:
         self._retired: list[Lane] = []
         self._closing = False
         self._outages = Outages(LEFT_BEHIND * max(1, concurrency))
+        self._rests = rests
+        rests.attach(launch=self._launch, expire=partial(self.stop, reason=StopReason.TIMEOUT))
 
     def unable(self) -> frozenset[Place]:
         """Where nothing can be begun for now: what is to run there is not to be claimed."""
@@ -116,10 +121,8 @@ class Executor:
         if endings:
             self._finish(endings)
         for flight in (*coroutines, *threads):
-            if flight.timeout is not None:
-                deadline = self._clock.monotonic() + flight.timeout
-                if not self._call_at(deadline, partial(self.stop, flight, StopReason.TIMEOUT)):
-                    self._refuse([flight], RuntimeError("no thread could keep its deadline"))
+            if not self._rests.begin(flight):
+                self._refuse([flight], RuntimeError("no thread could keep its deadline"))
         for lane, flights in groupby(coroutines, key=_lane_of):
             self._take_off(lane, list(flights))
         if threads:
@@ -132,7 +135,7 @@ class Executor:
         endings: list[Ending] = []
         with self._lock:
             crowded = self._outages.crowded
-            while self._waiting and self._active < self._concurrency:
+            while self._waiting and self._active - self._flights.resting < self._concurrency:
                 flight = self._waiting.popleft()
                 place = flight.handler.place
                 if flight.settled:
@@ -269,7 +272,8 @@ class Executor:
                 value = self._run_isolated(flight)
             else:
                 self._outages.works(Place.THREAD, self._clock.monotonic())
-                value = flight.handler.call(flight.payload, cast(TaskContext, flight.context))
+                with waiting.told_to(flight.rest):
+                    value = flight.handler.call(flight.payload, cast(TaskContext, flight.context))
         except BaseException as error:  # noqa: BLE001  # whatever a handler raises is its task's failure, never ours
             failure = error
         survived("after_handler")
@@ -367,15 +371,23 @@ class Executor:
             self._conclude(flight)
         elif lane is not None:
             lane.cancel(flight)
+            flight.wake()
             self._watchdog.at(self._clock.monotonic() + CANCEL_GRACE, partial(self._leave_behind, flight))
         elif flight.handler.place is Place.PROCESS:
             if flight.kill is not None:
                 flight.kill()
             self._conclude(flight)
-        elif reason is not StopReason.CUT:
+        else:
+            self._stop_thread(flight, reason)
+
+    def _stop_thread(self, flight: Flight, reason: StopReason) -> None:
+        """A thread ends by itself or not at all: what it waits for in the pool ends now, and it may see `context.cancelled`."""
+        woken = flight.wake()
+        if reason is StopReason.CUT:
+            return  # by a shutdown, which gives it the grace
+        if not (woken and self._call_at(self._clock.monotonic() + CANCEL_GRACE, partial(self._leave_thread, flight))):
             self._leave_thread(flight)
-            self._conclude(flight)
-        # A thread that is cut off by a shutdown has the grace to end by itself.
+        self._conclude(flight)
 
     def stop_all(self) -> None:
         """Begin the shutdown: cancel, kill, ask to end."""

@@ -3,14 +3,18 @@
 import asyncio
 import math
 import threading
+from collections import Counter
 from collections.abc import Callable
 from enum import Enum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from core.cloud.handlers.registry import Handler
 from core.cloud.handlers.task_context import TaskContext
 from core.cloud.store.base import Claim
 from core.json_types import Json
+
+if TYPE_CHECKING:
+    from core.cloud.running.rest import Rest
 
 FlightKey = tuple[str, int]
 """Task id and attempt number: the fence of one lease."""
@@ -52,6 +56,8 @@ class Flight:
         "lease_until",
         "left_behind",
         "payload",
+        "rest",
+        "resting",
         "settled",
         "stop_reason",
         "task",
@@ -76,6 +82,10 @@ class Flight:
         self.left_behind = False
         """True when it was settled while its thread went on."""
         self.settled = False
+        self.resting = False
+        """True while its handler waits in the pool: it is held, and has no slot."""
+        self.rest: Rest | None = None
+        """What the pool tells it, once it is launched."""
         self.stop_reason: StopReason | None = None
         self.lane: Cancels | None = None
         """The event loop it was given to, when its handler is async."""
@@ -86,6 +96,10 @@ class Flight:
         """True once its event loop has acted on a cancellation."""
         self.kill: Callable[[], None] | None = None
         """Kills its child process, when it has one."""
+
+    def wake(self) -> bool:
+        """Have what waits for it in the pool end; False when nothing does."""
+        return self.rest is not None and self.rest.wake()
 
     def unwanted(self) -> bool:
         """True once its result is no longer wanted."""
@@ -99,9 +113,17 @@ class Flights:
         self._lock = threading.Lock()
         self._empty = threading.Condition(self._lock)
         self._held: dict[FlightKey, Flight] = {}
+        self._resting: Counter[str] = Counter()
+        self.resting = 0
+        """How many of those held wait in the pool, without a slot."""
 
     def __len__(self) -> int:
         return len(self._held)
+
+    @property
+    def busy(self) -> int:
+        """How many have a slot, or wait for one."""
+        return len(self._held) - self.resting
 
     def add(self, flight: Flight) -> None:
         with self._lock:
@@ -113,10 +135,45 @@ class Flights:
             if flight.settled:
                 return False
             flight.settled = True
+            self._wake(flight)
             del self._held[flight.key]
             if not self._held:
                 self._empty.notify_all()
             return True
+
+    def rest(self, flight: Flight) -> int:
+        """Its handler waits in the pool; how many of this handler then do, 0 when it is settled already."""
+        with self._lock:
+            if flight.settled or flight.resting:
+                return 0
+            flight.resting = True
+            self.resting += 1
+            self._resting[flight.claim.name] += 1
+            return self._resting[flight.claim.name]
+
+    def go_on(self, flight: Flight) -> int:
+        """Its handler waits no longer; how many of this handler did, 0 when it was settled meanwhile."""
+        with self._lock:
+            return self._wake(flight)
+
+    def _wake(self, flight: Flight) -> int:
+        if not flight.resting:
+            return 0
+        flight.resting = False
+        self.resting -= 1
+        name = flight.claim.name
+        count = self._resting[name]
+        self._resting[name] -= 1
+        if count == 1:
+            del self._resting[name]
+        return count
+
+    def resting_at_least(self, count: int) -> frozenset[str]:
+        """Names of the handlers of which so many wait in the pool."""
+        if self.resting < count:
+            return frozenset()
+        with self._lock:
+            return frozenset(name for name, resting in self._resting.items() if resting >= count)
 
     def wait_until_empty(self, timeout: float) -> bool:
         """Wait up to `timeout` seconds until nothing is in flight; True when that came."""

@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
+from core.cloud.pool import waiting
 from core.cloud.running.flight import Flight
 from core.failpoints import failpoint, survived
 from core.safe_text import type_name
@@ -140,9 +141,10 @@ class Lane:
             failpoint("before_handler")
             if flight.settled or flight.unwanted() or self._too_late(flight):
                 raise asyncio.CancelledError
-            value = await (
-                handler.func(flight.payload, context) if handler.takes_context else handler.func(flight.payload)
-            )
+            with waiting.told_to(flight.rest):
+                value = await (
+                    handler.func(flight.payload, context) if handler.takes_context else handler.func(flight.payload)
+                )
         except BaseException as error:  # noqa: BLE001  # whatever a handler raises is its task's failure, never ours
             failure = error
         survived("after_handler")

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from core.clock import Clock, SystemClock
-from core.cloud.handlers.registry import HandlerRegistry
+from core.cloud.handlers.registry import Handler, HandlerRegistry
 from core.cloud.retry import RetryPolicy
 from core.cloud.running.announcer import Announcer
 from core.cloud.running.exchanger import Exchanger
@@ -26,6 +26,7 @@ from core.cloud.running.flight import Flight, Flights, StopReason
 from core.cloud.running.lease_keeper import LeaseKeeper
 from core.cloud.running.maintenance import Maintenance, standard_duties
 from core.cloud.running.outcome import Outcomes
+from core.cloud.running.rest import Rests
 from core.cloud.running.wakeup import PEERS_FOR, Signal, WakeUp
 from core.cloud.running.watchdog import Watchdog
 from core.cloud.store.base import Claim, Settlement, Store, WorkerInfo
@@ -129,6 +130,14 @@ class TaskRunner:
             announce=partial(self._announcer.tell, work=False),
             glance=self._glance,
         )
+        self._rests = Rests(
+            self._flights,
+            self._watchdog,
+            clock,
+            concurrency,
+            freed=self._exchanger.freed,
+            abilities_changed=self._exchanger.reconsider,
+        )
         self._executor = Executor(
             store.tasks,
             handlers,
@@ -139,6 +148,7 @@ class TaskRunner:
             concurrency=concurrency,
             settle=self._exchanger.settle,
             report=self._keeper.report,
+            rests=self._rests,
             abilities_changed=self._exchanger.reconsider,
         )
         self._maintenance = maintenance or Maintenance(
@@ -182,7 +192,7 @@ class TaskRunner:
     def _begin(self) -> None:
         self._wakeup.listen()
         if self._runs:
-            self._end_service = self._handlers.serve(self._offer, self._executor.hindrance)
+            self._end_service = self._handlers.serve(self._offer, self._hindrance)
         self._register()
         self._wakeup.notify(work=False, origin=self)
         self._unsubscribe = self._wakeup.subscribe(self._on_signal)
@@ -321,8 +331,16 @@ class TaskRunner:
             self._register()
 
     def _able(self) -> frozenset[str]:
-        """What can be begun here now: without what the system refuses, or what stuck threads leave no room for."""
-        return self._handlers.capabilities(without=self._executor.unable())
+        """What can be begun here now: without what the system refuses, what stuck threads leave no room for, and handlers of
+        which enough attempts wait in the pool.
+        """
+        able = self._handlers.capabilities(without=self._executor.unable())
+        full = self._rests.full()
+        return frozenset(each for each in able if each.partition("@")[0] not in full) if full else able
+
+    def _hindrance(self, handler: Handler) -> str:
+        """Why nothing is begun with it here now, in words; '' when it is."""
+        return self._executor.hindrance(handler.place) or self._rests.hindrance(handler.name)
 
     def _offers(self) -> tuple[str, ...]:
         return tuple(sorted(self._handlers.capabilities())) if self._runs else ()
