@@ -160,7 +160,7 @@ def records() -> Iterator[list[logging.LogRecord]]:
     logging.getLogger().removeHandler(handler)
 
 
-@pytest.mark.parametrize("examples", [100, pytest.param(1000, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("examples", [60, pytest.param(1000, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("name", SPECS)
 def test_a_tool_answers_whatever_it_is_given(
     name: str, examples: int, bench: Bench, records: list[logging.LogRecord]

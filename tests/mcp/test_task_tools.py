@@ -269,7 +269,10 @@ async def test_a_task_that_was_brought_back_shows_no_progress_of_its_last_attemp
     assert "progress" not in waited["tasks"][0]
 
 
-async def test_a_wait_for_what_nobody_can_run_does_not_ask_for_more_waiting(call: Any) -> None:
+async def test_a_wait_for_what_nobody_can_run_does_not_ask_for_more_waiting(
+    call: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.waiting.PATIENCE", 0.1)
     task = await call("publish_enhanced_task", name=NOBODY)
     waited = await call("wait_for_task", task_id=task["task_id"], timeout=30)
     assert waited["done"] is False
@@ -278,7 +281,8 @@ async def test_a_wait_for_what_nobody_can_run_does_not_ask_for_more_waiting(call
     assert "claim it" in waited["tasks"][0]["why"]
 
 
-async def test_a_question_is_put_to_the_user_by_the_chat_itself(call: Any) -> None:
+async def test_a_question_is_put_to_the_user_by_the_chat_itself(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.waiting.PATIENCE", 0.1)
     graph = [
         {"key": "ask", "name": "ask_user", "payload": {"message": "Publish it?"}},
         {"key": "say", "name": "echo", "payload": {"said": "${ask}"}, "depends_on": "ask"},

@@ -1,6 +1,7 @@
 """Bytes that are no message, sent to a real server on stdio: each is answered, and the next request works."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +54,29 @@ class Line:
         return heard[:-1]
 
 
-@pytest.fixture(params=["legacy", "modern"])
-def line(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
-    server = StdioServer(tmp_path)
-    yield Line(server, request.param)
-    server.__exit__()
+ERAS = ["legacy", "modern"]
+
+
+@pytest.fixture(params=ERAS)
+def line(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Line]:
+    """A server of its own, to which nothing has been said."""
+    yield from talk(tmp_path, request.param)
+
+
+@pytest.fixture(params=ERAS, scope="module")
+def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
+    """One server for all that can follow in one conversation."""
+    for line in talk(tmp_path_factory.mktemp("line"), request.param):
+        line.open()
+        yield line
+
+
+def talk(folder: Path, era: str) -> Iterator[Line]:
+    server = StdioServer(folder)
+    try:
+        yield Line(server, era)
+    finally:
+        server.__exit__()
 
 
 def test_every_bad_message_is_answered_and_the_next_request_works(line: Line) -> None:
@@ -79,20 +98,17 @@ def error_of(said: dict[str, Any]) -> tuple[int, Any]:
     return said["error"]["code"], said["id"]
 
 
-def test_a_byte_order_mark_before_a_request_is_skipped(line: Line) -> None:
-    line.open()
-    assert line.answered(b"\xef\xbb\xbf" + line.request() + b"\r") == []
+def test_a_byte_order_mark_before_a_request_is_skipped(opened: Line) -> None:
+    assert opened.answered(b"\xef\xbb\xbf" + opened.request() + b"\r") == []
 
 
-def test_blank_lines_are_nothing(line: Line) -> None:
-    line.open()
-    assert line.answered(b"", b"\r", b"  \t ", line.request()) == []
+def test_blank_lines_are_nothing(opened: Line) -> None:
+    assert opened.answered(b"", b"\r", b"  \t ", opened.request()) == []
 
 
-def test_a_line_that_is_too_long_is_dropped_and_answered(line: Line) -> None:
-    line.open()
+def test_a_line_that_is_too_long_is_dropped_and_answered(opened: Line) -> None:
     long = b'{"method":"tools/call","params":{"name":"' + b"x" * (65 * 1024 * 1024) + b'"},"jsonrpc":"2.0","id":41}'
-    said = line.answered(long, line.request())
+    said = opened.answered(long, opened.request())
     assert [error_of(one) for one in said] == [(-32600, 41)]
 
 

@@ -16,6 +16,7 @@ from mcp import Client
 from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
 
+from server import cli
 from tests.process.servers import HttpServer, command, environment
 
 TOKEN = "test-token-0123456789abcdef"
@@ -294,11 +295,24 @@ def test_a_token_that_was_given_is_never_shown(server: HttpServer) -> None:
 )
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
 def test_an_unprotected_bind_is_refused_at_the_start(
-    tmp_path: Path, host: str, settings: dict[str, str], hint: str
+    host: str,
+    settings: dict[str, str],
+    hint: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    done = _start_in_vain(tmp_path, ["--host", host, "--port", "0"], settings)
-    assert hint in done
-    assert TOKEN not in done
+    for name, value in settings.items():
+        monkeypatch.setenv(f"HEABLCOIN_CLOUD_{name.upper()}", value)
+    assert cli.main(["serve", "--transport", "sse", "--host", host, "--port", "0"]) == 1
+    said = capsys.readouterr().err
+    assert hint in said
+    assert "Fix:" in said
+    assert "Traceback" not in said
+    assert TOKEN not in said
+
+
+def test_a_process_whose_bind_is_refused_ends_and_says_so(tmp_path: Path) -> None:
+    assert "HEABLCOIN_CLOUD_TOKEN" in _start_in_vain(tmp_path, ["--host", "0.0.0.0", "--port", "0"], {})
 
 
 def test_a_taken_port_says_so(server: HttpServer, tmp_path: Path) -> None:

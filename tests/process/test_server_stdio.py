@@ -12,6 +12,7 @@ import pytest
 
 from core.cloud.enhanced_publisher import EnhancedCloudTaskPublisher
 from core.cloud.task import AttemptOutcome, TaskStatus
+from server import cli
 from tests.process.servers import ROOT, StdioServer, command, environment, until
 
 HANDLERS = str(ROOT / "tests" / "process" / "handlers_for_tests.py")
@@ -195,27 +196,37 @@ def test_a_client_that_leaves_while_it_waits_loses_nothing(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("settings", "hint"),
     [
-        ({"database": "/proc/nowhere/queue.db"}, "HEABLCOIN_CLOUD_DATABASE"),
         ({"concurrency": "many"}, "HEABLCOIN_CLOUD_CONCURRENCY"),
         ({"handlers": "/no/such/file.py"}, "/no/such/file.py"),
         ({"toolsets": "tasks,nonsense"}, "HEABLCOIN_CLOUD_TOOLSETS"),
     ],
 )
 def test_a_server_that_cannot_start_says_why_and_what_to_do(
-    tmp_path: Path, settings: dict[str, str], hint: str
+    settings: dict[str, str], hint: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    for name, value in settings.items():
+        monkeypatch.setenv(f"HEABLCOIN_CLOUD_{name.upper()}", value)
+    assert cli.main([]) == 1
+    told = capsys.readouterr()
+    assert hint in told.err
+    assert "Fix:" in told.err
+    assert "Traceback" not in told.err
+    assert told.out == ""
+
+
+def test_a_process_that_cannot_start_says_why_and_what_to_do(tmp_path: Path) -> None:
     done = subprocess.run(
         command(),
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        env=environment(tmp_path, **settings),
+        env=environment(tmp_path, database="/proc/nowhere/queue.db"),
         cwd=tmp_path,
         timeout=60,
         check=False,
     )
     said = done.stderr.decode()
     assert done.returncode == 1
-    assert hint in said
+    assert "HEABLCOIN_CLOUD_DATABASE" in said
     assert "Fix:" in said
     assert "Traceback" not in said
     assert done.stdout == b""
