@@ -52,6 +52,8 @@ class RuntimeOptions:
     """Where API keys given to the pool are kept."""
     when_limited: Literal["next", "wait"] = "next"
     """What calls of the pool do that do not say: ask the next endpoint when a limit is used up, or wait for the best ones."""
+    max_per_minute: int = 0
+    """Requests of the whole pool in any 60 s, over all processes that set it; 0 for no limit."""
     endpoints_from_env: bool = False
     """Add an endpoint for each known `*_API_KEY` in the environment."""
 
@@ -97,6 +99,7 @@ class Runtime:
             url_policy=self.url_policy,
             keys=self.keys,
             when_limited=options.when_limited,
+            max_per_minute=options.max_per_minute,
         )
         if options.endpoints_from_env:
             for endpoint in discover(environ):

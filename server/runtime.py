@@ -20,6 +20,7 @@ def open_runtime(settings: Settings) -> Runtime:
             allow_hosts=settings.allow_hosts,
             keys=settings.keys,
             when_limited=settings.when_limited,
+            max_per_minute=settings.max_per_minute,
             endpoints_from_env=settings.endpoints_from_env,
         )
     )

@@ -60,6 +60,12 @@ class Settings(BaseSettings):
         default="next",
         description="When a limit of the best endpoints is used up: ask the `next`, or `wait` for them; a call may say otherwise.",
     )
+    max_per_minute: int = Field(
+        default=0,
+        ge=0,
+        le=1_000_000,
+        description="Requests of the whole pool in any 60 s, over all processes that set it, each keeping to its own number; 0: no limit.",
+    )
     concurrency: int = Field(default=10, ge=0, le=1000, description="Tasks run at once by this process; 0 runs none.")
     lease: float = Field(
         default=30.0, ge=2, le=3600, description="Seconds after which the tasks of a process that died are given back."

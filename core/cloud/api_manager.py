@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from core.clock import Clock, SystemClock
 from core.cloud.pool.attempts import AttemptRecord
-from core.cloud.pool.bounds import check_bounds
+from core.cloud.pool.bounds import check_bounds, check_max_per_minute
 from core.cloud.pool.chat import ChatOptions, ChatResult, request_of, usage_of
 from core.cloud.pool.chat_stream import stream_chat
 from core.cloud.pool.drivers import adrive, as_work, drive, within
@@ -70,12 +70,17 @@ class ApiManager(ForkAware):
         keys: "KeyStore | None" = None,
         hedge_after: float | str | None = None,
         when_limited: str = "next",
+        max_per_minute: int | None = None,
         sleep: Callable[[float], None] | None = None,
     ) -> None:
-        """`when_limited` is what calls do that do not say: see `call_with_retry`. `clock`, `rng` and `sleep` (which `call_with_retry` waits with) are there to be replaced by tests; `providers` by a FakeProvider."""
+        """`when_limited` is what calls do that do not say: see `call_with_retry`. `max_per_minute` bounds the requests of the whole pool in
+        any 60 s, over all processes on the store that set it (each keeps to its own number); None leaves the store's as it is, 0 is none. `clock`, `rng` and `sleep` (which `call_with_retry` waits with) are there to be replaced by tests; `providers` by a FakeProvider.
+        """
         self._clock = clock or SystemClock()
         self._lock = threading.RLock()
         self._store: PoolStore = store or MemoryPoolStore()
+        if max_per_minute is not None:
+            self._store.max_per_minute = check_max_per_minute(max_per_minute)
         self._own_rng = random.Random() if rng is None else None
         self._pool = Pool(self._clock, rng or self._own_rng or random.Random(), self._redact, shared=self._store.shared)
         self._membership = Membership(self._pool, self._store, keys, url_policy)
@@ -267,7 +272,10 @@ class ApiManager(ForkAware):
     def get_stats(self) -> dict[str, Any]:
         """What the pool did and how it is. The guide's keys, and numbers beside its texts."""
         self._membership.refresh()
-        return pool_stats(self._pool)
+        stats = pool_stats(self._pool)
+        if limit := self._store.max_per_minute:
+            stats["rate_limit"] = f"{self._store.used(self._pool.time())}/{limit}"
+        return stats
 
     def reset_stats(self, name: str | None = None) -> None:
         """Set the counts of one endpoint (or all) to zero and lift its holds; limits go on counting."""

@@ -186,6 +186,7 @@ class PoolStats(TypedDict, total=False):
     """The pool in figures."""
 
     total_endpoints: Required[int]
+    rate_limit: Annotated[str, "of the whole pool, where it has a limit"]
     endpoints: Required[dict[str, EndpointStats]]
     next: str
 

@@ -7,6 +7,8 @@ import pytest
 from core.cloud.api_manager import ApiEndpoint
 from core.errors import AllEndpointsFailed
 from core.runtime import Runtime, RuntimeOptions
+from server.runtime import open_runtime
+from server.settings import Settings
 from tests.mcp.conftest import said
 from tests.support.llm_server import LlmServer, Step
 
@@ -233,6 +235,20 @@ async def test_a_call_waits_for_the_first_endpoint_or_asks_the_next_as_it_says(
     assert "alpha: rate limit of 1 a minute, next slot in" in text
     for when_limited in ("next", "default"):
         assert (await call("call_api", prompt="hello", when_limited=when_limited))["endpoint"] == "beta"
+
+
+async def test_statistics_show_the_pools_own_limit(call: Any, runtime: Runtime) -> None:
+    assert "rate_limit" not in await call("get_api_manager_stats")
+    runtime.store.pool.max_per_minute = 60
+    assert (await call("get_api_manager_stats"))["rate_limit"] == "0/60"
+
+
+def test_the_settings_of_limits_reach_the_pool() -> None:
+    settings = Settings(database=":memory:", keys="process", when_limited="wait", max_per_minute=60)
+    runtime = open_runtime(settings)
+    assert runtime.options.when_limited == "wait"
+    assert runtime.store.pool.max_per_minute == 60
+    runtime.stop()
 
 
 def test_the_runtime_hands_the_setting_on_to_the_pool() -> None:

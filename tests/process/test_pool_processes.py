@@ -13,6 +13,7 @@ from core.cloud.api_manager import ApiEndpoint, ApiManager
 from core.cloud.store import open_store
 from core.cloud.store.database import Database
 from core.cloud.store.pool import SqlitePoolStore
+from core.cloud.store.pool_windows import WHOLE_POOL
 from tests.support.pool_world import most_in_window
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,9 +27,9 @@ CALLERS = textwrap.dedent(
     from core.cloud.store.pool import SqlitePoolStore
     from core.errors import AllEndpointsFailed
 
-    path, window, seconds = sys.argv[1], *map(float, sys.argv[2:])
+    path, window, seconds, limit = sys.argv[1], *map(float, sys.argv[2:])
     store = SqlitePoolStore(Database(path), window=window)
-    manager = ApiManager(store)
+    manager = ApiManager(store, max_per_minute=int(limit))
     arrivals = []
 
     async def work(endpoint):
@@ -57,8 +58,8 @@ CALLERS = textwrap.dedent(
 
 
 EVERY_START = """
-CREATE TABLE every_start (at REAL NOT NULL);
-CREATE TRIGGER keep_every_start AFTER INSERT ON pool_start BEGIN INSERT INTO every_start VALUES (NEW.at); END
+CREATE TABLE every_start (endpoint TEXT NOT NULL, at REAL NOT NULL);
+CREATE TRIGGER keep_every_start AFTER INSERT ON pool_start BEGIN INSERT INTO every_start VALUES (NEW.endpoint, NEW.at); END
 """
 """Keeps what the ring of starts drops when it is out of the window."""
 
@@ -74,14 +75,11 @@ def python(*arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def test_two_processes_with_fifty_callers_each_keep_one_limit_exactly_and_use_all_of_it(tmp_path):
-    path = str(tmp_path / "pool.db")
-    store = SqlitePoolStore(Database(path), window=WINDOW)
-    manager = ApiManager(store)
-    manager.add_endpoint(ApiEndpoint("only", "https://only.example", max_requests_per_minute=LIMIT))
+def arrivals_of_two_processes(store: SqlitePoolStore, limit: int = 0) -> list[list[float]]:
+    """When the calls of two processes with fifty callers each arrived; `limit` is the whole pool's."""
     with store.database.write() as connection:
         connection.execute(EVERY_START)
-    processes = [python(CALLERS, path, str(WINDOW), str(SECONDS)) for _ in range(2)]
+    processes = [python(CALLERS, store.database.location, str(WINDOW), str(SECONDS), str(limit)) for _ in range(2)]
     assert [process.stdout.readline() for process in processes] == ["ready\n"] * 2  # however long a start takes
     begin = time.time()
     for process in processes:
@@ -90,11 +88,25 @@ def test_two_processes_with_fifty_callers_each_keep_one_limit_exactly_and_use_al
     outputs = [process.communicate(timeout=60) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     arrivals = [json.loads(out) for out, _ in outputs]
-    both = arrivals[0] + arrivals[1]
     assert all(arrivals), "one process starved the other"
-    assert len(both) >= LIMIT * (SECONDS // WINDOW)
+    return arrivals
+
+
+def starts_of(store: SqlitePoolStore, name: str) -> list[float]:
     with store.database.read() as connection:
-        starts = [at for (at,) in connection.execute("SELECT at FROM every_start ORDER BY at")]
+        return [
+            at for (at,) in connection.execute("SELECT at FROM every_start WHERE endpoint = ? ORDER BY at", (name,))
+        ]
+
+
+def test_two_processes_with_fifty_callers_each_keep_one_limit_exactly_and_use_all_of_it(tmp_path):
+    store = SqlitePoolStore(Database(str(tmp_path / "pool.db")), window=WINDOW)
+    manager = ApiManager(store)
+    manager.add_endpoint(ApiEndpoint("only", "https://only.example", max_requests_per_minute=LIMIT))
+    arrivals = arrivals_of_two_processes(store)
+    both = arrivals[0] + arrivals[1]
+    assert len(both) >= LIMIT * (SECONDS // WINDOW)
+    starts = starts_of(store, "only")
     assert most_in_window(starts, WINDOW) <= LIMIT
     # Each call came after a start of its own: how long after is the machine's affair.
     assert all(start <= came for start, came in zip(starts, sorted(both), strict=False))
@@ -102,6 +114,20 @@ def test_two_processes_with_fifty_callers_each_keep_one_limit_exactly_and_use_al
     info = manager.get_stats()["endpoints"]["only"]
     assert info["outcomes"].keys() <= {"ok", "cancelled"}
     assert info["calls"] == len(both)
+    store.close()
+
+
+def test_two_processes_keep_the_limit_of_the_whole_pool_exactly_and_use_all_of_it(tmp_path):
+    store = SqlitePoolStore(Database(str(tmp_path / "pool.db")), window=WINDOW)
+    manager = ApiManager(store)
+    for name, own in (("one", LIMIT // 2), ("other", 0)):
+        manager.add_endpoint(ApiEndpoint(name, f"https://{name}.example", max_requests_per_minute=own))
+    arrivals = arrivals_of_two_processes(store, LIMIT)
+    assert len(arrivals[0] + arrivals[1]) >= LIMIT * (SECONDS // WINDOW)
+    starts = starts_of(store, WHOLE_POOL)
+    assert most_in_window(starts, WINDOW) <= LIMIT
+    assert len(arrivals[0] + arrivals[1]) <= len(starts)
+    assert most_in_window(starts_of(store, "one"), WINDOW) <= LIMIT // 2
     store.close()
 
 

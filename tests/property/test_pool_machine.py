@@ -39,11 +39,11 @@ STRATEGIES = ["priority", "round_robin", "random", "least_latency", "least_busy"
 class Process:
     """One process: its own connection, store and manager, and a writer that runs when the test says so."""
 
-    def __init__(self, path: Path, clock: ManualClock, seed: int) -> None:
+    def __init__(self, path: Path, clock: ManualClock, seed: int, pool_limit: int) -> None:
         self.database = Database(str(path))
         self.store = SqlitePoolStore(self.database)
         self.store._writer.close()
-        self.manager = ApiManager(self.store, clock=clock, rng=random.Random(seed))
+        self.manager = ApiManager(self.store, clock=clock, rng=random.Random(seed), max_per_minute=pool_limit)
         self.calls: list[Running] = []
         self.patience = {name: Patience() for name in LIMITS}
 
@@ -77,12 +77,13 @@ class Patience:
 
 
 class PoolMachine(RuleBasedStateMachine):
-    @initialize(count=st.integers(2, 3), seed=st.integers(0, 99))
-    def start(self, count: int, seed: int) -> None:
+    @initialize(count=st.integers(2, 3), seed=st.integers(0, 99), pool_limit=st.sampled_from([0, 0, 6]))
+    def start(self, count: int, seed: int, pool_limit: int) -> None:
+        self.pool_limit = pool_limit
         self.folder = Path(tempfile.mkdtemp())
         self.clock = ManualClock()
         self.seed = seed
-        self.processes = [Process(self.folder / "pool.db", self.clock, seed + index) for index in range(count)]
+        self.processes = [self.process(seed + index) for index in range(count)]
         for name, limit in LIMITS.items():
             one = ApiEndpoint(
                 name,
@@ -207,7 +208,10 @@ class PoolMachine(RuleBasedStateMachine):
             process.store._pending.clear()
         process.database.close()
         self.seed += 1
-        self.processes[index] = Process(self.folder / "pool.db", self.clock, self.seed)
+        self.processes[index] = self.process(self.seed)
+
+    def process(self, seed: int) -> Process:
+        return Process(self.folder / "pool.db", self.clock, seed, self.pool_limit)
 
     # What must hold
 
@@ -216,6 +220,9 @@ class PoolMachine(RuleBasedStateMachine):
         for name, limit in LIMITS.items():
             if limit and hasattr(self, "arrivals"):
                 assert most_in_window(self.arrivals[name], MINUTE) <= limit
+        if hasattr(self, "arrivals") and self.pool_limit:
+            whole = [at for arrivals in self.arrivals.values() for at in arrivals]
+            assert most_in_window(whole, MINUTE) <= self.pool_limit
 
     @invariant()
     def no_more_calls_are_under_way_than_allowed(self) -> None:

@@ -16,6 +16,8 @@ from core.cloud.store import open_store
 from core.cloud.store.database import Database
 from core.cloud.store.pool import SqlitePoolStore
 from core.cloud.store.pool_rows import endpoint_of, settings_of
+from core.cloud.store.pool_windows import WHOLE_POOL
+from core.errors import InvalidArgument
 
 FAILED = Outcome(OutcomeClass.TRANSIENT, 500, "HTTP 500")
 LIMITED = Outcome(OutcomeClass.RATE_LIMITED, 429, "HTTP 429", retry_after=30.0)
@@ -455,3 +457,84 @@ def test_what_settings_refused_that_are_no_more_is_not_kept(views):
     account.adapt(endpoint().adapted_by((TEMPERATURE,)))
     mine.flush()
     assert [listing.adapted for listing in theirs.endpoints()] == [()]
+
+
+def pooled(views, limit, **endpoints):
+    """Accounts of endpoints in both views, of a pool that may start `limit` calls a minute."""
+    for view in views:
+        view.max_per_minute = limit
+    return {name: joined(views, endpoint(name, **settings)) for name, settings in endpoints.items()}
+
+
+def test_the_pools_limit_holds_over_all_endpoints_and_views(views, clock):
+    accounts = pooled(views, 3, a={}, b={"max_requests_per_minute": 0})
+    (mine, theirs), (other, others) = accounts["a"], accounts["b"]
+    assert [isinstance(account.admit(clock), int) for account in (mine, others, other)] == [True, True, True]
+    for account in (mine, theirs, other, others):
+        refused = account.admit(clock)
+        assert why(refused) is Refusal.POOL
+        assert str(refused) == "the pool's limit of 3 a minute"
+        now = clock.now() if views[0].shared else clock.monotonic()
+        assert refused.until == pytest.approx(now + WINDOW)
+        assert views[1].used(now) == 3
+    clock.advance(WINDOW + 0.01)
+    assert [isinstance(account.admit(clock), int) for account in (mine, other, others, theirs)] == [True] * 3 + [False]
+
+
+def test_where_one_limit_refuses_no_slot_of_the_other_is_taken(views, clock):
+    accounts = pooled(views, 2, a={"max_requests_per_minute": 1}, b={"max_requests_per_minute": 5})
+    (a, _), (_, b) = accounts["a"], accounts["b"]
+    now = clock.now() if views[0].shared else clock.monotonic()
+    assert isinstance(a.admit(clock), int)
+    assert [why(a.admit(clock)) for _ in range(3)] == [Refusal.LIMITED] * 3
+    assert views[0].used(now) == 1
+    assert isinstance(b.admit(clock), int)
+    assert [why(b.admit(clock)) for _ in range(3)] == [Refusal.POOL] * 3
+    assert (a.used(now), b.used(now), views[0].used(now)) == (1, 1, 2)
+
+
+def test_neither_removing_endpoints_nor_adding_others_is_a_way_around_the_pools_limit(views, clock):
+    mine, _ = pooled(views, 1, a={})["a"]
+    assert isinstance(mine.admit(clock), int)
+    views[0].remove("a")
+    clock.advance(WINDOW / 2)
+    other, _ = joined(views, endpoint("b"))
+    assert why(other.admit(clock)) is Refusal.POOL
+    clock.advance(WINDOW / 2 + 0.01)
+    assert isinstance(other.admit(clock), int)
+
+
+def test_raising_or_lowering_the_pools_limit_counts_what_was_started_before(views, clock):
+    mine, _ = pooled(views, 4, a={})["a"]
+    for _ in range(4):
+        mine.admit(clock)
+    for view in views:
+        view.max_per_minute = 3
+    assert why(mine.admit(clock)) is Refusal.POOL
+    views[0].max_per_minute = 5
+    assert [isinstance(mine.admit(clock), int) for _ in range(2)] == [True, False]
+    views[0].max_per_minute = 0
+    assert isinstance(mine.admit(clock), int)
+
+
+def test_processes_with_different_numbers_keep_each_to_its_own_over_the_common_starts(views, clock):
+    mine, theirs = pooled(views, 4, a={})["a"]
+    if mine is theirs:
+        pytest.skip("there is one process only")
+    views[1].max_per_minute = 2
+    assert [isinstance(account.admit(clock), int) for account in (mine, theirs, theirs)] == [True, True, False]
+    assert [isinstance(account.admit(clock), int) for account in (mine, mine, mine)] == [True, True, False]
+
+
+def test_a_wall_clock_put_back_an_hour_keeps_the_pool_for_no_longer_than_a_window(views, clock):
+    mine, theirs = pooled(views, 1, a={})["a"]
+    mine.admit(clock)
+    clock.set_now(clock.now() - 3600)
+    assert why(theirs.admit(clock)) is Refusal.POOL
+    clock.advance(WINDOW + 0.01)
+    assert isinstance(theirs.admit(clock), int)
+
+
+def test_no_endpoint_can_have_the_name_of_the_whole_pool():
+    with pytest.raises(InvalidArgument, match="cannot be named"):
+        endpoint(WHOLE_POOL)

@@ -4,6 +4,7 @@ from core.cloud.pool.endpoint import is_whole
 from core.errors import InvalidArgument
 
 MOST_ATTEMPTS = 100
+MOST_PER_MINUTE = 1_000_000
 
 
 def check_bounds(max_retries: object, deadline: object) -> None:
@@ -15,3 +16,13 @@ def check_bounds(max_retries: object, deadline: object) -> None:
         )
     if deadline is not None and not 0 < deadline < float("inf"):  # type: ignore[operator]
         raise InvalidArgument(f"deadline must be seconds above 0, not {deadline!r}.", "give seconds, such as 60")
+
+
+def check_max_per_minute(limit: object) -> int:
+    """`limit` itself; InvalidArgument unless it is a whole number of at least 0."""
+    if not is_whole(limit) or not 0 <= limit <= MOST_PER_MINUTE:  # type: ignore[operator]
+        raise InvalidArgument(
+            f"max_per_minute must be a whole number from 0 to {MOST_PER_MINUTE:,}, not {limit!r}.",
+            "give the requests that the whole pool may start in a minute, or 0 for no limit",
+        )
+    return limit  # type: ignore[return-value]

@@ -27,9 +27,14 @@ class Refusal(StrEnum):
     HELD = "held"
     PROBING = "probing"
     LIMITED = "rate limit"
+    POOL = "the pool's limit"
     BUSY = "busy"
     SPENT = "daily limit"
     REMOVED = "removed"
+
+
+MINUTES = frozenset({Refusal.LIMITED, Refusal.POOL})
+"""Limits of what starts in a minute: only time frees their slots."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +48,7 @@ class Refused:
     """Which limit, in words."""
 
     def __str__(self) -> str:
-        if self.why is Refusal.LIMITED and self.detail:
+        if self.why in MINUTES and self.detail:
             return self.detail
         return f"{self.why} ({self.detail})" if self.detail else str(self.why)
 
@@ -51,6 +56,11 @@ class Refused:
 def limited(endpoint: ApiEndpoint, until: float) -> Refused:
     """The endpoint's slots of the last minute are all taken."""
     return Refused(Refusal.LIMITED, until, f"{Refusal.LIMITED} of {endpoint.max_requests_per_minute} a minute")
+
+
+def pool_limited(limit: int, until: float) -> Refused:
+    """The whole pool's slots of the last minute are all taken."""
+    return Refused(Refusal.POOL, until, f"{Refusal.POOL} of {limit} a minute")
 
 
 class Account(Protocol):
@@ -111,6 +121,10 @@ class Listing:
 class PoolStore(Protocol):
     """The endpoints and their books."""
 
+    max_per_minute: int
+    """Calls of all endpoints together that may start in any 60 s; 0 for no limit. Counted over all processes that have one; where their
+    numbers differ, each keeps to its own."""
+
     @property
     def shared(self) -> bool:
         """Whether other processes see it; the pool's time is then epoch seconds, else the monotonic clock's."""
@@ -138,6 +152,10 @@ class PoolStore(Protocol):
 
     def reset(self, name: str) -> None:
         """Set an endpoint's totals to zero and lift its holds; slots taken and spending stay."""
+        ...
+
+    def used(self, now: float) -> int:
+        """Calls of all endpoints that started within the last minute, as far as they count for `max_per_minute`."""
         ...
 
     def refresh(self) -> None:

@@ -7,7 +7,7 @@ from core.cloud.pool.attempts import KEYLESS
 from core.cloud.pool.endpoint import ApiEndpoint, ApiStatus
 from core.cloud.pool.health import CLOCK_SKEW, HoldKind
 from core.cloud.pool.latency import PeakEwma, bucket_of, percentile
-from core.cloud.pool.ledger import Account, Refusal, Refused
+from core.cloud.pool.ledger import MINUTES, Account, Refusal, Refused
 from core.cloud.pool.outcome import BLAMELESS, OutcomeClass
 from core.cloud.pool.retry_budget import RetryBudget
 from core.cloud.pool.tally import Report
@@ -200,7 +200,7 @@ class Member:
         self.latency, self.budget, self.failing = PeakEwma(), RetryBudget(), 0.0
         self._buckets, self.in_vain = {}, 0.0
         self.faulty_key, self.faulty_until = -1, 0.0
-        if self.blocked is not None and self.blocked.why is not Refusal.LIMITED:
+        if self.blocked is not None and self.blocked.why not in MINUTES:
             self.blocked = None
         self.refresh(0.0)
 
@@ -236,7 +236,7 @@ class Member:
         if (
             self.blocked is not None
             and self.blocked.until > now
-            and self.blocked.why in {Refusal.LIMITED, Refusal.SPENT}
+            and (self.blocked.why in MINUTES or self.blocked.why is Refusal.SPENT)
         ):
             return ApiStatus.RATE_LIMITED
         if health.failures or self.failing >= DEGRADED_SHARE:

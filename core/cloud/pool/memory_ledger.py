@@ -20,6 +20,7 @@ from core.cloud.pool.ledger import (
     limited,
     matters,
     over_daily_limit,
+    pool_limited,
     until_tomorrow,
 )
 from core.cloud.pool.rate_limit import WINDOW, SlidingWindow
@@ -29,12 +30,47 @@ from core.fork import ForkAware, tell_of_forks
 log = logging.getLogger(__name__)
 
 
+class SharedWindow:
+    """The window that the endpoints of one pool share. Thread-safe; an account takes its lock while it holds its own."""
+
+    __slots__ = ("_lock", "_window")
+
+    def __init__(self, window: float) -> None:
+        self._window = SlidingWindow(0, window)
+        self._lock = threading.Lock()
+
+    @property
+    def limit(self) -> int:
+        return self._window.limit
+
+    @limit.setter
+    def limit(self, limit: int) -> None:
+        self._window.limit = limit
+
+    def take(self, now: float) -> float:
+        """Take a slot; when that is later than `now`, none was taken, and the next is free then."""
+        with self._lock:
+            free = self._window.free_at(now)
+            if free <= now:
+                self._window.take(now)
+            return free
+
+    def used(self, now: float) -> int:
+        with self._lock:
+            return self._window.used(now)
+
+    def begin_anew(self) -> None:
+        """In a forked child: the lock is nobody's."""
+        self._lock = threading.Lock()
+
+
 class MemoryAccount:
     """An endpoint's book in this process alone."""
 
     __slots__ = (
         "_daily",
         "_lock",
+        "_shared",
         "_spent",
         "_tally",
         "_tokens",
@@ -45,7 +81,7 @@ class MemoryAccount:
         "in_flight",
     )
 
-    def __init__(self, endpoint: ApiEndpoint, window: float) -> None:
+    def __init__(self, endpoint: ApiEndpoint, window: float, shared: SharedWindow) -> None:
         self.endpoint = endpoint
         self.health = Health()
         self.in_flight = 0
@@ -56,6 +92,7 @@ class MemoryAccount:
         self._spent = Spending()
         self._daily = has_daily_limit(endpoint)
         self._window = SlidingWindow(endpoint.max_requests_per_minute, window)
+        self._shared = shared
 
     def configure(self, endpoint: ApiEndpoint) -> None:
         """Take over changed settings: what was known of its health and refusals belongs to the old ones."""
@@ -81,18 +118,26 @@ class MemoryAccount:
                 over = over_daily_limit(endpoint, spent)
                 if over:
                     return Refused(Refusal.SPENT, until_tomorrow(now, epoch), over)
-            window = self._window
-            if window.limit:
-                free = window.free_at(now)
-                if free > now:
-                    return limited(endpoint, free)
-                window.take(now)
+            refused = self._take_slots(endpoint, now)
+            if refused is not None:
+                return refused
             spent.requests += 1
             token = next(self._tokens)
             if not clean:
                 health.begin(token, now + endpoint.timeout + PROBE_GRACE)
             self.in_flight += 1
             return token
+
+    def _take_slots(self, endpoint: ApiEndpoint, now: float) -> Refused | None:
+        """A slot of each window, or of none."""
+        window, shared = self._window, self._shared
+        if window.limit and (free := window.free_at(now)) > now:
+            return limited(endpoint, free)
+        if shared.limit and (free := shared.take(now)) > now:
+            return pool_limited(shared.limit, free)
+        if window.limit:
+            window.take(now)
+        return None
 
     def settle(self, token: int, report: Report) -> None:
         with self._lock:
@@ -158,20 +203,33 @@ class MemoryPoolStore(ForkAware):
 
     def __init__(self, window: float = WINDOW) -> None:
         self._window = window
+        self._shared = SharedWindow(window)
         self._listings: dict[str, Listing] = {}
         self._accounts: dict[str, MemoryAccount] = {}
         tell_of_forks(self)
 
     def after_fork_in_child(self) -> None:
+        self._shared.begin_anew()
         for account in self._accounts.values():
             account.begin_anew()
+
+    @property
+    def max_per_minute(self) -> int:
+        return self._shared.limit
+
+    @max_per_minute.setter
+    def max_per_minute(self, limit: int) -> None:
+        self._shared.limit = limit
+
+    def used(self, now: float) -> int:
+        return self._shared.used(now)
 
     def save(self, listing: Listing) -> None:
         endpoint = listing.endpoint
         self._listings[endpoint.name] = listing
         account = self._accounts.get(endpoint.name)
         if account is None:
-            self._accounts[endpoint.name] = MemoryAccount(endpoint, self._window)
+            self._accounts[endpoint.name] = MemoryAccount(endpoint, self._window, self._shared)
         else:
             account.configure(endpoint)
 

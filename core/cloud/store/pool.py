@@ -19,7 +19,7 @@ import apsw
 from core.clock import Clock, SystemClock
 from core.cloud.pool.adaptation import from_text, merged
 from core.cloud.pool.endpoint import ApiEndpoint
-from core.cloud.pool.health import CLOCK_SKEW, Health
+from core.cloud.pool.health import Health
 from core.cloud.pool.ledger import (
     BUSY_POLL,
     PROBE_GRACE,
@@ -29,7 +29,6 @@ from core.cloud.pool.ledger import (
     apply,
     has_daily_limit,
     is_unlimited,
-    limited,
     matters,
     over_daily_limit,
     until_tomorrow,
@@ -52,6 +51,7 @@ from core.cloud.store.pool_rows import (
     save_health,
     settings_of,
 )
+from core.cloud.store.pool_windows import WHOLE_POOL, take_slots
 from core.cloud.store.write_behind import WriteBehind
 from core.errors import HeablcoinError, InvalidArgument
 from core.fork import ForkAware, tell_of_forks
@@ -90,6 +90,9 @@ class SqlitePoolStore(ForkAware):
         self.database = database
         self._clock = clock or SystemClock()
         self.window = window
+        self._max_per_minute = 0
+        self.full: Refused | None = None
+        """The newest refusal by the pool's limit, as an account keeps that of its own."""
         self._lock = threading.RLock()
         self._accounts: dict[str, SqliteAccount] = {}
         self._pending: list[Settled] = []
@@ -110,6 +113,22 @@ class SqlitePoolStore(ForkAware):
         self._writer = WriteBehind(self.flush, FLUSH_WITHIN)
         for account in self._accounts.values():
             account.in_flight = 0
+
+    @property
+    def max_per_minute(self) -> int:
+        return self._max_per_minute
+
+    @max_per_minute.setter
+    def max_per_minute(self, limit: int) -> None:
+        self._max_per_minute, self.full = limit, None
+
+    def used(self, now: float) -> int:
+        return self.used_by(WHOLE_POOL, now)
+
+    def used_by(self, name: str, now: float) -> int:
+        """Starts of an endpoint, or of the whole pool, within the last window."""
+        with self.database.read() as connection:
+            return int(row_of(connection, "starts_since", (name, now - self.window))[0])
 
     def save(self, listing: Listing) -> None:
         endpoint = listing.endpoint
@@ -281,7 +300,7 @@ class SqliteAccount:
         self.endpoint, self._full, self._unlimited = endpoint, None, is_unlimited(endpoint)
 
     def admit(self, clock: Clock, *, last_resort: bool = False, new_key: bool = False) -> int | Refused:
-        if self._unlimited and self.health.clean:
+        if self._unlimited and self.health.clean and not self._store.max_per_minute:
             # Nothing to take a slot of: what other processes find out about its health arrives with the next refresh.
             with self._store._lock:  # noqa: SLF001
                 self.in_flight += 1
@@ -289,8 +308,8 @@ class SqliteAccount:
         most = self.endpoint.max_concurrency
         if most and self.in_flight >= most:
             return Refused(Refusal.BUSY, clock.now() + BUSY_POLL)
-        name, full = self.endpoint.name, self._full
-        if full is not None and full.until > (now := clock.now()) >= full.until - self._store.window:
+        name, full = self.endpoint.name, self._known_full(clock)
+        if full is not None:
             return full
         with self._store.transaction() as connection:
             now = clock.now()
@@ -308,11 +327,26 @@ class SqliteAccount:
                 self._enter(connection, health, token, now)
         self._store._adopt(name, health)  # noqa: SLF001 - the account is the store's own other half
         if refused is not None:
-            self._full = refused if refused.why is Refusal.LIMITED else None
+            self._remember(refused)
             return refused
         with self._store._lock:  # noqa: SLF001
             self.in_flight += 1
         return token
+
+    def _known_full(self, clock: Clock) -> Refused | None:
+        """A refusal by a limit of starts that still holds: whatever other processes do, no slot comes free before it says."""
+        if self._full is None and self._store.full is None:
+            return None
+        now, window = clock.now(), self._store.window
+        for full in (self._full, self._store.full):
+            if full is not None and full.until > now >= full.until - window:
+                return full
+        return None
+
+    def _remember(self, refused: Refused) -> None:
+        self._full = refused if refused.why is Refusal.LIMITED else None
+        if refused.why is Refusal.POOL:
+            self._store.full = refused
 
     def _refusal(self, connection: apsw.Connection, health: Health, now: float, opens: float) -> Refused | None:
         endpoint = self.endpoint
@@ -328,21 +362,8 @@ class SqliteAccount:
         return None
 
     def _take_slot(self, connection: apsw.Connection, now: float) -> Refused | None:
-        endpoint, window = self.endpoint, self._store.window
-        if not endpoint.max_requests_per_minute:
-            return None
-        names = {"endpoint": endpoint.name, "limit": endpoint.max_requests_per_minute}
-        newest, at, oldest = row_of(connection, "ring", names) or (0, 0.0, None)
-        if at > now + CLOCK_SKEW:
-            connection.execute(POOL["pull_back_starts"], {"endpoint": endpoint.name, "now": now})
-            oldest = None if oldest is None else min(oldest, now)
-        if oldest is not None and oldest + window > now:
-            return limited(endpoint, oldest + window)
-        start = now if at > now + CLOCK_SKEW else max(now, at)
-        connection.execute(POOL["start"], (endpoint.name, newest + 1, start))
-        names = {"endpoint": endpoint.name, "before": now - window, "newest": newest + 1}
-        connection.execute(POOL["drop_starts"], names)
-        return None
+        store = self._store
+        return take_slots(connection, self.endpoint, store.max_per_minute, now, store.window)
 
     def _enter(self, connection: apsw.Connection, health: Health, token: int, now: float) -> None:
         endpoint = self.endpoint
@@ -369,8 +390,7 @@ class SqliteAccount:
             return read_spending(connection, self.endpoint.name, epoch)
 
     def used(self, now: float) -> int:
-        with self._store.database.read() as connection:
-            return int(row_of(connection, "starts_since", (self.endpoint.name, now - self._store.window))[0])
+        return self._store.used_by(self.endpoint.name, now)
 
     def totals(self) -> Tally:
         self._store.flush()

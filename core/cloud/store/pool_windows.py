@@ -1,0 +1,67 @@
+"""Windows over starts, in SQLite: at most so many in any minute, over all processes. See core.cloud.pool.rate_limit for the rule.
+
+Each function is part of its caller's transaction.
+"""
+
+from dataclasses import dataclass
+
+import apsw
+
+from core.cloud.pool.endpoint import ApiEndpoint
+from core.cloud.pool.health import CLOCK_SKEW
+from core.cloud.pool.ledger import Refused, limited, pool_limited
+from core.cloud.store.pool_rows import POOL, row_of
+
+WHOLE_POOL = "*"
+"""The name under which the pool's own starts stand: one that no endpoint can have."""
+
+
+@dataclass(slots=True)
+class Slot:
+    """Where in its window the next start would stand."""
+
+    name: str
+    opens: float
+    """Pool time from which it may be taken; 0.0 for at once."""
+    number: int
+    at: float
+    before: float
+    """Pool time up to which older starts count no more."""
+
+
+def take_slots(
+    connection: apsw.Connection, endpoint: ApiEndpoint, pool_limit: int, now: float, window: float
+) -> Refused | None:
+    """A slot of the endpoint's window and of the pool's, where there are such limits; when one refuses, of neither."""
+    slots = []
+    if endpoint.max_requests_per_minute:
+        own = _look(connection, endpoint.name, endpoint.max_requests_per_minute, now, window)
+        if own.opens:
+            return limited(endpoint, own.opens)
+        slots.append(own)
+    if pool_limit:
+        whole = _look(connection, WHOLE_POOL, pool_limit, now, window)
+        if whole.opens:
+            return pool_limited(pool_limit, whole.opens)
+        slots.append(whole)
+    for slot in slots:
+        _take(connection, slot)
+    return None
+
+
+def _look(connection: apsw.Connection, name: str, limit: int, now: float, window: float) -> Slot:
+    """The next slot of `limit` in any `window` seconds."""
+    newest, at, oldest = row_of(connection, "ring", {"endpoint": name, "limit": limit}) or (0, 0.0, None)
+    if at > now + CLOCK_SKEW:
+        connection.execute(POOL["pull_back_starts"], {"endpoint": name, "now": now})
+        oldest = None if oldest is None else min(oldest, now)
+        at = now
+    opens = 0.0 if oldest is None or oldest + window <= now else oldest + window
+    return Slot(name, opens, newest + 1, max(now, at), now - window)
+
+
+def _take(connection: apsw.Connection, slot: Slot) -> None:
+    """A call starts. Only in a slot that is open."""
+    connection.execute(POOL["start"], (slot.name, slot.number, slot.at))
+    names = {"endpoint": slot.name, "before": slot.before, "newest": slot.number}
+    connection.execute(POOL["drop_starts"], names)
