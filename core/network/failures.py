@@ -1,10 +1,12 @@
 """What went wrong between us and a server, in words that name the host and nothing secret."""
 
+import errno
 import socket
 import ssl
 from collections.abc import Iterator
 
 from core.network.http import HttpError
+from core.network.offline import offline
 from core.network.proxies import proxy_for, shown
 from core.network.url import Target
 
@@ -51,13 +53,8 @@ def connect_failure(target: Target, error: BaseException, *, timed_out: bool = F
                 kind="connect",
                 code="tls",
             )
-        if isinstance(cause, socket.gaierror):
-            return HttpError(
-                f"The name {target.host} does not resolve.",
-                "check the base URL's spelling and the network.",
-                kind="connect",
-                code="dns",
-            )
+        if isinstance(cause, socket.gaierror) or (_no_network(cause) and not timed_out):
+            return _nowhere(target, found_name=not isinstance(cause, socket.gaierror))
         if isinstance(cause, ConnectionRefusedError):
             return HttpError(
                 f"{where} refused the connection.",
@@ -72,8 +69,39 @@ def connect_failure(target: Target, error: BaseException, *, timed_out: bool = F
             kind="connect",
             code="connect_timeout",
         )
+    return _no_connection(target)
+
+
+def _no_connection(target: Target) -> HttpError:
     return HttpError(
-        f"No connection to {where}.", "check the network and the base URL.", kind="connect", code="network"
+        f"No connection to {target.host} port {target.port}.",
+        "check the network and the base URL.",
+        kind="connect",
+        code="network",
+    )
+
+
+def _no_network(cause: BaseException) -> bool:
+    """Not EHOSTUNREACH, which a machine of the same network that is switched off gives too."""
+    return isinstance(cause, OSError) and cause.errno in {errno.ENETUNREACH, errno.ENETDOWN}
+
+
+def _nowhere(target: Target, *, found_name: bool) -> HttpError:
+    """No name, or no way to its address: the endpoint's own, unless this machine has no way to anybody."""
+    if offline():
+        return HttpError(
+            f"{target.host} was not asked: this machine seems to be offline, no route leads out of it.",
+            "connect it to a network; nothing about the server is known.",
+            kind="connect",
+            code="offline",
+        )
+    if found_name:
+        return _no_connection(target)
+    return HttpError(
+        f"The name {target.host} does not resolve.",
+        "check the base URL's spelling and the network.",
+        kind="connect",
+        code="dns",
     )
 
 

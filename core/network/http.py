@@ -22,7 +22,7 @@ class HttpError(HeablcoinError):
         super().__init__(message, fix)
         self.kind: FailureKind = kind
         self.code = code
-        """Finer than `kind`: dns, refused, tls, connect_timeout, proxy, too_large, encoding, no_response, ..."""
+        """Finer than `kind`: dns, offline, refused, tls, connect_timeout, proxy, too_large, encoding, no_response, ..."""
 
 
 _PUBLIC_HEADERS = frozenset({"accept", "accept-encoding", "content-type", "user-agent", "anthropic-version"})

@@ -156,10 +156,15 @@ async def test_a_proxy_that_is_not_there_is_a_connection_failure(
 # Failures and bounds
 
 
-async def test_dns_refused_and_unreachable_are_told_apart(make: MakeTransport) -> None:
+async def test_dns_refused_and_unreachable_are_told_apart(make: MakeTransport, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("core.network.failures.offline", lambda: False)
     with pytest.raises(HttpError) as caught:
         await sent(make(), post("http://nothing-here.invalid/"))
     assert (caught.value.kind, caught.value.code) == ("connect", "dns")
+    monkeypatch.setattr("core.network.failures.offline", lambda: True)
+    with pytest.raises(HttpError) as caught:
+        await sent(make(), post("http://nothing-here.invalid/"))
+    assert (caught.value.kind, caught.value.code) == ("connect", "offline")
     with pytest.raises(HttpError) as caught:
         await sent(make(), post("http://127.0.0.1:9/"))
     assert (caught.value.kind, caught.value.code) == ("connect", "refused")

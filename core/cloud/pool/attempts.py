@@ -86,7 +86,10 @@ def _fix(attempts: tuple[AttemptRecord, ...], skipped: Mapping[str, str], retry_
     if limits:
         return "; ".join(FIXES[limit] for limit in Limit if limit in limits) + "."
     if attempts and all(record.outcome is OutcomeClass.LOCAL_FAULT for record in attempts):
-        return "check the proxy named above: HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, and NO_PROXY for what needs none."
+        return (
+            "check this machine's network; where a proxy is named above, HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, and NO_PROXY "
+            "for what needs none."
+        )
     if retry_after is not None:
         last = 'use when_limited="next"' if STAYS in skipped.values() else "add another endpoint"
         return f"try again in {retry_after:.1f} seconds, allow a longer deadline, or {last}."

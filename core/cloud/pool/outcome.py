@@ -32,7 +32,7 @@ class OutcomeClass(StrEnum):
     UNSUITED = "unsuited"
     """This endpoint cannot serve this request (its context window, content filter, fields): nobody is blamed, another is asked."""
     LOCAL_FAULT = "local_fault"
-    """This machine's way out does not work, such as its proxy: nobody is blamed, and another endpoint may have another way."""
+    """This machine's way out does not work, such as its network or its proxy: nobody is blamed, and another endpoint may have another way."""
     CANCELLED = "cancelled"
     """The caller went away, or another endpoint was faster: says nothing."""
 
@@ -101,7 +101,7 @@ def classify(error: BaseException, now: float) -> Outcome:
         return Outcome(OutcomeClass.UNSUITED, reason=_text(error), same_again=False, limit=Limit.FILTER)
     status = status_of(error)
     names = {cls.__name__ for cls in type(error).__mro__}
-    if getattr(error, "code", "") == "proxy" or status == 407 or names & _PROXY_CLASSES:
+    if getattr(error, "code", "") in {"proxy", "offline"} or status == 407 or names & _PROXY_CLASSES:
         return Outcome(OutcomeClass.LOCAL_FAULT, status, _text(error))
     if status >= 300:
         return _by_status(error, status, headers_of(error), now)
