@@ -151,11 +151,11 @@ def test_a_result_that_the_parent_cannot_read_is_an_error_in_the_child(queue: Qu
     task = many(queue, in_child)
 
     def busy(task_ids):
-        raise StoreBusy("held by another")
+        raise StoreBusy("It is held by another.", "wait.")
 
     monkeypatch.setattr(queue.store.tasks, "results", busy)
     queue.run()
-    assert queue.finished(task).error == "StoreError: StoreBusy: held by another"
+    assert queue.finished(task).error == "StoreError: It is held by another. Fix: wait."
 
 
 def test_a_question_that_is_open_when_its_attempt_is_stopped_keeps_nobody(queue: Queue, monkeypatch) -> None:

@@ -171,8 +171,10 @@ def _spawn() -> subprocess.Popen[bytes]:
 def _answer_to(task_id: str, context: TaskContext) -> bytes:
     try:
         told: JsonObject = {"value": context.results[task_id]}
-    except (StoreError, LookupError) as error:
-        told = {"refused": describe(error)}
+    except StoreError as error:
+        told = {"refused": error.message, "fix": error.fix}
+    except LookupError as error:
+        told = {"refused": f"It cannot be read ({describe(error)}).", "fix": ""}
     return json.dumps(told).encode() + b"\n"
 
 

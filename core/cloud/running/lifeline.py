@@ -57,7 +57,7 @@ class Lifeline:
                 raise RuntimeError("the handler closed the descriptor by which the results of its dependencies come")
         answer = json.loads(line)
         if "refused" in answer:
-            raise StoreError(answer["refused"])
+            raise StoreError(answer["refused"], answer["fix"])
         value: Json = answer["value"]
         return value
 
