@@ -19,10 +19,12 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 from core.clock import Clock, SystemClock
 from core.cloud.pool.attempts import AttemptRecord
 from core.cloud.pool.bounds import check_bounds, check_max_per_minute
-from core.cloud.pool.chat import ChatOptions, ChatResult, request_of, usage_of
+from core.cloud.pool.chat import JSON_NEEDS, ChatOptions, ChatResult, request_of, usage_of
 from core.cloud.pool.chat_stream import stream_chat
 from core.cloud.pool.drivers import adrive, as_work, drive, within
 from core.cloud.pool.endpoint import ApiEndpoint, ApiStatus
+from core.cloud.pool.gate import PoolGate
+from core.cloud.pool.grant import PoolGrant
 from core.cloud.pool.hedge import checked_hedge
 from core.cloud.pool.ledger import PoolStore
 from core.cloud.pool.membership import Membership, lacking
@@ -52,8 +54,6 @@ LONGEST = 1e6
 DEADLINE = 120.0
 """Seconds a call may take in all when it does not say: a full minute's window and an attempt after it."""
 NO_NEEDS: frozenset[str] = frozenset()
-JSON_NEEDS = frozenset({"response_format"})
-"""What a call that asks for JSON cannot do without."""
 
 
 class ApiManager(ForkAware):
@@ -145,6 +145,11 @@ class ApiManager(ForkAware):
         """Have `changed` called after each change of what `usable` returns, in the thread that brought it; it must not raise."""
         self._membership.on_usable.append(changed)
 
+    def gate(self, changed: Callable[[], None]) -> PoolGate:
+        """What the queue asks before it claims tasks that call the pool; `changed` is called when it may open earlier than it said."""
+        self._pool.watchers.append(changed)
+        return PoolGate(self._pool)
+
     # Calls
 
     def call_with_retry(
@@ -215,11 +220,17 @@ class ApiManager(ForkAware):
         success = await adrive(self._pool, plan, ask)
         return success.result, success.flight.member.endpoint
 
-    async def achat(self, messages: str | Sequence[Message], **options: Unpack[ChatOptions]) -> ChatResult:
-        """Ask a language model; failures are handled as in `call_with_retry`. `messages` may be one text."""
+    async def achat(
+        self, messages: str | Sequence[Message], *, grant: PoolGrant | None = None, **options: Unpack[ChatOptions]
+    ) -> ChatResult:
+        """Ask a language model; failures are handled as in `call_with_retry`. `messages` may be one text.
+
+        With a task's `grant` its first request takes the slot that was taken for it, and it raises Snoozed rather than wait for a limit.
+        """
         await self._arefresh(options.get("endpoint"))
         request = request_of(messages, options)
         plan = self._chat_plan(options)
+        plan.grant = grant
         self._make_ready()
 
         async def ask(endpoint: ApiEndpoint, seconds: float) -> ChatAnswer:

@@ -24,6 +24,8 @@ SCANS = {
 }
 SORTS = {
     ("task", "claim"): "a few heads for each kind",
+    ("task", "heads"): "a few heads for each kind",
+    ("task", "heads_aged"): "a few heads for each kind and priority",
     ("task", "claim_aged"): "a few heads for each kind and priority",
     ("dependency", "of_tasks"): "the dependencies of one page",
     ("worker", "alive"): "a row for each process",

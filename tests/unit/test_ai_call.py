@@ -4,6 +4,7 @@ import pytest
 
 from core.cloud.handlers.ai_call import AnswerNotJsonError, json_of, parse, register_ai_call
 from core.cloud.handlers.registry import HandlerRegistry
+from core.cloud.handlers.task_context import TaskContext
 from core.cloud.pool.attempts import AttemptRecord
 from core.cloud.pool.chat import ChatResult
 from core.cloud.pool.outcome import OutcomeClass
@@ -28,7 +29,10 @@ class Pool:
     def on_usable(self, changed):
         """Its endpoints never change."""
 
-    async def achat(self, messages, **options):
+    def gate(self, changed):
+        """It has no limits."""
+
+    async def achat(self, messages, *, grant=None, **options):
         self.asked.append((messages, options))
         if self.error:
             raise self.error
@@ -44,7 +48,7 @@ class Pool:
 async def call(pool, payload):
     registry = HandlerRegistry()
     register_ai_call(registry, pool)
-    return await registry.require("ai_call").func(payload)
+    return await registry.require("ai_call").func(payload, TaskContext("t", "ai_call", 1))
 
 
 async def test_the_result_says_who_answered_and_what_was_tried():

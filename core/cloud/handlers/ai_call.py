@@ -4,9 +4,12 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, Unpack, cast
 
+from core.cloud.gate import Gate
 from core.cloud.handlers.registry import HandlerRegistry
+from core.cloud.handlers.task_context import TaskContext
 from core.cloud.pool.bounds import check_bounds
 from core.cloud.pool.chat import ChatOptions, ChatResult, check_has_text, request_of
+from core.cloud.pool.grant import PoolGrant
 from core.cloud.pool.selection import check_strategy, check_when_limited
 from core.cloud.providers.base import Message
 from core.cloud.queue.graph import heads, with_stand_ins
@@ -38,7 +41,11 @@ class AnswerNotJsonError(HeablcoinError):
 class ChatPool(Protocol):
     """The part of ApiManager that ai_call needs."""
 
-    async def achat(self, messages: str | Sequence[Message], **options: Unpack[ChatOptions]) -> ChatResult: ...
+    async def achat(
+        self, messages: str | Sequence[Message], *, grant: PoolGrant | None = None, **options: Unpack[ChatOptions]
+    ) -> ChatResult: ...
+
+    def gate(self, changed: Callable[[], None]) -> Gate: ...
 
     def usable(self) -> set[str]: ...
 
@@ -50,11 +57,11 @@ class ChatPool(Protocol):
 def register_ai_call(registry: HandlerRegistry, manager: ChatPool) -> None:
     """Have `ai_call` tasks run on `manager`: those bound to an endpoint only when this process has that one's key."""
 
-    async def ai_call(payload: Json) -> Json:
+    async def ai_call(payload: Json, context: TaskContext) -> Json:
         """Ask a language model; see parse() for the payload and as_result() for the result."""
         messages, options = parse(payload)
         try:
-            answer = await manager.achat(messages, **options)
+            answer = await manager.achat(messages, grant=cast("PoolGrant | None", context.grant), **options)
         except AllEndpointsFailed as failure:
             if failure.final:
                 raise Permanent(failure.message, failure.fix) from failure
@@ -69,7 +76,8 @@ def register_ai_call(registry: HandlerRegistry, manager: ChatPool) -> None:
     def lacking(capability: str) -> str:
         return manager.lacking(capability.partition("@")[2])
 
-    registry.register(NAME, ai_call, capabilities=capabilities, lacking=lacking, check=check)
+    gate = manager.gate(registry.reopen)
+    registry.register(NAME, ai_call, capabilities=capabilities, lacking=lacking, check=check, gate=gate)
     manager.on_usable(registry.announce)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
+from core.cloud.gate import Gate
 from core.cloud.handlers.task_context import TaskContext
 from core.cloud.queue.submission import check_name
 from core.errors import HeablcoinError, InvalidArgument, NoHandler, Permanent
@@ -56,6 +57,8 @@ class Handler:
     """Given a capability that is not here: what is missing, in words for the user; '' when that is not known."""
     check: PayloadCheck | None
     """Raises Permanent or InvalidArgument for a payload that this handler could only fail with."""
+    gate: Gate | None
+    """The limits that each of its tasks has to pass before it is claimed; None for none."""
 
     @property
     def place(self) -> Place:
@@ -86,6 +89,7 @@ class HandlerRegistry:
         self._lock = threading.Lock()
         self._handlers: dict[str, Handler] = {}
         self._runners: tuple[tuple[Callable[[], None], Hindrance], ...] = ()
+        self._lookers: tuple[Callable[[], None], ...] = ()
         self.coming: Callable[[], str] | None = None
         """Says in words what keeps handlers that are not here; '' or None when all are."""
         self.arriving = False
@@ -112,6 +116,7 @@ class HandlerRegistry:
         capabilities: CapabilitySource | None = None,
         lacking: Lacking | None = None,
         check: PayloadCheck | None = None,
+        gate: Gate | None = None,
     ) -> Handler:
         """Have tasks named `name` run by `func(payload)` or `func(payload, context)`, `def` or `async def`.
 
@@ -136,6 +141,7 @@ class HandlerRegistry:
             capabilities=capabilities,
             lacking=lacking,
             check=check,
+            gate=gate,
         )
         if isolation == "process":
             from core.cloud.handlers.address import address_of
@@ -208,6 +214,14 @@ class HandlerRegistry:
                 log.warning("what %s can run is unknown for now: %s", handler.name, error.message)
         return frozenset(found)
 
+    def gates(self, capabilities: Collection[str]) -> dict[str, Gate]:
+        """Of these the ones whose tasks have to pass limits."""
+        limited = {name: handler.gate for name, handler in self._handlers.items() if handler.gate is not None}
+        if not limited:
+            return {}
+        found = ((each, limited.get(each) or limited.get(each.partition("@")[0])) for each in capabilities)
+        return {each: gate for each, gate in found if gate is not None}
+
     def lacking(self, capability: str) -> str:
         """What this process misses for a capability that it does not have, in words; '' when there is nothing to tell."""
         handler = self._handlers.get(capability.partition("@")[0])
@@ -246,6 +260,22 @@ class HandlerRegistry:
                 self._runners = tuple(each for each in self._runners if each is not runner)
 
         return end
+
+    def on_opening(self, look: Callable[[], None]) -> Callable[[], None]:
+        """Have `look` called when a gate may open earlier than it said; it must not raise or wait. Returns what ends that."""
+        with self._lock:
+            self._lookers = (*self._lookers, look)
+
+        def end() -> None:
+            with self._lock:
+                self._lookers = tuple(each for each in self._lookers if each is not look)
+
+        return end
+
+    def reopen(self) -> None:
+        """A gate may be open by now: have the runners look. From any thread; never waits."""
+        for look in self._lookers:
+            look()
 
     def announce(self) -> None:
         """Something that `capabilities` goes by has changed: tell the runners. Raises nothing."""

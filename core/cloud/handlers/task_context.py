@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 
+from core.cloud.gate import Grant
 from core.errors import InvalidArgument
 from core.json_types import Json
 from core.safe_text import repr_of, text_of
@@ -30,7 +31,7 @@ def _share(share: float) -> float | None:
 class TaskContext:
     """The second argument of a handler that takes one."""
 
-    __slots__ = ("_cancelled", "_report", "attempt", "name", "results", "task_id")
+    __slots__ = ("_cancelled", "_report", "attempt", "grant", "name", "results", "task_id")
 
     def __init__(
         self,
@@ -41,6 +42,7 @@ class TaskContext:
         results: Mapping[str, Json] | None = None,
         report: ProgressSink | None = None,
         cancelled: Callable[[], bool] | None = None,
+        grant: Grant | None = None,
     ) -> None:
         self.task_id = task_id
         self.name = name
@@ -48,6 +50,8 @@ class TaskContext:
         """1 for the first attempt."""
         self.results: Mapping[str, Json] = results or {}
         """Results of the tasks it depends on, by their ids. Those of many are read from the store one at a time, when looked at."""
+        self.grant = grant
+        """What the gate of its handler took for this attempt; None for a handler without one."""
         self._report = report
         self._cancelled = cancelled
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from core.cloud.pool.attempts import STAYS, AttemptRecord, exhausted
+from core.cloud.pool.grant import met_only_limits, snoozed
 from core.cloud.pool.health import HoldKind
 from core.cloud.pool.ledger import BUSY_POLL, Refused
 from core.cloud.pool.limits import Limit
@@ -130,6 +131,7 @@ class Call:
         "_plan",
         "_pool",
         "_records",
+        "_snoozes",
         "_started",
         "_turn",
         "_unsuited",
@@ -150,6 +152,8 @@ class Call:
         """What refusals taught; None while there were none."""
         self._turn: Turn | None = None
         """Its place among the calls that wait."""
+        self._snoozes = False
+        """It began with a task's grant, and waits for no limit."""
         self.error: Exception | None = None
         self._callers: Exception | None = None
         """The caller's own fault, raised as it came."""
@@ -161,17 +165,19 @@ class Call:
             if self._plan.needs and self._pool.bent:
                 self._unsuited = Unsuited()
                 self._asked |= self._unsuited.put_off(self._roster().members, self._plan.needs, self._plan.model)
+            flight = self._granted()
             while True:
-                member, last_resort = self._choose()
-                if member is None:
-                    yield from self._wait_or_bend()
-                    continue
-                flight = yield from self._admit(member, last_resort=last_resort)
                 if flight is None:
+                    member, last_resort = self._choose()
+                    if member is None:
+                        yield from self._wait_or_bend()
+                    else:
+                        flight = yield from self._admit(member, last_resort=last_resort)
                     continue
                 success = yield from self._attempt(flight)
                 if success is not None:
                     return success
+                flight = None
                 self._go_on()
         except HeablcoinError:
             raise
@@ -201,6 +207,21 @@ class Call:
     def _left(self) -> float:
         """Seconds until the deadline, which no change of the wall clock moves."""
         return self._ends - self._pool.clock.monotonic()
+
+    def _granted(self) -> Flight | None:
+        """The first request of a task, whose slot was taken when it was claimed."""
+        grant = self._plan.grant
+        if grant is None or self._plan.endpoint not in {"", grant.member.name}:
+            return None
+        flight = grant.begin()
+        self._snoozes = flight is not None
+        return None if flight is None else self._board(flight)
+
+    def _board(self, flight: Flight) -> Flight:
+        self._started += 1
+        self._asked.add(flight.member)
+        self._flying.append(flight)
+        return flight
 
     def _roster(self) -> Roster:
         return self._pool.only(self._plan.endpoint) if self._plan.endpoint else self._pool.roster
@@ -281,6 +302,7 @@ class Call:
         turn, self._turn = self._turn, None
         if turn is not None:
             self._pool.line.leave(turn)
+            self._pool.tell()
 
     def _admit(
         self, member: Member, *, last_resort: bool = False, hedge: bool = False
@@ -288,10 +310,7 @@ class Call:
         """Take a slot; None when the endpoint does not take the call after all."""
         token = yield Admit(member, last_resort)
         if isinstance(token, int):
-            self._started += 1
-            self._asked.add(member)
-            flight = self._pool.start(member, token, hedge=hedge)
-            self._flying.append(flight)
+            flight = self._board(self._pool.start(member, token, hedge=hedge))
             if self._turn is not None:
                 self._leave_line()
             return flight
@@ -309,6 +328,10 @@ class Call:
         first = min(openings.values(), default=None)
         if first is None or first - now > left or left <= 0.0:
             raise self._failure(None if first is None else max(0.0, first - now))
+        rests = any(at == first and member.last_resort_at < at for member, at in openings.items())
+        if self._snoozes and not rests:
+            # What waits for a limit waits in the queue, where it holds nothing. A rest between two tries is no limit.
+            raise snoozed() if met_only_limits(self._records) else self._failure(max(0.0, first - now))
         # Who only gives an endpoint a rest stands in nobody's way to it.
         wants: AbstractSet[Member] = openings.keys() - self._again_at.keys()
         if wants:

@@ -12,6 +12,9 @@ from core.cloud.pool.waits import exhausted_for
 from core.cloud.providers.base import ChatAnswer, ChatRequest, Message
 from core.errors import InvalidArgument, Permanent
 
+JSON_NEEDS = frozenset({"response_format"})
+"""What a call that asks for JSON cannot do without."""
+
 
 class ChatOptions(TypedDict, total=False):
     """Keyword arguments of `chat`, `achat` and `astream`; all may be left out."""

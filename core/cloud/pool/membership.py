@@ -72,6 +72,7 @@ class Membership:
             for member in [self._pool.get(name)] if name else list(self._pool.members.values()):
                 self._store.reset(member.name)
                 member.reset()
+        self._pool.tell()
 
     def due(self, name: str = "") -> bool:
         """Whether to look at what other processes did: each half second, and before saying that there is no endpoint (`name`)."""
@@ -103,6 +104,7 @@ class Membership:
             now = self._pool.time()
             for member in self._pool.members.values():
                 member.refresh(now)
+        self._pool.tell()
 
     def _kept(self, member: Member | None, listing: Listing) -> Member:
         """The member there is, when its settings are still those; else a new one."""

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from core.cloud.pool.grant import PoolGrant
 from core.cloud.pool.pool import NO_USAGE, Usage
 
 
@@ -32,5 +33,7 @@ class CallPlan:
     """Fields without which the answer means something else: endpoints that are known to refuse them are asked last."""
     patient: bool = False
     """It waits for the endpoints of the first priority that are able, where a limit keeps it from them; else others are asked."""
+    grant: PoolGrant | None = None
+    """The slot of a task's first request. A call that has one raises Snoozed where it would wait for a limit."""
     usage_of: Callable[[Any, float], Usage] = no_usage
     """What a result says about tokens and limits; the number is the time (epoch)."""

@@ -78,6 +78,8 @@ class Pool:
         """Some endpoint is wrongly set up, so that somebody may be about to correct it."""
         self.hedges = HedgeBudget()
         self.line = Line(clock)
+        self.watchers: list[Callable[[], None]] = []
+        """Called, from any thread, when an endpoint may take calls earlier than it seemed; must not raise or wait."""
         self._executor: ThreadPoolExecutor | None = None
 
     def looked_at(self) -> float:
@@ -130,6 +132,12 @@ class Pool:
         self.members = {member.name: member for member in members}
         self.roster = Roster((member for member in self.members.values() if not member.keyless), self.rng)
         self.bent = any(_loses(member) for member in self.members.values())
+        self.tell()
+
+    def tell(self) -> None:
+        """Those who wait for an endpoint outside of any call are to look again."""
+        for changed in self.watchers:
+            changed()
 
     def only(self, name: str) -> Roster:
         """A roster of one. Raises UnknownEndpoint."""
@@ -230,11 +238,14 @@ class Pool:
             if hard and clean_now:
                 member.budget.refill()
                 log.debug("%s works again", member.name)
+        waited_for = self.line.turns or self.watchers
+        if waited_for and member.blocked is not None and member.blocked.why is Refusal.BUSY:
+            member.blocked = None
+            member.refresh(now)
         if self.line.turns:
-            if member.blocked is not None and member.blocked.why is Refusal.BUSY:
-                member.blocked = None
-                member.refresh(now)
             self.line.freed(member)
+        elif member.endpoint.max_concurrency or not (clean and clean_now):
+            self.tell()
 
     def shown(self, text: str) -> str:
         """A text from outside without keys, and fit to be written; '' when that cannot be made sure."""
@@ -262,6 +273,7 @@ class Pool:
                 log.debug("%s gives tokens again", member.name)
             if self.line.turns:
                 self.line.freed(member)
+            self.tell()
         except Exception:
             log.exception("the first token of a probe of %s taught nothing", member.name)
 

@@ -29,4 +29,5 @@ def load(flight: Flight, tasks: TaskStore, report: Report) -> None:
             results=results,
             report=partial(report, flight),
             cancelled=flight.unwanted,
+            grant=claim.grant,
         )

@@ -1,12 +1,14 @@
 """The one thread of a runner that settles finished attempts and claims new ones, both in one transaction."""
 
 import logging
+import math
 import random
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from core.clock import Clock
+from core.cloud.gate import Gate
 from core.cloud.running.flight import FlightKey, Flights
 from core.cloud.running.pace import Pace
 from core.cloud.store.base import Claim, ClaimRequest, Exchanged, Settlement, TaskStore
@@ -18,6 +20,9 @@ log = logging.getLogger(__name__)
 
 SHORTEST_BACKOFF = 0.05
 LONGEST_BACKOFF = 5.0
+SHORTEST_WAIT = 0.001
+SPREAD = 0.005
+"""Seconds: processes that wait for one gate look within this time of each other."""
 
 Dispatch = Callable[[list[Claim], float], None]
 """Given the claims and the moment (epoch seconds) at which their leases end."""
@@ -37,6 +42,7 @@ class Exchanger:
         abilities: Callable[[], frozenset[str]],
         flights: Flights,
         *,
+        gates: Callable[[frozenset[str]], Mapping[str, Gate]],
         worker: str,
         concurrency: int,
         lease: float,
@@ -50,6 +56,7 @@ class Exchanger:
         self._ageing = ageing
         self._tasks = tasks
         self._abilities = abilities
+        self._gates_of = gates
         self._flights = flights
         self._worker = worker
         self._concurrency = concurrency
@@ -67,6 +74,9 @@ class Exchanger:
         self._claiming = True
         self._closing = False
         self._capabilities: frozenset[str] = frozenset()
+        self._gates: Mapping[str, Gate] = {}
+        self._opens_at = math.inf
+        """Monotonic time at which the first gate may open before which ready tasks wait."""
         self._suspect: FlightKey | None = None
         """The last task claimed whose workers died repeatedly; no second one runs beside it."""
         self._pace = Pace(concurrency)
@@ -174,10 +184,15 @@ class Exchanger:
                 if self._closing:
                     return False
                 idle = self._claiming and self._flights.busy < self._concurrency
-                poll = self._poll_interval * (0.75 + 0.5 * self._rng.random()) if idle else None
-                if not self._changed.wait(poll) and idle:
+                if not self._changed.wait(self._patience() if idle else None) and idle:
                     self._look = True
         return True
+
+    def _patience(self) -> float:
+        """Seconds until it is worth a look without a reason: a slow poll, or the opening of a gate."""
+        poll = self._poll_interval * (0.75 + 0.5 * self._rng.random())
+        opening = self._opens_at - self._clock.monotonic() + SPREAD * self._rng.random()
+        return min(poll, max(SHORTEST_WAIT, opening))
 
     def _exchange(self, free: int) -> None:
         settlements = self._writing
@@ -204,13 +219,23 @@ class Exchanger:
         if free > 0 and capabilities:
             suspects = 0 if self._suspect is not None and self._flights.get(self._suspect) is not None else 1
             request = ClaimRequest(
-                self._worker, capabilities, free, self._lease, ageing=self._ageing, suspects=suspects
+                self._worker,
+                capabilities,
+                free,
+                self._lease,
+                ageing=self._ageing,
+                suspects=suspects,
+                gates=self._gates,
+                # None ahead of a free slot: what was granted is sent at once.
+                granted=max(0, min(free, self._concurrency - len(self._flights))),
             )
         elif not settlements:
             return Exchanged([], [])
         failpoint("before_exchange")
         exchanged = self._tasks.exchange(settlements, request, now)
         self._writing = []
+        if request is not None:
+            self._opens_at = self._clock.monotonic() + exchanged.opens_in
         # From here on nothing may fail: what was claimed must come to be run.
         survived("after_exchange_commit")
         for refused in exchanged.refused:
@@ -230,6 +255,7 @@ class Exchanger:
 
     def _refresh(self) -> frozenset[str]:
         self._capabilities = self._abilities()
+        self._gates = self._gates_of(self._capabilities)
         return self._capabilities
 
     def _keep(self) -> None:

@@ -14,6 +14,7 @@ from itertools import groupby
 from typing import cast
 
 from core.clock import Clock
+from core.cloud.gate import Snoozed
 from core.cloud.handlers.registry import HandlerRegistry, Place
 from core.cloud.handlers.task_context import TaskContext
 from core.cloud.pool import waiting
@@ -225,6 +226,8 @@ class Executor:
             missing = Permanent(
                 f"No handler is registered for tasks named {claim.name!r}.", "register one, then retry_task"
             )
+            if claim.grant is not None:
+                claim.grant.give_back()
             self._settle([self._outcomes.raised(claim, missing)])
             return None
         flight = Flight(claim, handler, self._clock.monotonic(), lease_until)
@@ -323,6 +326,8 @@ class Executor:
         for flight, value, error in endings:
             settlement = self._judged(flight, value, error)
             if self._flights.take(flight):
+                if flight.claim.grant is not None:
+                    flight.claim.grant.give_back()
                 launched += flight.launched
                 if settlement is not None:
                     settlements.append(settlement)
@@ -351,7 +356,7 @@ class Executor:
         if error is None:
             return self._outcomes.returned(flight.claim, value)
         kind = type(error)
-        if reason is StopReason.CUT or kind in (NotStarted, FailpointError):
+        if reason is StopReason.CUT or kind in (NotStarted, Snoozed, FailpointError):
             return self._outcomes.interrupted(flight.claim, text_of(error) if reason is None else None)
         if issubclass(kind, asyncio.CancelledError):
             error = RuntimeError("The handler cancelled itself.")

@@ -96,6 +96,7 @@ class TaskRunner:
         self._pid = 0
         self._runs = concurrency > 0
         self._unsubscribe = _nothing
+        self._unwatch = _nothing
         self._end_service = _nothing
         self._registering = threading.Lock()
         self._offered: tuple[str, ...] | None = None
@@ -108,6 +109,7 @@ class TaskRunner:
             store.tasks,
             self._able,
             self._flights,
+            gates=handlers.gates,
             worker=self.worker_id,
             concurrency=concurrency,
             lease=lease,
@@ -196,6 +198,7 @@ class TaskRunner:
         self._register()
         self._wakeup.notify(work=False, origin=self)
         self._unsubscribe = self._wakeup.subscribe(self._on_signal)
+        self._unwatch = self._handlers.on_opening(self._exchanger.look)
         self._no_longer_holds = self._store.tasks.on_take_back(self._keeper.renew_now)
         self._state = "running"
         self._pid = os.getpid()
@@ -216,6 +219,7 @@ class TaskRunner:
         self._keeper.close()
         self._no_longer_holds()
         self._unsubscribe()
+        self._unwatch()
         self._end_service()
         if not heard:
             self._wakeup.deafen()
@@ -249,6 +253,7 @@ class TaskRunner:
         atexit.unregister(self._at_exit)
         grace_end = time.monotonic() + max(0.0, grace_seconds)
         self._unsubscribe()
+        self._unwatch()
         self._end_service()
         self._exchanger.stop_claiming()
         self._executor.stop_all()

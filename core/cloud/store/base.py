@@ -8,11 +8,13 @@ raise a StoreError. Values cross this boundary as JSON text (payload, result), s
 """
 
 import builtins
+import math
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple, Protocol
 
+from core.cloud.gate import Gate, Grant
 from core.cloud.task import Attempt, AttemptOutcome, OnDependencyFailure, Task, TaskStatus
 
 
@@ -113,6 +115,10 @@ class ClaimRequest:
     """Seconds of waiting that count as much as one step of priority; None for priority first, whatever the wait."""
     suspects: int | None = None
     """0 or 1: how many tasks to claim whose workers died SUSPECT_AFTER times or more; None for any number."""
+    gates: Mapping[str, Gate] = field(default_factory=dict)
+    """The capabilities whose tasks have to pass limits: none of them is claimed without a grant."""
+    granted: int | None = None
+    """How many such tasks to claim at most; None for `limit`."""
 
 
 @dataclass(slots=True)  # not frozen: that takes several times as long to make
@@ -133,6 +139,8 @@ class Claim:
     """Ids whose results the payload may refer to; () for most tasks."""
     suspect: bool = False
     """True when its worker died SUSPECT_AFTER times or more."""
+    grant: Grant | None = None
+    """What its gate took for it, when it has one."""
 
 
 @dataclass(slots=True)  # not frozen: that takes several times as long to make
@@ -158,6 +166,8 @@ class Exchanged:
     claims: list[Claim]
     refused: list[Settlement]
     """Settlements whose worker no longer held the task; recorded nowhere but in the log."""
+    opens_in: float = math.inf
+    """Seconds until one of the gates may open before which ready tasks wait."""
 
 
 @dataclass(frozen=True, slots=True)

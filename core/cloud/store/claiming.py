@@ -2,13 +2,16 @@
 
 import json
 import logging
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import apsw
 
+from core.cloud.gate import Grant
 from core.cloud.store.base import Claim, ClaimRequest, Settlement
 from core.cloud.store.publishing import dependency_failed
-from core.cloud.store.queries import ATTEMPT, DEPENDENCY, TASK, Binding, first, many, one, rows
+from core.cloud.store.queries import ATTEMPT, DEPENDENCY, TASK, Binding, Row, first, many, one, rows
 from core.cloud.store.states import waiting_state
 from core.cloud.task import FINAL, AttemptOutcome, TaskStatus
 
@@ -16,6 +19,9 @@ log = logging.getLogger(__name__)
 
 NO_SUSPECT = 0
 """A sequence number that no task has."""
+AFTER_TROUBLE = 1.0
+"""Seconds."""
+NO_GRANTS: Mapping[int, Grant] = {}
 
 
 def settle(connection: apsw.Connection, settlements: Sequence[Settlement], now: float) -> list[Settlement]:
@@ -84,26 +90,111 @@ def cancel_dependents(connection: apsw.Connection, lost: Iterable[tuple[int, str
 
 
 def claim(connection: apsw.Connection, request: ClaimRequest, now: float) -> list[Claim]:
-    """Take ready tasks for a worker: URGENT first, then oldest; with `ageing` both count."""
+    """Take ready tasks for a worker: URGENT first, then oldest; with `ageing` both count.
+
+    Those that have to pass limits are taken with a grant each, in the same order; what gets none holds up no other.
+    `request` is as `sift` left it.
+    """
     if request.limit < 1:
         return []
     hold = (request.status.value, request.worker, now + request.lease, now)
-    if request.task_id is None:
-        capabilities = capabilities_json(connection, request)
-        suspect = None if request.suspects is None else NO_SUSPECT
-        if request.suspects:
-            found = first(connection, TASK["next_suspect"], (capabilities, now))
-            suspect = NO_SUSPECT if found is None else found[0]
-        which = (*hold, request.limit, capabilities, suspect)
-        if request.ageing is None:
-            taken = rows(connection, TASK["claim"], which)
-        else:
-            taken = rows(connection, TASK["claim_aged"], (*which, request.ageing))
+    if request.task_id is not None:
+        return _claims(connection, rows(connection, TASK["claim_one"], (*hold, request.task_id)))
+    capabilities = capabilities_json(connection, request)
+    suspect = None if request.suspects is None else NO_SUSPECT
+    if request.suspects:
+        found = first(connection, TASK["next_suspect"], (capabilities, now))
+        suspect = NO_SUSPECT if found is None else found[0]
+    if request.gates:
+        return _claim_granted(connection, request, now, (capabilities, suspect), hold)
+    which = (*hold, request.limit, capabilities, suspect)
+    if request.ageing is None:
+        taken = rows(connection, TASK["claim"], which)
+        taken.sort(key=_by_priority)  # rows come back in no order
     else:
-        taken = rows(connection, TASK["claim_one"], (*hold, request.task_id))
-    if len(taken) > 1:  # rows come back in no order
-        aged = request.ageing is not None and request.task_id is None
-        taken.sort(key=(lambda row: (row[11], row[0])) if aged else (lambda row: (-row[1], row[0])))
+        taken = rows(connection, TASK["claim_aged"], (*which, request.ageing))
+        taken.sort(key=lambda row: (row[11], row[0]))
+    return _claims(connection, taken)
+
+
+def _claim_granted(
+    connection: apsw.Connection,
+    request: ClaimRequest,
+    now: float,
+    which: tuple[Binding, ...],
+    hold: tuple[Binding, ...],
+) -> list[Claim]:
+    """`claim` where some of the ready tasks have to pass limits."""
+    bindings = (now, request.limit, *which)
+    if request.ageing is None:
+        heads = rows(connection, TASK["heads"], bindings)
+    else:
+        heads = rows(connection, TASK["heads_aged"], (*bindings, request.ageing))
+    grants: dict[int, Grant] = {}
+    try:
+        chosen = _choose(connection, request, heads, grants)
+        taken = {row[0]: row for row in rows(connection, TASK["claim_these"], (*hold, json.dumps(chosen)))}
+        return _claims(connection, [taken[seq] for seq in chosen], grants)
+    except BaseException:
+        for grant in grants.values():
+            grant.give_back()
+        raise
+
+
+def _choose(
+    connection: apsw.Connection, request: ClaimRequest, heads: Sequence[Row], grants: dict[int, Grant]
+) -> list[int]:
+    """Of `heads`, in their order, those that may start; what their gates took is put into `grants`."""
+    chosen: list[int] = []
+    most = request.limit if request.granted is None else request.granted
+    closed: set[str] = set()
+    for seq, capability in heads:
+        if len(chosen) == request.limit:
+            break
+        gate = request.gates.get(capability)
+        if gate is None:
+            chosen.append(seq)
+            continue
+        if capability in closed or len(grants) >= most:
+            continue
+        grant = gate.take(capability, str(one(connection, TASK["payload"], (seq,))))
+        if grant is None:
+            closed.add(capability)
+        else:
+            grants[seq] = grant
+            chosen.append(seq)
+    return chosen
+
+
+def sift(connection: apsw.Connection, request: ClaimRequest) -> tuple[ClaimRequest, float]:
+    """`request` without what waits behind closed gates, and in how many seconds the first of those may open.
+
+    The gates that are left are open, and have a ready task each.
+    """
+    if not request.gates or request.capabilities is None:
+        return request, math.inf
+    asked = json.dumps(list(request.gates), ensure_ascii=False)
+    waits = {row[0]: request.gates[row[0]].wait(row[0]) for row in rows(connection, TASK["ready_among"], (asked,))}
+    gates = {capability: request.gates[capability] for capability, wait in waits.items() if wait <= 0.0}
+    left = [each for each in request.capabilities if each in gates or each not in request.gates]
+    opens_in = min((wait for wait in waits.values() if wait > 0.0), default=math.inf)
+    return replace(request, capabilities=left, gates=gates), opens_in
+
+
+def first_opening(request: ClaimRequest) -> float:
+    """Seconds until the first gate may open that has closed since `sift`. Raises nothing."""
+    try:
+        return min((gate.wait(each) or math.inf for each, gate in request.gates.items()), default=math.inf)
+    except Exception:
+        log.exception("when a gate opens could not be found out")
+        return AFTER_TROUBLE
+
+
+def _by_priority(row: Row) -> tuple[int, int]:
+    return -row[1], row[0]
+
+
+def _claims(connection: apsw.Connection, taken: Sequence[Row], grants: Mapping[int, Grant] = NO_GRANTS) -> list[Claim]:
     dependent = [row[0] for row in taken if row[9]]
     parents = dependencies(connection, dependent) if dependent else {}
     return [
@@ -118,6 +209,7 @@ def claim(connection: apsw.Connection, request: ClaimRequest, now: float) -> lis
             interruptions=row[7],
             depends_on=tuple(task_id for task_id, _ in parents[row[0]]) if row[9] else (),
             suspect=bool(row[10]),
+            grant=grants.get(row[0]),
         )
         for row in taken
     ]

@@ -74,6 +74,8 @@ class Database(ForkAware):
         self._lost_at = 0.0
         self._writing = self._reading = 0
         """The threads inside a transaction or a read."""
+        self._ends: list[Callable[[bool], object]] = []
+        """What is to be called when the present transaction is over."""
         self.kept = ""
         self._forking = self._forked = False
         refuse_affected_library()
@@ -131,8 +133,15 @@ class Database(ForkAware):
 
         `durable=False` skips the fsync for facts that need not survive a power cut (leases, limiter slots, statistics);
         they survive the death of any process all the same, and the file stays sound (SQLite WAL, synchronous=NORMAL).
+
+        Inside a transaction of the same thread it is a part of that one: rolled back alone when it raises, committed with
+        the whole. `at_end` is for those who keep something outside the database in step.
         """
         with self._write_lock, self._our_words:
+            if self._writing == threading.get_ident():
+                with self._writer:  # a savepoint
+                    yield self._writer
+                return
             self._ensure_open()
             connection = self._writer
             if durable != self._durable and self._synchronous == "FULL":
@@ -149,11 +158,22 @@ class Database(ForkAware):
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 self._writing = outer
+                self._end(committed=False)
                 if isinstance(error, (apsw.Error, StoreReplaced)):
                     self._part_if_lost()  # what SQLite stumbled over may be that the file is gone
                 raise
             finally:
                 self._writing = outer
+                self._end(committed=True)
+
+    def at_end(self, then: Callable[[bool], object]) -> None:
+        """Have `then`, which must not raise, called when this thread's whole transaction is over; True when it was committed."""
+        self._ends.append(then)
+
+    def _end(self, *, committed: bool) -> None:
+        ends, self._ends = self._ends, []
+        for then in ends:
+            then(committed)
 
     @contextmanager
     def read(self) -> Iterator[apsw.Connection]:

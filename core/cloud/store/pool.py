@@ -219,25 +219,33 @@ class SqlitePoolStore(ForkAware):
 
     @contextmanager
     def transaction(self) -> Iterator[apsw.Connection]:
-        """A write transaction that begins with writing down what is pending."""
+        """A write transaction that begins with writing down what is pending. Part of the database's own when there is one."""
         taken: list[Settled] = []
         healths: dict[str, Health] = {}
+
+        def over(committed: bool) -> None:
+            nonlocal taken
+            written, taken = taken, []  # a second call finds nothing more to do
+            with self._lock:
+                self._being_written -= len(written)
+                if not committed:
+                    self._pending = written + self._pending
+            if committed:
+                for name, health in healths.items():
+                    self._adopt(name, health)
+
         try:
             with self.database.write(durable=False) as connection:
                 with self._lock:
                     taken, self._pending = self._pending, []
                     self._being_written += len(taken)
+                self.database.at_end(over)
                 healths = _write_what_can_be(connection, taken)
                 yield connection
         except BaseException:
-            with self._lock:
-                self._pending = taken + self._pending
+            healths = {}
+            over(False)
             raise
-        finally:
-            with self._lock:
-                self._being_written -= len(taken)
-        for name, health in healths.items():
-            self._adopt(name, health)
 
     def new_token(self) -> int:
         return next(self._tokens)
@@ -404,15 +412,15 @@ def _write_what_can_be(connection: apsw.Connection, settled: Sequence[Settled]) 
 
     At the beginning of a transaction. Trouble of the database itself (busy, full, broken) is raised: then all rows wait.
     """
+    if not settled:
+        return {}
     try:
-        return _write(connection, settled)
+        with connection:  # a savepoint
+            return _write(connection, settled)
     except _OF_THE_DATABASE:
         raise
     except Exception as error:  # noqa: BLE001 - whatever a row does, the others are written
         log.debug("of %d rows one cannot be written (%s); each is written by itself", len(settled), error)
-    if connection.in_transaction:
-        connection.execute("ROLLBACK")
-    connection.execute("BEGIN IMMEDIATE")
     healths: dict[str, Health] = {}
     for item in settled:
         try:

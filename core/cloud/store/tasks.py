@@ -2,12 +2,14 @@
 
 import builtins
 import json
+import math
 from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from functools import partial
 from itertools import islice
 
 from core.cloud.store import claiming, publishing, reading, reporting, restoring, upkeep
 from core.cloud.store.base import (
+    Claim,
     ClaimRequest,
     Exchanged,
     Maintained,
@@ -86,22 +88,41 @@ class SqliteTaskStore:
             return reading.situation(connection, task_id, now)
 
     def exchange(self, settlements: Sequence[Settlement], request: ClaimRequest | None, now: float) -> Exchanged:
-        if not settlements and (request is None or not self._any_ready(request)):
-            return Exchanged([], [])
-        with self._database.write(durable=bool(settlements)) as connection:
-            refused = claiming.settle(connection, settlements, now) if settlements else []
-            claims = claiming.claim(connection, request, now) if request is not None else []
+        opens_in = math.inf
+        if not settlements:
+            # Asked on the reading connection first, so that an idle process takes no write lock.
+            request, opens_in = self._worth_it(request)
+            if request is None:
+                return Exchanged([], [], opens_in)
+        claims: builtins.list[Claim] = []
+        try:
+            with self._database.write(durable=bool(settlements)) as connection:
+                refused = claiming.settle(connection, settlements, now) if settlements else []
+                if request is not None and settlements:
+                    request, opens_in = claiming.sift(connection, request)
+                if request is not None:
+                    claims = claiming.claim(connection, request, now)
+        except BaseException:
+            for claim in claims:
+                if claim.grant is not None:
+                    claim.grant.give_back()
+            raise
         # From here on nothing may fail: what was claimed is known to nobody else until its lease ends.
+        if request is not None:
+            opens_in = min(opens_in, claiming.first_opening(request))
         if refused and self._database.kept:
             refused = settle_in_copy(self._database, refused, now)
-        return Exchanged(claims, refused)
+        return Exchanged(claims, refused, opens_in)
 
-    def _any_ready(self, request: ClaimRequest) -> bool:
-        if request.task_id is not None:
-            return True
+    def _worth_it(self, request: ClaimRequest | None) -> tuple[ClaimRequest | None, float]:
+        """What of the request may find something, None for nothing; and when the first closed gate opens, in seconds."""
+        if request is None or request.task_id is not None:
+            return request, math.inf
         with self._database.read() as connection:
+            request, opens_in = claiming.sift(connection, request)
             capabilities = claiming.capabilities_json(connection, request)
-            return bool(one(connection, TASK["has_ready"], (capabilities,)))
+            any_ready = bool(request.gates) or bool(one(connection, TASK["has_ready"], (capabilities,)))
+        return (request if any_ready else None), opens_in
 
     def renew(
         self, worker: str, held: Sequence[tuple[str, int]], lease: float, now: float

@@ -3,12 +3,14 @@
 import asyncio
 import json
 import logging
+from functools import partial
 
 import pytest
 
 from core.cloud.api_manager import ApiEndpoint, ApiManager
 from core.cloud.handlers.ai_call import as_result, register_ai_call
 from core.cloud.handlers.registry import HandlerRegistry
+from core.cloud.handlers.task_context import TaskContext
 from core.cloud.providers.base import ProviderError
 from core.cloud.store.database import Database
 from core.cloud.store.pool import SqlitePoolStore
@@ -377,7 +379,7 @@ async def test_the_one_endpoint_that_can_is_asked_however_many_refuse_before_it(
 async def test_a_task_whose_request_no_endpoint_can_serve_is_not_tried_again(manager, llm_server):
     registry = HandlerRegistry()
     register_ai_call(registry, manager)
-    ask = registry.require("ai_call").func
+    ask = partial(registry.require("ai_call").func, context=TaskContext("t", "ai_call", 1))
     add(manager, llm_server, "first", CONTEXT)
     with pytest.raises(Permanent, match="context window"):
         await ask({"prompt": "hi"})

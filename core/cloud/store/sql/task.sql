@@ -93,6 +93,55 @@ RETURNING
     interruptions >= 2,
     max(created_at, coalesce(run_at, 0)) - ?8 * priority;
 
+-- name: heads
+-- The same without taking any, for a claim that has to ask limits one task at a time. Binds now, limit, capabilities, suspect.
+SELECT head.seq, kind.capability
+FROM kind CROSS JOIN task AS head ON head.seq IN (
+    SELECT waiting.seq FROM task AS waiting
+    WHERE waiting.kind = kind.id AND waiting.state = 'ready'
+        AND (waiting.expires_at IS NULL OR waiting.expires_at > ?1)
+        AND (?4 IS NULL OR waiting.interruptions < 2 OR waiting.seq = ?4)
+    ORDER BY waiting.priority DESC, waiting.seq
+    LIMIT ?2
+)
+WHERE kind.capability IN (SELECT value FROM json_each(?3))
+ORDER BY head.priority DESC, head.seq;
+
+-- name: heads_aged
+-- The same when waiting counts. Binds also the seconds of a step.
+SELECT head.seq, kind.capability
+FROM kind CROSS JOIN (SELECT value AS priority FROM json_each('[4,3,2,1]')) AS step CROSS JOIN task AS head ON head.seq IN (
+    SELECT waiting.seq FROM task AS waiting
+    WHERE waiting.kind = kind.id AND waiting.state = 'ready' AND waiting.priority = step.priority
+        AND (waiting.expires_at IS NULL OR waiting.expires_at > ?1)
+        AND (?4 IS NULL OR waiting.interruptions < 2 OR waiting.seq = ?4)
+    ORDER BY waiting.seq
+    LIMIT ?2
+)
+WHERE kind.capability IN (SELECT value FROM json_each(?3))
+ORDER BY max(head.created_at, coalesce(head.run_at, 0)) - ?5 * head.priority, head.seq;
+
+-- name: claim_these
+-- Takes the tasks that were chosen among the heads.
+UPDATE task
+SET state = ?1, owner = ?2, lease_until = ?3, started_at = ?4, attempt = attempt + 1
+WHERE seq IN (SELECT value FROM json_each(?5))
+RETURNING
+    seq, priority, id, attempt, (SELECT name FROM kind WHERE kind.id = task.kind), timeout, max_retries,
+    interruptions + forgiven,
+    (SELECT payload FROM body WHERE body.task = task.seq),
+    EXISTS (SELECT 1 FROM dependency WHERE child = task.seq),
+    interruptions >= 2;
+
+-- name: payload
+SELECT payload FROM body WHERE task = ?1;
+
+-- name: ready_among
+-- Which of these capabilities have a ready task: a step in the index for each.
+SELECT DISTINCT capability FROM kind
+WHERE capability IN (SELECT value FROM json_each(?1))
+    AND EXISTS (SELECT 1 FROM task WHERE task.kind = kind.id AND task.state = 'ready');
+
 -- name: next_suspect
 -- The suspect whose turn it is, among those that this process can run.
 SELECT seq FROM task INDEXED BY task_suspect

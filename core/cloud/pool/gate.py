@@ -1,0 +1,120 @@
+"""The pool's limits as the queue asks about them: a task is claimed together with the slot its first request takes.
+
+Who waits for an endpoint as a task holds nothing and asks nothing; see core.cloud.gate for the contract, docs/decisions/0012 for why.
+"""
+
+import logging
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+
+from core.cloud.pool.chat import JSON_NEEDS
+from core.cloud.pool.grant import PoolGrant
+from core.cloud.pool.health import HoldKind
+from core.cloud.pool.ledger import Refusal, Refused
+from core.cloud.pool.line import EVERYONE
+from core.cloud.pool.member import Member
+from core.cloud.pool.pool import Pool
+from core.cloud.pool.selection import STRATEGIES, Roster
+from core.errors import StoreError, UnknownEndpoint
+from core.json_types import Json, loads
+
+log = logging.getLogger(__name__)
+
+LOOK_AGAIN = 0.1
+"""Seconds after which an endpoint is asked again whose opening nothing announces: calls of another process end, a probe does."""
+AFTER_TROUBLE = 1.0
+"""Seconds after which an endpoint is asked again whose book could not be read."""
+
+
+class PoolGate:
+    """The gate of `ai_call` and `ai_call@ENDPOINT`. Takes no lock but the books' own, so that a transaction may ask it."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    def wait(self, capability: str) -> float:
+        """See core.cloud.gate.Gate. Direct calls that wait in this process come first."""
+        pool = self._pool
+        now = pool.looked_at()
+        ahead = self._ahead()
+        if ahead is EVERYONE:
+            return LOOK_AGAIN
+        openings = (_opens_at(member, now) for member in self._roster(capability).members if member not in ahead)
+        return max(0.0, min(openings, default=float("inf") if not ahead else now + LOOK_AGAIN) - now)
+
+    def take(self, capability: str, payload: str) -> PoolGrant | None:
+        """See core.cloud.gate.Gate."""
+        options = _options(payload)
+        strategy = options.get("strategy")
+        if not isinstance(strategy, str) or strategy not in STRATEGIES:
+            strategy = "priority"
+        roster = self._roster(capability)
+        put_off = self._put_off(roster, options)
+        for _ in range(2 * len(roster.members) + 2):
+            found = self._choose(roster, strategy, put_off)
+            if found is None:
+                return None
+            member, last_resort = found
+            token = self._admit(member, last_resort=last_resort)
+            if isinstance(token, int):
+                return PoolGrant(self._pool, member, token)
+            member.refused(token, self._pool.time())
+        return None
+
+    def _choose(self, roster: Roster, strategy: str, put_off: AbstractSet[Member]) -> tuple[Member, bool] | None:
+        """The endpoint to ask now, and whether it is a last resort."""
+        now, ahead = self._pool.looked_at(), self._ahead()
+        if ahead is EVERYONE:
+            return None
+        for avoid in (ahead | put_off, ahead) if put_off else (ahead,):
+            member = roster.choose(strategy, now, avoid)
+            if member is not None:
+                return member, False
+        member = roster.last_resort(now, ahead)
+        return None if member is None else (member, True)
+
+    def _admit(self, member: Member, *, last_resort: bool) -> int | Refused:
+        try:
+            return member.account.admit(self._pool.clock, last_resort=last_resort, new_key=member.new_key)
+        except StoreError:
+            raise
+        except Exception:
+            log.exception("whether %s takes a call could not be found out", member.name)
+            return Refused(Refusal.BUSY, self._pool.time() + AFTER_TROUBLE)
+
+    def _ahead(self) -> AbstractSet[Member]:
+        """What direct calls of this process wait for: somebody waits for them now."""
+        line = self._pool.line
+        return line.ahead(None) if line.turns else frozenset()
+
+    def _roster(self, capability: str) -> Roster:
+        name = capability.partition("@")[2]
+        if not name:
+            return self._pool.roster
+        try:
+            return self._pool.only(name)
+        except UnknownEndpoint:
+            return Roster((), self._pool.rng)
+
+    def _put_off(self, roster: Roster, options: Mapping[str, Json]) -> frozenset[Member]:
+        """Endpoints that are known to refuse what this task cannot do without."""
+        if not (self._pool.bent and options.get("json")):
+            return frozenset()
+        model = options.get("model")
+        named = model if isinstance(model, str) else ""
+        return frozenset(member for member in roster.members if member.refuses(JSON_NEEDS, named))
+
+
+def _opens_at(member: Member, now: float) -> float:
+    health, blocked = member.account.health, member.blocked
+    opens = member.last_resort_at
+    if health.probe and health.probe_until > now and (health.hard or member.ready_at > now):
+        return max(now, min(opens, now + LOOK_AGAIN)) if health.kind is not HoldKind.NONE else opens
+    if blocked is not None and blocked.why is Refusal.BUSY and opens > now:
+        return max(opens, now + LOOK_AGAIN)
+    return opens
+
+
+def _options(payload: str) -> Mapping[str, Json]:
+    value = loads(payload)
+    return value if isinstance(value, dict) else {}

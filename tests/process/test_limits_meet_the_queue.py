@@ -1,0 +1,340 @@
+"""Where the pool meets the queue: a limit shapes what starts, and nothing else. Minutes pass by the clock that is handed in."""
+
+import asyncio
+import threading
+from collections import Counter
+
+import pytest
+
+from core.clock import ManualClock
+from core.cloud.api_manager import ApiEndpoint, ApiManager
+from core.cloud.enhanced_publisher import EnhancedCloudTaskPublisher
+from core.cloud.handlers.ai_call import register_ai_call
+from core.cloud.handlers.registry import HandlerRegistry
+from core.cloud.pool.rate_limit import WINDOW
+from core.cloud.providers.fake import FakeProvider, FakeStep
+from core.cloud.running.runner import TaskRunner
+from core.cloud.running.wakeup import WakeUp
+from core.cloud.store import open_store
+from core.cloud.store.base import ClaimRequest
+from core.cloud.task import TaskPriority
+from tests.process.queue_setup import FAST_RETRIES, NEVER
+from tests.support.waiting import wait_until
+
+HOLD = 60.0
+
+
+class Process:
+    """A runner, a pool and a publisher on one database: what one process of ours is."""
+
+    def __init__(self, location, clock, **options):
+        self.clock = clock
+        self.store = open_store(location, synchronous="NORMAL")
+        self.fake = FakeProvider()
+        self.manager = ApiManager(self.store.pool, clock=clock, providers={"fake": self.fake})
+        self.handlers = HandlerRegistry.with_builtins()
+        self.wakeup = WakeUp(self.store.workers, clock=clock)
+        register_ai_call(self.handlers, self.manager)
+        self.publisher = EnhancedCloudTaskPublisher(
+            store=self.store, clock=clock, handlers=self.handlers, wakeup=self.wakeup
+        )
+        settings = {"poll_interval": NEVER, "retry": FAST_RETRIES, "clock": clock, "wakeup": self.wakeup, **options}
+        self.runner = TaskRunner(self.store, self.handlers, **settings)
+
+    def add(self, name="deepseek", **settings):
+        self.manager.add_endpoint(ApiEndpoint(name, "fake://", provider="fake", model="m", **settings))
+
+    def ask(self, count=1, name="ai_call", **settings):
+        payload = settings.pop("payload", {})
+        return [
+            self.publisher.publish(name, {"prompt": f"p{number}", **payload}, **settings) for number in range(count)
+        ]
+
+    def look(self):
+        self.runner._exchanger.look()
+
+    def idle(self):
+        exchanger = self.runner._exchanger
+        return not (self.runner.in_flight or exchanger._look or exchanger._waiting or exchanger._writing)
+
+    def settled(self):
+        """Until it has started all it may, and that has ended."""
+        wait_until(lambda: self.idle() and self.idle(), "the process to be idle")
+
+    def statuses(self, tasks):
+        return Counter(self.publisher.get_task(task.task_id).status.value for task in tasks)
+
+    def attempts(self, tasks):
+        return {self.publisher.get_task(task.task_id).attempts for task in tasks}
+
+    def asked(self):
+        return [call.endpoint for call in self.fake.calls]
+
+    def close(self):
+        self.runner.stop(0.2)
+        self.manager.close()
+        self.publisher.close()
+        self.store.close()
+
+
+@pytest.fixture
+def clock():
+    return ManualClock()
+
+
+@pytest.fixture
+def make(tmp_path, clock):
+    made = []
+
+    def process(**options):
+        made.append(Process(str(tmp_path / "queue.db"), clock, **options))
+        return made[-1]
+
+    yield process
+    for each in made:
+        each.close()
+
+
+@pytest.fixture
+def process(make):
+    one = make()
+    one.runner.start()
+    return one
+
+
+def pass_time(seconds, *processes, step=1.0):
+    for _ in range(round(seconds / step)):
+        processes[0].clock.advance(step)
+        for process in processes:
+            process.look()
+        for process in processes:
+            process.settled()
+
+
+def test_what_waits_for_a_limit_holds_no_slot_no_lease_and_no_attempt(process):
+    process.add(max_requests_per_minute=10)
+    tasks = process.ask(60)
+    process.settled()
+
+    assert process.statuses(tasks) == {"completed": 10, "pending": 50}
+    waiting = [task for task in map(process.publisher.get_task, (task.task_id for task in tasks)) if not task.done]
+    assert {(task.attempts, task.worker, task.lease_until) for task in waiting} == {(0, None, None)}
+    assert {tuple(process.publisher.attempts(task.task_id)) for task in waiting} == {()}
+
+    [echo] = process.ask(1, "echo", priority=TaskPriority.URGENT)
+    wait_until(lambda: process.publisher.get_task(echo.task_id).done, "the echo, at once")
+
+
+def test_all_complete_by_the_minute_and_the_limit_is_kept_exactly(process):
+    process.add(max_requests_per_minute=5)
+    tasks = process.ask(20, timeout=10)
+
+    done = []
+    for _ in range(4):
+        process.settled()
+        done.append(process.statuses(tasks)["completed"])
+        pass_time(WINDOW, process, step=WINDOW / 4)
+
+    assert done == [5, 10, 15, 20]
+    assert process.attempts(tasks) == {1}
+
+
+def test_a_task_without_retries_waits_as_long_as_it_takes(process):
+    process.add(max_requests_per_minute=1)
+    tasks = process.ask(8, max_retries=0, timeout=1)
+
+    process.settled()
+    pass_time(8 * WINDOW, process, step=WINDOW / 4)
+
+    assert process.statuses(tasks) == {"completed": 8}
+    assert process.attempts(tasks) == {1}
+
+
+def test_a_task_that_may_not_wait_longer_expires_without_an_attempt(process):
+    process.add(max_requests_per_minute=1)
+    first, second = process.ask(2, expires_in=30)
+    process.settled()
+
+    process.clock.advance(31)
+    process.store.tasks.maintain(process.clock.now(), 5)
+
+    assert process.publisher.get_task(first.task_id).status == "completed"
+    assert process.publisher.get_task(second.task_id).status == "expired"
+    assert process.publisher.attempts(second.task_id) == []
+
+
+def test_the_next_slot_goes_to_the_most_urgent_that_wants_it(process):
+    process.add(max_requests_per_minute=1)
+    normal = process.ask(30)
+    process.settled()
+    urgent, bound = (
+        process.ask(1, priority=TaskPriority.URGENT)[0],
+        process.ask(1, priority=TaskPriority.HIGH, payload={"endpoint": "deepseek"})[0],
+    )
+
+    ends = []
+    for _ in range(3):
+        pass_time(WINDOW, process, step=WINDOW / 4)
+        ends.append([process.publisher.get_task(each.task_id).status == "completed" for each in (urgent, bound)])
+
+    assert ends == [[True, False], [True, True], [True, True]]
+    assert process.statuses(normal)["completed"] == 2
+
+
+def test_tasks_of_a_limited_endpoint_delay_none_of_another(process):
+    process.add("slow", max_requests_per_minute=1)
+    process.add("fast", max_requests_per_minute=0)
+    slow = process.ask(20, payload={"endpoint": "slow"}, priority=TaskPriority.URGENT)
+    fast = process.ask(20, payload={"endpoint": "fast"}, priority=TaskPriority.LOW)
+
+    process.settled()
+
+    assert process.statuses(slow) == {"completed": 1, "pending": 19}
+    assert process.statuses(fast) == {"completed": 20}
+
+
+def test_two_processes_keep_one_limit_and_one_order(make):
+    processes = [make(), make()]
+    for each in processes:
+        each.runner.start()
+    first, second = processes
+    first.add(max_requests_per_minute=6)
+    low = first.ask(30, priority=TaskPriority.LOW)
+    for _ in range(2):
+        for each in processes:
+            each.look()
+            each.settled()
+    high = second.ask(6, priority=TaskPriority.HIGH)
+
+    seen = []
+    for _ in range(3):
+        pass_time(WINDOW, *processes, step=WINDOW / 4)
+        seen.append((first.statuses(high)["completed"], first.statuses(low)["completed"]))
+
+    assert seen == [(6, 6), (6, 12), (6, 18)]
+    assert first.attempts([*high, *low]) == {0, 1}
+
+
+def test_a_refusal_by_the_server_costs_no_retry_and_all_wait_until_it_is_over(process):
+    process.add()
+    process.fake.script("deepseek", FakeStep(status=429, retry_after=HOLD))
+    tasks = process.ask(5, max_retries=0)
+    process.settled()
+
+    before = process.statuses(tasks)
+    pass_time(HOLD + 5, process, step=5)
+
+    assert before["failed"] == before["running"] == 0
+    assert process.statuses(tasks) == {"completed": 5}
+
+
+def test_a_task_whose_request_failed_by_a_fault_has_had_its_attempt(process):
+    process.add(max_requests_per_minute=60)
+    process.add("other", max_requests_per_minute=1, priority=2)
+    process.fake.script("deepseek", *[FakeStep(status=500)] * 20)
+    [blocker] = process.ask(1, payload={"endpoint": "other"})
+    process.settled()
+
+    [task] = process.ask(1, max_retries=0)
+    wait_until(
+        lambda: process.clock.advance(0.01) or process.publisher.get_task(task.task_id).done, "its tries to be over"
+    )
+
+    assert process.publisher.get_task(blocker.task_id).status == "completed"
+    ended = process.publisher.get_task(task.task_id)
+    assert (ended.status, ended.attempts) == ("failed", 1)
+    assert "HTTP 500" in ended.error
+
+
+def test_an_endpoint_that_takes_one_call_at_a_time_starts_the_next_when_the_last_one_ends(make):
+    process = make()
+    process.add(max_concurrency=1)
+    running, most, release = [], [], threading.Event()
+
+    async def wait(delay):
+        running.append(delay)
+        most.append(len(running))
+        await asyncio.to_thread(release.wait, 30)
+        running.pop()
+
+    process.fake._sleep = wait
+    process.fake.script("deepseek", *[FakeStep(delay=1.0)] * 5)
+    process.runner.start()
+    tasks = process.ask(5)
+    wait_until(lambda: most, "the first call")
+    assert process.statuses(tasks) == {"running": 1, "pending": 4}
+
+    release.set()
+
+    wait_until(lambda: process.statuses(tasks) == {"completed": 5}, "all of them, with no time passing")
+    assert set(most) == {1}
+
+
+def test_a_days_budget_holds_tasks_back_until_the_next_day(process):
+    process.add(max_requests_per_day=2)
+    tasks = process.ask(3)
+    process.settled()
+    assert process.statuses(tasks) == {"completed": 2, "pending": 1}
+
+    pass_time(86_400, process, step=7_200)
+
+    assert process.statuses(tasks) == {"completed": 3}
+
+
+def test_a_limit_that_is_raised_lets_the_waiting_start_at_once(process):
+    process.add(max_requests_per_minute=1)
+    tasks = process.ask(6)
+    process.settled()
+
+    process.add(max_requests_per_minute=100)
+
+    wait_until(lambda: process.statuses(tasks) == {"completed": 6}, "the others, with no time passing")
+
+
+def test_an_endpoint_that_is_added_takes_what_waits_for_another(process):
+    process.add(max_requests_per_minute=1)
+    tasks = process.ask(6)
+    process.settled()
+
+    process.add("second", max_requests_per_minute=0, priority=2)
+
+    wait_until(lambda: process.statuses(tasks) == {"completed": 6}, "the others, with no time passing")
+    assert Counter(process.asked()) == {"deepseek": 1, "second": 5}
+
+
+def test_a_task_taken_back_before_it_began_gives_its_slot_to_another(process):
+    process.add(max_concurrency=1)
+    process.ask(1)
+    capabilities = process.handlers.capabilities()
+    request = ClaimRequest("me", capabilities, 10, 30.0, gates=process.handlers.gates(capabilities))
+    [claim] = process.store.tasks.exchange([], request, process.clock.now()).claims
+
+    assert process.manager._pool.members["deepseek"].in_flight == 1
+    claim.grant.give_back()
+    claim.grant.give_back()
+    assert process.manager._pool.members["deepseek"].in_flight == 0
+
+
+def test_a_direct_call_that_waits_goes_before_the_tasks_of_its_process(make):
+    process = make()
+    process.add(max_requests_per_minute=1)
+    process.runner.start()
+    tasks = process.ask(3)
+    process.settled()
+    answered = []
+
+    def direct():
+        answered.append(process.manager.chat("now", deadline=10_000).text)
+
+    caller = threading.Thread(target=direct, daemon=True)
+    caller.start()
+    wait_until(lambda: process.manager._pool.line.turns, "the direct call to wait")
+
+    process.clock.advance(WINDOW + 1)
+    process.look()
+    process.manager._pool.line.turns[0].call(process.clock.monotonic())
+    wait_until(lambda: answered, "the direct call")
+    process.settled()
+
+    assert process.statuses(tasks) == {"completed": 1, "pending": 2}
+    assert answered == ["echo: now"]
