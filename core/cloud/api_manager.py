@@ -148,7 +148,7 @@ class ApiManager(ForkAware):
     def gate(self, changed: Callable[[], None]) -> PoolGate:
         """What the queue asks before it claims tasks that call the pool; `changed` is called when it may open earlier than it said."""
         self._pool.watchers.append(changed)
-        return PoolGate(self._pool)
+        return PoolGate(self._pool, self._when_limited)
 
     # Calls
 

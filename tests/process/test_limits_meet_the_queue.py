@@ -27,11 +27,13 @@ HOLD = 60.0
 class Process:
     """A runner, a pool and a publisher on one database: what one process of ours is."""
 
-    def __init__(self, location, clock, **options):
+    def __init__(self, location, clock, when_limited="next", **options):
         self.clock = clock
         self.store = open_store(location, synchronous="NORMAL")
         self.fake = FakeProvider()
-        self.manager = ApiManager(self.store.pool, clock=clock, providers={"fake": self.fake})
+        self.manager = ApiManager(
+            self.store.pool, clock=clock, providers={"fake": self.fake}, when_limited=when_limited
+        )
         self.handlers = HandlerRegistry.with_builtins()
         self.wakeup = WakeUp(self.store.workers, clock=clock)
         register_ai_call(self.handlers, self.manager)
@@ -55,7 +57,9 @@ class Process:
 
     def idle(self):
         exchanger = self.runner._exchanger
-        return not (self.runner.in_flight or exchanger._look or exchanger._waiting or exchanger._writing)
+        with exchanger._changed:
+            at_rest = bool(exchanger._changed._waiters)  # between two rounds
+            return at_rest and not (self.runner.in_flight or exchanger._look or exchanger._waiting)
 
     def settled(self):
         """Until it has started all it may, and that has ended."""
@@ -193,6 +197,46 @@ def test_tasks_of_a_limited_endpoint_delay_none_of_another(process):
     assert process.statuses(fast) == {"completed": 20}
 
 
+@pytest.mark.parametrize(
+    ("payload", "pool", "shares"),
+    [
+        ({}, "next", (5, 5)),
+        ({"when_limited": "wait"}, "next", (10, 0)),
+        ({}, "wait", (10, 0)),
+        ({"when_limited": "next"}, "wait", (5, 5)),
+        ({"when_limited": "wait", "strategy": "round_robin"}, "next", (5, 5)),
+        ({"strategy": "round_robin"}, "wait", (5, 5)),
+    ],
+)
+def test_a_task_waits_for_the_first_endpoint_or_goes_to_the_next_as_it_says(make, payload, pool, shares):
+    process = make(when_limited=pool)
+    process.add("first", max_requests_per_minute=5)
+    process.add("second", max_requests_per_minute=5, priority=2)
+    process.runner.start()
+    tasks = process.ask(10, payload=payload)
+    process.settled()
+    at_once = process.statuses(tasks)["completed"]
+
+    pass_time(2 * WINDOW, process, step=WINDOW / 4)
+
+    assert process.statuses(tasks) == {"completed": 10}
+    assert process.attempts(tasks) == {1}
+    assert (process.asked().count("first"), process.asked().count("second")) == shares
+    assert at_once == 5 if 0 in shares else 10
+
+
+def test_a_task_that_waits_for_the_first_endpoint_leaves_it_when_that_fails(process):
+    process.add("first", max_requests_per_minute=5)
+    process.add("second", max_requests_per_minute=5, priority=2)
+    process.fake.script("first", *[FakeStep(status=401)] * 20)
+
+    tasks = process.ask(4, payload={"when_limited": "wait"})
+    process.settled()
+
+    assert process.statuses(tasks) == {"completed": 4}
+    assert process.asked().count("second") == 4
+
+
 def test_two_processes_keep_one_limit_and_one_order(make):
     processes = [make(), make()]
     for each in processes:
@@ -302,7 +346,8 @@ def test_an_endpoint_that_is_added_takes_what_waits_for_another(process):
     assert Counter(process.asked()) == {"deepseek": 1, "second": 5}
 
 
-def test_a_task_taken_back_before_it_began_gives_its_slot_to_another(process):
+def test_a_task_taken_back_before_it_began_gives_its_slot_to_another(make):
+    process = make()
     process.add(max_concurrency=1)
     process.ask(1)
     capabilities = process.handlers.capabilities()
@@ -321,6 +366,7 @@ def test_a_direct_call_that_waits_goes_before_the_tasks_of_its_process(make):
     process.runner.start()
     tasks = process.ask(3)
     process.settled()
+    process.clock.advance(WINDOW - 5)
     answered = []
 
     def direct():
@@ -330,7 +376,7 @@ def test_a_direct_call_that_waits_goes_before_the_tasks_of_its_process(make):
     caller.start()
     wait_until(lambda: process.manager._pool.line.turns, "the direct call to wait")
 
-    process.clock.advance(WINDOW + 1)
+    process.clock.advance(5.1)
     process.look()
     process.manager._pool.line.turns[0].call(process.clock.monotonic())
     wait_until(lambda: answered, "the direct call")

@@ -159,4 +159,4 @@ def test_a_process_claims_ai_calls_only_for_endpoints_it_has_the_key_of():
 
     assert registry.capabilities() == set()
     pool.names = {"a"}
-    assert registry.capabilities() == {"ai_call", "ai_call@a"}
+    assert registry.capabilities() == {"ai_call", "ai_call:next", "ai_call:wait", "ai_call@a"}

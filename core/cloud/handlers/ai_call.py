@@ -10,13 +10,14 @@ from core.cloud.handlers.task_context import TaskContext
 from core.cloud.pool.bounds import check_bounds
 from core.cloud.pool.chat import ChatOptions, ChatResult, check_has_text, request_of
 from core.cloud.pool.grant import PoolGrant
-from core.cloud.pool.selection import check_strategy, check_when_limited
+from core.cloud.pool.selection import WHEN_LIMITED, check_strategy, check_when_limited
 from core.cloud.providers.base import Message
 from core.cloud.queue.graph import heads, with_stand_ins
+from core.cloud.queue.submission import AI_CALL
 from core.errors import AllEndpointsFailed, HeablcoinError, Permanent
 from core.json_types import Json, JsonObject, dumps
 
-NAME = "ai_call"
+NAME = AI_CALL
 TEXTS = ("system", "model", "endpoint", "strategy", "when_limited")
 NUMBERS = ("max_tokens", "temperature", "deadline", "max_retries")
 FIELDS = ("prompt", "messages", *TEXTS, *NUMBERS, "json")
@@ -71,7 +72,11 @@ def register_ai_call(registry: HandlerRegistry, manager: ChatPool) -> None:
 
     def capabilities() -> list[str]:
         usable = manager.usable()
-        return [NAME, *(f"{NAME}@{endpoint}" for endpoint in usable)] if usable else []
+        return (
+            [NAME, *(f"{NAME}:{each}" for each in WHEN_LIMITED), *(f"{NAME}@{each}" for each in usable)]
+            if usable
+            else []
+        )
 
     def lacking(capability: str) -> str:
         return manager.lacking(capability.partition("@")[2])

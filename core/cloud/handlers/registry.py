@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 from core.cloud.gate import Gate
 from core.cloud.handlers.task_context import TaskContext
-from core.cloud.queue.submission import check_name
+from core.cloud.queue.submission import check_name, handler_of
 from core.errors import HeablcoinError, InvalidArgument, NoHandler, Permanent
 from core.json_types import Json
 
@@ -219,12 +219,12 @@ class HandlerRegistry:
         limited = {name: handler.gate for name, handler in self._handlers.items() if handler.gate is not None}
         if not limited:
             return {}
-        found = ((each, limited.get(each) or limited.get(each.partition("@")[0])) for each in capabilities)
+        found = ((each, limited.get(handler_of(each))) for each in capabilities)
         return {each: gate for each, gate in found if gate is not None}
 
     def lacking(self, capability: str) -> str:
         """What this process misses for a capability that it does not have, in words; '' when there is nothing to tell."""
-        handler = self._handlers.get(capability.partition("@")[0])
+        handler = self._handlers.get(handler_of(capability))
         if handler is None:
             return self.coming() if self.coming is not None else ""
         if handler.lacking is None:
@@ -242,7 +242,7 @@ class HandlerRegistry:
 
     def hindrance(self, capability: str) -> str:
         """Why no runner of this process begins it now though it has what it takes, in words; '' when one does."""
-        handler = self._handlers.get(capability.partition("@")[0])
+        handler = self._handlers.get(handler_of(capability))
         said = [hindrance(handler) for _, hindrance in self._runners] if handler is not None else []
         return said[0] if said and all(said) else ""
 

@@ -27,10 +27,13 @@ AFTER_TROUBLE = 1.0
 
 
 class PoolGate:
-    """The gate of `ai_call` and `ai_call@ENDPOINT`. Takes no lock but the books' own, so that a transaction may ask it."""
+    """The gate of `ai_call`, `ai_call:next`, `ai_call:wait` and `ai_call@ENDPOINT`. Takes no lock but the books' own, so that a
+    transaction may ask it. `when_limited` is what the pool does for those that do not say.
+    """
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, when_limited: str = "next") -> None:
         self._pool = pool
+        self._patient = when_limited == "wait"
 
     def wait(self, capability: str) -> float:
         """See core.cloud.gate.Gate. Direct calls that wait in this process come first."""
@@ -90,7 +93,9 @@ class PoolGate:
     def _roster(self, capability: str) -> Roster:
         name = capability.partition("@")[2]
         if not name:
-            return self._pool.roster
+            said = capability.partition(":")[2]
+            waits = said == "wait" if said else self._patient
+            return self._pool.roster.patient(self._pool.time(), ()) if waits else self._pool.roster
         try:
             return self._pool.only(name)
         except UnknownEndpoint:

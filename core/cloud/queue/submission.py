@@ -13,6 +13,7 @@ from core.cloud.task import OnDependencyFailure, Task, TaskPriority, TaskStatus,
 from core.errors import InvalidArgument
 from core.json_types import Json, dumps, loads, plain_dumps
 
+AI_CALL = "ai_call"
 LONGEST_NAME = 100
 LARGEST_PAYLOAD = 1024 * 1024
 """Bytes of JSON."""
@@ -179,9 +180,25 @@ def as_published(task: NewTask, created_at: datetime) -> Task:
 
 
 def capability_of(name: str, payload: Json) -> str:
-    """What a process must have to run the task: its handler, for an `ai_call` bound to one endpoint also that one's key."""
-    endpoint = payload.get("endpoint") if name == "ai_call" and isinstance(payload, dict) else None
-    return f"{name}@{endpoint}" if isinstance(endpoint, str) and endpoint and "${" not in endpoint else name
+    """What a process must have to run the task, and which gate it has to pass.
+
+    Its handler; for an `ai_call` bound to one endpoint also that one's key; for one that says what to do where a limit keeps it from
+    the best endpoints, that: such tasks wait apart from those that leave it to the pool.
+    """
+    if name != AI_CALL or not isinstance(payload, dict):
+        return name
+    endpoint = payload.get("endpoint")
+    if isinstance(endpoint, str) and endpoint and "${" not in endpoint:
+        return f"{name}@{endpoint}"
+    strategy, when_limited = payload.get("strategy"), payload.get("when_limited")
+    if strategy and strategy != "priority":
+        return f"{name}:next"  # the other strategies treat all endpoints alike
+    return f"{name}:{when_limited}" if when_limited in {"next", "wait"} else name
+
+
+def handler_of(capability: str) -> str:
+    """The name of the handler that a capability is of, where that is not the capability itself."""
+    return AI_CALL if capability.startswith((f"{AI_CALL}@", f"{AI_CALL}:")) else capability
 
 
 def check_name(name: object) -> str:
