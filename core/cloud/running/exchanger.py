@@ -227,7 +227,7 @@ class Exchanger:
                 suspects=suspects,
                 gates=self._gates,
                 # None ahead of a free slot: what was granted is sent at once.
-                granted=max(0, min(free, self._concurrency - len(self._flights))),
+                granted=max(0, min(free, self._concurrency - self._flights.busy)),
             )
         elif not settlements:
             return Exchanged([], [])
