@@ -1,6 +1,5 @@
 """A task with many parents: their results are there, in each kind of handler, without all being in memory at once."""
 
-import fcntl
 import os
 import signal
 import subprocess
@@ -68,6 +67,8 @@ def in_a_fork_of_a_child(payload, context):
 
 
 def closes_its_lifeline(payload, context):
+    import fcntl
+
     for descriptor in range(3, 20):
         try:
             closes = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
