@@ -348,8 +348,8 @@ def test_an_endpoint_that_is_added_takes_what_waits_for_another(process):
 
 def test_a_task_taken_back_before_it_began_gives_its_slot_to_another(make):
     process = make()
-    process.add(max_concurrency=1)
-    process.ask(1)
+    process.add(max_concurrency=1, max_requests_per_minute=1)
+    process.ask(2)
     capabilities = process.handlers.capabilities()
     request = ClaimRequest("me", capabilities, 10, 30.0, gates=process.handlers.gates(capabilities))
     [claim] = process.store.tasks.exchange([], request, process.clock.now()).claims
@@ -358,6 +358,9 @@ def test_a_task_taken_back_before_it_began_gives_its_slot_to_another(make):
     claim.grant.give_back()
     claim.grant.give_back()
     assert process.manager._pool.members["deepseek"].in_flight == 0
+    [other] = process.store.tasks.exchange([], request, process.clock.now()).claims
+    assert other.task_id != claim.task_id
+    other.grant.give_back()
 
 
 def test_a_direct_call_that_waits_goes_before_the_tasks_of_its_process(make):

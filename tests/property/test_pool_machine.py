@@ -14,6 +14,7 @@ from core.clock import ManualClock
 from core.cloud.api_manager import ApiEndpoint, ApiManager
 from core.cloud.pool.call import Admit, Attempt, Call, Landed, Pause
 from core.cloud.pool.ledger import Refused
+from core.cloud.pool.member import Member
 from core.cloud.pool.plan import CallPlan
 from core.cloud.pool.rate_limit import MINUTE
 from core.cloud.store.database import Database
@@ -96,6 +97,8 @@ class PoolMachine(RuleBasedStateMachine):
             self.processes[0].manager.add_endpoint(one)
         for process in self.processes:
             process.manager._membership.refresh()
+        self.leaving = 0
+        """Calls whose callers leave as soon as they are admitted, from now on."""
         self.ends = dict.fromkeys(LIMITS, "ok")
         self.arrivals: dict[str, list[float]] = {name: [] for name in LIMITS}
         self.ended: dict[str, Counter[str]] = {name: Counter() for name in LIMITS}
@@ -168,6 +171,10 @@ class PoolMachine(RuleBasedStateMachine):
             if call.flight is not None:
                 self.lands(call, "cancelled")
             call.steps.close()
+
+    @rule(count=st.integers(1, 3))
+    def the_next_callers_leave_before_their_calls_are_sent(self, count: int) -> None:
+        self.leaving = count
 
     @rule(seconds=st.sampled_from([0.1, 0.6, 1.0, 3.0, 5.0, 20.0, 30.0, 59.0, 61.0]))
     def time_passes(self, seconds: float) -> None:
@@ -272,6 +279,9 @@ class PoolMachine(RuleBasedStateMachine):
                 command = running.steps.send(event)
                 if isinstance(command, Admit):
                     event = self.admit(process, running, command)
+                    if isinstance(event, int) and self.leaving:
+                        self.leaves(process, running, command.member, event)
+                        return
                 elif isinstance(command, Pause):
                     running.wakes_at = self.clock.now() + command.seconds
                     if command.turn is not None:
@@ -300,6 +310,14 @@ class PoolMachine(RuleBasedStateMachine):
             assert probe is None or now >= probe[1] + 25.0, "a failed endpoint was called beside its probe"
             self.probes[name] = (running, now)
         return answer
+
+    def leaves(self, process: Process, running: Running, member: Member, token: int) -> None:
+        self.leaving -= 1
+        process.calls.remove(running)
+        running.steps.close()
+        process.manager._pool.give_back(member, token)
+        if member.name in self.probes and self.probes[member.name][0] is running:
+            del self.probes[member.name]
 
     def lands(self, running: Running, end: str) -> None:
         name = running.flight.member.name

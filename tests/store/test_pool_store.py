@@ -1,6 +1,7 @@
 """What every PoolStore promises. `mine` and `theirs` are two processes' views of one store."""
 
 import threading
+from contextlib import closing, suppress
 
 import pytest
 
@@ -86,6 +87,110 @@ def test_a_slot_is_not_given_back_by_a_call_that_failed_or_was_cancelled(views, 
     mine, theirs = joined(views, endpoint(max_requests_per_minute=1))
     end(views[0], mine, mine.admit(clock), clock, CANCELLED)
     assert isinstance(theirs.admit(clock), Refused)
+
+
+def test_a_call_that_never_left_gives_its_slot_back_wherever_it_stands(views, clock):
+    mine, theirs = joined(views, endpoint(max_requests_per_minute=3))
+    tokens = []
+    for _ in range(3):
+        tokens.append(mine.admit(clock))
+        clock.advance(10)
+    mine.give_back(tokens[1])
+    views[0].flush()
+    assert mine.used(clock.now() if views[0].shared else clock.monotonic()) == 2
+    assert isinstance(theirs.admit(clock), int)
+    refused = mine.admit(clock)
+    assert why(refused) is Refusal.LIMITED
+    now = clock.now() if views[0].shared else clock.monotonic()
+    assert refused.until == pytest.approx(now - 30 + WINDOW), "the oldest that left opens the next slot"
+    clock.advance(WINDOW - 30 + 0.01)
+    assert [isinstance(theirs.admit(clock), int) for _ in range(2)] == [True, False]
+
+
+def test_who_was_just_refused_gets_the_slot_that_was_given_back(views, clock):
+    mine, _ = joined(views, endpoint(max_requests_per_minute=1))
+    token = mine.admit(clock)
+    assert isinstance(mine.admit(clock), Refused)
+    mine.give_back(token)
+    assert isinstance(mine.admit(clock), int)
+
+
+def test_a_call_that_never_left_is_no_part_of_its_day_nor_of_the_totals(views, clock):
+    mine, theirs = joined(views, endpoint(max_requests_per_day=2))
+    end(views[0], mine, mine.admit(clock), clock)
+    mine.give_back(mine.admit(clock))
+    views[0].flush()
+    assert (theirs.spending(clock.now()).requests, mine.in_flight) == (1, 0)
+    assert theirs.totals().by_outcome() == {"ok": 1}
+    assert isinstance(theirs.admit(clock), int)
+    assert why(mine.admit(clock)) is Refusal.SPENT
+
+
+def test_a_call_of_yesterday_that_never_left_makes_no_room_today(views, clock):
+    clock.set_now(86400.0 * 20000 + 86390)
+    mine, theirs = joined(views, endpoint(max_requests_per_day=1))
+    late = mine.admit(clock)
+    clock.advance(20)
+    assert isinstance(mine.admit(clock), int)
+    mine.give_back(late)
+    views[0].flush()
+    assert why(theirs.admit(clock)) is Refusal.SPENT
+
+
+def test_a_call_that_never_left_was_not_under_way(views, clock):
+    mine, theirs = joined(views, endpoint(max_concurrency=1))
+    mine.give_back(mine.admit(clock))
+    views[0].flush()
+    assert isinstance(theirs.admit(clock), int)
+
+
+def test_a_probe_that_never_left_lets_another_be_the_probe(views, clock):
+    mine, theirs = joined(views, endpoint())
+    trip(views, mine, clock)
+    clock.advance(3.0)
+    probe = mine.admit(clock)
+    assert why(theirs.admit(clock)) is Refusal.PROBING
+    mine.give_back(probe)
+    views[0].flush()
+    views[1].refresh()
+    assert mine.health.probe == 0
+    assert isinstance(theirs.admit(clock), int)
+
+
+def test_a_slot_given_back_counts_neither_for_the_pool_nor_after_its_endpoint_was_removed(views, clock):
+    views[0].max_per_minute = views[1].max_per_minute = 1
+    mine, theirs = joined(views, endpoint(max_requests_per_minute=0))
+    token = mine.admit(clock)
+    assert why(theirs.admit(clock)) is Refusal.POOL
+    views[0].remove("a")
+    mine.give_back(token)
+    views[0].flush()
+    assert views[1].used(clock.now() if views[0].shared else clock.monotonic()) == 0
+    assert isinstance(joined(views, endpoint())[0].admit(clock), int)
+
+
+@pytest.mark.parametrize("given_back", ["before it is undone", "after it was undone", "before it is done"])
+def test_a_slot_taken_in_a_transaction_that_comes_to_nothing_is_given_back_once(tmp_path, clock, given_back):
+    with (
+        closing(Database(str(tmp_path / "pool.db"))) as database,
+        closing(SqlitePoolStore(database, window=WINDOW, clock=clock)) as store,
+    ):
+        account, _ = joined((store, store), endpoint(max_requests_per_minute=3, max_requests_per_day=2))
+        assert isinstance(account.admit(clock), int)
+        undone = given_back != "before it is done"
+        with suppress(ZeroDivisionError), database.write():
+            token = account.admit(clock)
+            if given_back != "after it was undone":
+                account.give_back(token)
+            if undone:
+                raise ZeroDivisionError
+        if given_back == "after it was undone":
+            account.give_back(token)
+        store.flush()
+        assert (account.spending(clock.now()).requests, account.used(clock.now()), account.in_flight) == (1, 1, 1)
+        assert not store._undone
+        assert isinstance(account.admit(clock), int)
+        assert why(account.admit(clock)) is Refusal.SPENT
 
 
 def test_removing_and_adding_an_endpoint_is_no_way_around_its_limit(views, clock):

@@ -308,6 +308,7 @@ class Call:
         self, member: Member, *, last_resort: bool = False, hedge: bool = False
     ) -> Generator[Command, Event, Flight | None]:
         """Take a slot; None when the endpoint does not take the call after all."""
+        given_back = self._pool.given_back
         token = yield Admit(member, last_resort)
         if isinstance(token, int):
             flight = self._board(self._pool.start(member, token, hedge=hedge))
@@ -317,6 +318,8 @@ class Call:
         if isinstance(token, Refused):
             now = self._pool.time()
             member.refused(token, now)
+            if self._pool.given_back != given_back:
+                member.unblock(now)  # refused for a slot that is free by now, perhaps: ask again
             log.debug("%s did not take the call (%s), free in %.3fs", member.name, token.why, token.until - now)
         return None
 

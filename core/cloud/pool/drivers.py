@@ -190,7 +190,7 @@ async def within(seconds: float, asked: Awaitable[R]) -> R:
 
 
 async def async_admit(pool: Pool, command: Admit) -> int | Refused:
-    """`admit`, but a shared ledger is asked from a thread, because the database may be busy; a slot taken for a caller that left is freed."""
+    """`admit`, but a shared ledger is asked from a thread, because the database may be busy; a slot taken for a caller that left is given back."""
     if not pool.shared:
         return admit(pool, command)
     asking = asyncio.get_running_loop().run_in_executor(pool.executor, admit, pool, command)
@@ -203,7 +203,7 @@ async def async_admit(pool: Pool, command: Admit) -> int | Refused:
 
 def _give_back(pool: Pool, member: Member, done: asyncio.Future[int | Refused]) -> None:
     if not done.cancelled() and done.exception() is None and isinstance(token := done.result(), int):
-        pool.abandon(pool.start(member, token))
+        pool.give_back(member, token)
 
 
 async def _work(command: Attempt, work: AsyncWork) -> Landed:

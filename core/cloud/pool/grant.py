@@ -31,9 +31,9 @@ class PoolGrant:
         return self._pool.start(self.member, self._token) if self._spend() else None
 
     def give_back(self) -> None:
-        """Free the slot, unless its call was begun."""
+        """Free the slot as if it had not been taken, unless its call was begun."""
         if self._spend():
-            self._pool.abandon(self._pool.start(self.member, self._token))
+            self._pool.give_back(self.member, self._token)
 
     def _spend(self) -> bool:
         with self._lock:

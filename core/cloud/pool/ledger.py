@@ -34,7 +34,7 @@ class Refusal(StrEnum):
 
 
 MINUTES = frozenset({Refusal.LIMITED, Refusal.POOL})
-"""Limits of what starts in a minute: only time frees their slots."""
+"""Limits of what starts in a minute: only time frees their slots, and calls that never left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +81,20 @@ class Account(Protocol):
     def admit(self, clock: Clock, *, last_resort: bool = False, new_key: bool = False) -> int | Refused:
         """Take a slot for one call, or say why not: one step that nobody can come between.
 
-        Returns the call's token. The slot is never given back: once sent, a request counts. `last_resort` ignores a soft hold, and
+        Returns the call's token. The slot of a call that left stays taken, whatever comes of it: once sent, a request counts. `last_resort` ignores a soft hold, and
         `new_key` one for a fault of the endpoint's setup, which the caller's key may not have: it becomes the probe at once. The clock is read inside the step: a reading from before a wait for the database would put the start too early.
         """
         ...
 
     def settle(self, token: int, report: Report) -> None:
         """The call with this token is over. Never blocks and never raises."""
+        ...
+
+    def give_back(self, token: int) -> None:
+        """The call with this token never left, and is not settled: all is as if it had not been admitted. Never blocks and never raises.
+
+        Exact over processes. Only this one knows at once, though: calls of others come when they were told to.
+        """
         ...
 
     def adapt(self, endpoint: ApiEndpoint) -> None:

@@ -135,6 +135,12 @@ class Member:
             self.blocked, self.noted_at = refused, now
             self.refresh(now)
 
+    def unblock(self, now: float) -> None:
+        """A slot was given back that it may have been refused for."""
+        if self.blocked is not None and self.blocked.why is not Refusal.REMOVED:
+            self.blocked = None
+        self.refresh(now)
+
     def refresh(self, now: float) -> None:
         """Work out `ready_at` after the account's health changed."""
         health, blocked = self.account.health, self.blocked

@@ -47,13 +47,17 @@ class SharedWindow:
     def limit(self, limit: int) -> None:
         self._window.limit = limit
 
-    def take(self, now: float) -> float:
+    def take(self, now: float, owner: object) -> float:
         """Take a slot; when that is later than `now`, none was taken, and the next is free then."""
         with self._lock:
             free = self._window.free_at(now)
             if free <= now:
-                self._window.take(now)
+                self._window.take(now, owner)
             return free
+
+    def give_back(self, owner: object) -> None:
+        with self._lock:
+            self._window.give_back(owner)
 
     def used(self, now: float) -> int:
         with self._lock:
@@ -69,6 +73,7 @@ class MemoryAccount:
 
     __slots__ = (
         "_daily",
+        "_first",
         "_lock",
         "_shared",
         "_spent",
@@ -88,6 +93,8 @@ class MemoryAccount:
         self.adapted: tuple[Adaptation, ...] = ()
         self._lock = threading.Lock()
         self._tokens = itertools.count(1)
+        self._first = 0
+        """The first token of the day that is counted."""
         self._tally = Tally()
         self._spent = Spending()
         self._daily = has_daily_limit(endpoint)
@@ -118,25 +125,27 @@ class MemoryAccount:
                 over = over_daily_limit(endpoint, spent)
                 if over:
                     return Refused(Refusal.SPENT, until_tomorrow(now, epoch), over)
-            refused = self._take_slots(endpoint, now)
+            token = next(self._tokens)
+            refused = self._take_slots(endpoint, now, token)
             if refused is not None:
                 return refused
+            if not spent.requests:
+                self._first = token
             spent.requests += 1
-            token = next(self._tokens)
             if not clean:
                 health.begin(token, now + endpoint.timeout + PROBE_GRACE)
             self.in_flight += 1
             return token
 
-    def _take_slots(self, endpoint: ApiEndpoint, now: float) -> Refused | None:
+    def _take_slots(self, endpoint: ApiEndpoint, now: float, token: int) -> Refused | None:
         """A slot of each window, or of none."""
         window, shared = self._window, self._shared
         if window.limit and (free := window.free_at(now)) > now:
             return limited(endpoint, free)
-        if shared.limit and (free := shared.take(now)) > now:
+        if shared.limit and (free := shared.take(now, (endpoint.name, token))) > now:
             return pool_limited(shared.limit, free)
         if window.limit:
-            window.take(now)
+            window.take(now, token)
         return None
 
     def settle(self, token: int, report: Report) -> None:
@@ -156,6 +165,15 @@ class MemoryAccount:
             except Exception:
                 self.health.end(token)
                 log.exception("a call of %s could not be counted", self.endpoint.name)
+
+    def give_back(self, token: int) -> None:
+        with self._lock:
+            self.in_flight -= self.in_flight > 0
+            self._window.give_back(token)
+            self._shared.give_back((self.endpoint.name, token))
+            if token >= self._first:
+                self._spent.requests -= self._spent.requests > 0
+            self.health.end(token)
 
     def adapt(self, endpoint: ApiEndpoint) -> None:
         with self._lock:

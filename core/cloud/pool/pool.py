@@ -80,6 +80,8 @@ class Pool:
         self.line = Line(clock)
         self.watchers: list[Callable[[], None]] = []
         """Called, from any thread, when an endpoint may take calls earlier than it seemed; must not raise or wait."""
+        self.given_back = 0
+        """Slots of calls that never left, so far: a refusal of before the last of them may no longer be true."""
         self._executor: ThreadPoolExecutor | None = None
 
     def looked_at(self) -> float:
@@ -296,6 +298,23 @@ class Pool:
     def abandon(self, flight: Flight) -> float:
         """A call was cancelled: nothing is known but that it took this long, and what it told until then."""
         return self.settle(flight, CANCELLED, usage=flight.told)
+
+    def give_back(self, member: Member, token: int) -> None:
+        """A call that was admitted, and not started, never leaves: its slots are free again. Never raises."""
+        try:
+            member.account.give_back(token)
+            self.given_back += 1
+            now = self.time()
+            member.unblock(now)
+            # The slot may be one of the whole pool's.
+            for other in self.members.values():
+                if other.blocked is not None and other.blocked.why is Refusal.POOL:
+                    other.unblock(now)
+                    self.line.freed(other)
+            self.line.freed(member)
+            self.tell()
+        except Exception:
+            log.exception("what a call of %s that never left held is not known to be free", member.name)
 
     def close(self) -> None:
         if self._executor is not None:

@@ -18,23 +18,34 @@ WINDOW = MINUTE + MARGIN
 class SlidingWindow:
     """At most `limit` starts in any `window` seconds, for one process."""
 
-    __slots__ = ("_starts", "limit", "window")
+    __slots__ = ("_owners", "_starts", "limit", "window")
 
     def __init__(self, limit: int, window: float = WINDOW) -> None:
         self.limit, self.window = limit, window
         self._starts: deque[float] = deque()
+        self._owners: deque[object] = deque()
+        """Whose each of the starts is."""
 
     def free_at(self, now: float) -> float:
         """When the next call may start: `now` or earlier when it may at once."""
         starts = self._starts
         return now if len(starts) < self.limit else starts[-self.limit] + self.window
 
-    def take(self, now: float) -> None:
-        """A call starts now. Only after `free_at` said that it may."""
-        starts = self._starts
+    def take(self, now: float, owner: object = None) -> None:
+        """A call starts now. Only after `free_at` said that it may. By its `owner` it can be given back."""
+        starts, owners = self._starts, self._owners
         while starts and starts[0] + self.window <= now:
             starts.popleft()
+            owners.popleft()
         starts.append(now)
+        owners.append(owner)
+
+    def give_back(self, owner: object) -> None:
+        """The call of this owner never left: its start is none, whoever started since."""
+        for place in range(len(self._owners) - 1, -1, -1):
+            if self._owners[place] == owner:
+                del self._owners[place], self._starts[place]
+                return
 
     def used(self, now: float) -> int:
         """Starts within the last window."""

@@ -138,7 +138,7 @@ class Database(ForkAware):
         the whole. `at_end` is for those who keep something outside the database in step.
         """
         with self._write_lock, self._our_words:
-            if self._writing == threading.get_ident():
+            if self.writing:
                 with self._writer:  # a savepoint
                     yield self._writer
                 return
@@ -165,6 +165,11 @@ class Database(ForkAware):
             finally:
                 self._writing = outer
                 self._end(committed=True)
+
+    @property
+    def writing(self) -> bool:
+        """Whether this thread is inside a transaction."""
+        return self._writing == threading.get_ident()
 
     def at_end(self, then: Callable[[bool], object]) -> None:
         """Have `then`, which must not raise, called when this thread's whole transaction is over; True when it was committed."""

@@ -13,6 +13,7 @@ import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import apsw
 
@@ -38,6 +39,7 @@ from core.cloud.pool.tally import Report, Spending, Tally, day_of
 from core.cloud.store.database import Database
 from core.cloud.store.pool_rows import (
     POOL,
+    Returned,
     Settled,
     add_adapted,
     add_total,
@@ -51,7 +53,7 @@ from core.cloud.store.pool_rows import (
     save_health,
     settings_of,
 )
-from core.cloud.store.pool_windows import WHOLE_POOL, take_slots
+from core.cloud.store.pool_windows import WHOLE_POOL, give_back, take_slots
 from core.cloud.store.write_behind import WriteBehind
 from core.errors import HeablcoinError, InvalidArgument
 from core.fork import ForkAware, tell_of_forks
@@ -93,6 +95,10 @@ class SqlitePoolStore(ForkAware):
         self._max_per_minute = 0
         self.full: Refused | None = None
         """The newest refusal by the pool's limit, as an account keeps that of its own."""
+        self._undone: set[int] = set()
+        """Tokens of admissions that were rolled back with the transaction they were part of."""
+        self.given_back = 0
+        """Slots that this process gave back so far: a refusal of before the last of them is no longer true."""
         self._lock = threading.RLock()
         self._accounts: dict[str, SqliteAccount] = {}
         self._pending: list[Settled] = []
@@ -269,6 +275,43 @@ class SqlitePoolStore(ForkAware):
         else:
             self._writer.soon()
 
+    def give_back(self, account: "SqliteAccount", token: int, day: int) -> None:
+        """Note that a call never left; the next admission of this process finds its slot free, other processes soon. Never raises."""
+        with self._lock:
+            account.in_flight -= account.in_flight > 0
+            probing = account.health.probe == token
+            if probing:
+                account.health.end(token)
+            if token in self._undone:
+                self._undone.remove(token)
+            else:
+                self._pending.append(Returned(account.endpoint, token, day, probing))
+            self.given_back += 1
+            account.full = self.full = None
+        self._writer.now()
+
+    def given(self, token: int) -> None:
+        """A call was admitted. When that is part of a larger transaction that comes to nothing, nothing counts the call."""
+        if self.database.writing:
+            self.database.at_end(partial(self._over, token))
+
+    def _over(self, token: int, committed: bool) -> None:
+        if committed:
+            return
+        with self._lock:
+            left = [item for item in self._pending if item.token != token]
+            if len(left) == len(self._pending):
+                self._undone.add(token)
+            self._pending = left  # whoever it was given to gave it back while it was being undone
+
+    def remember(self, account: "SqliteAccount", refused: Refused, given_back: int) -> None:
+        """Note a refusal by a limit of starts, made when so many slots had been given back."""
+        with self._lock:
+            still = refused if given_back == self.given_back else None
+            account.full = still if refused.why is Refusal.LIMITED else None
+            if refused.why is Refusal.POOL:
+                self.full = still
+
     def adapt(self, endpoint: ApiEndpoint) -> None:
         """Note what an endpoint's requests are changed by; the database and the other processes learn it at once."""
         with self._lock:
@@ -292,20 +335,21 @@ def _tokens() -> Iterator[int]:
 class SqliteAccount:
     """An endpoint's book in the database. `health` is this process's newest knowledge of it."""
 
-    __slots__ = ("_full", "_store", "_unlimited", "endpoint", "health", "in_flight")
+    __slots__ = ("_day", "_first", "_store", "_unlimited", "endpoint", "full", "health", "in_flight")
 
     def __init__(self, store: SqlitePoolStore, endpoint: ApiEndpoint) -> None:
         self._store = store
         self.endpoint = endpoint
         self.health = Health()
         self.in_flight = 0
-        self._full: Refused | None = None
+        self.full: Refused | None = None
         """The newest refusal by the limit: no slot comes free before it says, so callers that wait need not ask the database."""
-
+        self._day = self._first = 0
+        """The newest day on which a call was admitted here, and the first token of that day."""
         self._unlimited = is_unlimited(endpoint)
 
     def configure(self, endpoint: ApiEndpoint) -> None:
-        self.endpoint, self._full, self._unlimited = endpoint, None, is_unlimited(endpoint)
+        self.endpoint, self.full, self._unlimited = endpoint, None, is_unlimited(endpoint)
 
     def admit(self, clock: Clock, *, last_resort: bool = False, new_key: bool = False) -> int | Refused:
         if self._unlimited and self.health.clean and not self._store.max_per_minute:
@@ -316,7 +360,7 @@ class SqliteAccount:
         most = self.endpoint.max_concurrency
         if most and self.in_flight >= most:
             return Refused(Refusal.BUSY, clock.now() + BUSY_POLL)
-        name, full = self.endpoint.name, self._known_full(clock)
+        name, full, given_back = self.endpoint.name, self._known_full(clock), self._store.given_back
         if full is not None:
             return full
         with self._store.transaction() as connection:
@@ -330,31 +374,27 @@ class SqliteAccount:
             opens = health.opens_at(now, last_resort=last_resort, new_key=new_key)
             refused = self._refusal(connection, health, now, opens)
             if refused is None:
-                refused = self._take_slot(connection, now)
+                refused = self._take_slot(connection, now, token)
             if refused is None:
                 self._enter(connection, health, token, now)
         self._store._adopt(name, health)  # noqa: SLF001 - the account is the store's own other half
         if refused is not None:
-            self._remember(refused)
+            self._store.remember(self, refused, given_back)
             return refused
+        self._store.given(token)
         with self._store._lock:  # noqa: SLF001
             self.in_flight += 1
         return token
 
     def _known_full(self, clock: Clock) -> Refused | None:
         """A refusal by a limit of starts that still holds: whatever other processes do, no slot comes free before it says."""
-        if self._full is None and self._store.full is None:
+        if self.full is None and self._store.full is None:
             return None
         now, window = clock.now(), self._store.window
-        for full in (self._full, self._store.full):
+        for full in (self.full, self._store.full):
             if full is not None and full.until > now >= full.until - window:
                 return full
         return None
-
-    def _remember(self, refused: Refused) -> None:
-        self._full = refused if refused.why is Refusal.LIMITED else None
-        if refused.why is Refusal.POOL:
-            self._store.full = refused
 
     def _refusal(self, connection: apsw.Connection, health: Health, now: float, opens: float) -> Refused | None:
         endpoint = self.endpoint
@@ -369,14 +409,16 @@ class SqliteAccount:
                 return Refused(Refusal.SPENT, until_tomorrow(now, now), over)
         return None
 
-    def _take_slot(self, connection: apsw.Connection, now: float) -> Refused | None:
+    def _take_slot(self, connection: apsw.Connection, now: float, token: int) -> Refused | None:
         store = self._store
-        return take_slots(connection, self.endpoint, store.max_per_minute, now, store.window)
+        return take_slots(connection, self.endpoint, store.max_per_minute, now, store.window, token=token)
 
     def _enter(self, connection: apsw.Connection, health: Health, token: int, now: float) -> None:
-        endpoint = self.endpoint
+        endpoint, day = self.endpoint, day_of(now)
         ends = now + endpoint.timeout + PROBE_GRACE
-        connection.execute(POOL["spend"], (endpoint.name, day_of(now), 1, 0, 0.0))
+        if day != self._day:
+            self._day, self._first = day, token
+        connection.execute(POOL["spend"], (endpoint.name, day, 1, 0, 0.0))
         if health.begin(token, ends):
             save_health(connection, endpoint.name, health)
         if endpoint.max_concurrency:
@@ -385,6 +427,10 @@ class SqliteAccount:
 
     def settle(self, token: int, report: Report) -> None:
         self._store.settle(self, token, report)
+
+    def give_back(self, token: int) -> None:
+        # Tokens of one process count up. One below 0 was given without asking the database: nothing counts it.
+        self._store.give_back(self, token, self._day if token >= self._first else 0)
 
     def adapt(self, endpoint: ApiEndpoint) -> None:
         self._store.adapt(endpoint)
@@ -460,7 +506,10 @@ def _write(connection: apsw.Connection, settled: Sequence[Settled]) -> dict[str,
     for item in settled:
         by_name.setdefault(item.endpoint.name, []).append(item)
     for name, items in by_name.items():
-        if not add_total(connection, name, items):
+        calls = [item for item in items if not isinstance(item, Returned)]
+        if len(calls) < len(items):
+            give_back(connection, items)
+        if calls and not add_total(connection, name, calls):
             continue
         for item in items:
             if item.endpoint.max_concurrency and not item.report.opened:

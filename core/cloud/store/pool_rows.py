@@ -11,13 +11,14 @@ import apsw
 from core.cloud.pool.adaptation import from_text, merged, to_text
 from core.cloud.pool.endpoint import ApiEndpoint
 from core.cloud.pool.health import Health, HoldKind
-from core.cloud.pool.outcome import OutcomeClass
+from core.cloud.pool.outcome import CANCELLED, OutcomeClass
 from core.cloud.pool.tally import Report, Spending, Tally, day_of
 from core.cloud.store.queries import Queries
 from core.errors import InvalidArgument
 
 POOL = Queries("pool")
 
+NEVER_LEFT = Report(CANCELLED, 0.0, 0.0, 0.0, 0.0)
 _SETTINGS = tuple(item.name for item in fields(ApiEndpoint) if item.name != "name")
 
 
@@ -28,6 +29,16 @@ class Settled:
 
     def __init__(self, endpoint: ApiEndpoint, token: int, report: Report, changes_health: bool) -> None:
         self.endpoint, self.token, self.report, self.changes_health = endpoint, token, report, changes_health
+
+
+class Returned(Settled):
+    """A call that was admitted and never left. `day` is the one whose count it is part of; 0 when that day is over, or nothing counted it."""
+
+    __slots__ = ("day",)
+
+    def __init__(self, endpoint: ApiEndpoint, token: int, day: int, changes_health: bool) -> None:
+        super().__init__(endpoint, token, NEVER_LEFT, changes_health)
+        self.day = day
 
 
 def add_total(connection: apsw.Connection, name: str, settled: Sequence[Settled]) -> bool:

@@ -3,6 +3,7 @@
 Each function is part of its caller's transaction.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import apsw
@@ -10,7 +11,7 @@ import apsw
 from core.cloud.pool.endpoint import ApiEndpoint
 from core.cloud.pool.health import CLOCK_SKEW
 from core.cloud.pool.ledger import Refused, limited, pool_limited
-from core.cloud.store.pool_rows import POOL, row_of
+from core.cloud.store.pool_rows import POOL, Returned, Settled, row_of
 
 WHOLE_POOL = "*"
 """The name under which the pool's own starts stand: one that no endpoint can have."""
@@ -30,9 +31,12 @@ class Slot:
 
 
 def take_slots(
-    connection: apsw.Connection, endpoint: ApiEndpoint, pool_limit: int, now: float, window: float
+    connection: apsw.Connection, endpoint: ApiEndpoint, pool_limit: int, now: float, window: float, *, token: int
 ) -> Refused | None:
-    """A slot of the endpoint's window and of the pool's, where there are such limits; when one refuses, of neither."""
+    """A slot of the endpoint's window and of the pool's, where there are such limits; when one refuses, of neither.
+
+    `token` is the call's, by which it may give them back.
+    """
     slots = []
     if endpoint.max_requests_per_minute:
         own = _look(connection, endpoint.name, endpoint.max_requests_per_minute, now, window)
@@ -45,8 +49,25 @@ def take_slots(
             return pool_limited(pool_limit, whole.opens)
         slots.append(whole)
     for slot in slots:
-        _take(connection, slot)
+        _take(connection, slot, token)
     return None
+
+
+def give_back(connection: apsw.Connection, settled: Sequence[Settled]) -> None:
+    """Those of these calls that never left are taken out of their windows and their day's count, as if they had never been there."""
+    for item in settled:
+        if isinstance(item, Returned) and item.token > 0:
+            for name in (item.endpoint.name, WHOLE_POOL):
+                _close_gap(connection, name, item.token)
+            connection.execute(POOL["unspend"], (item.endpoint.name, item.day))
+
+
+def _close_gap(connection: apsw.Connection, name: str, token: int) -> None:
+    """Take out a start, and move those after it one down: what decides is found by counting back from the newest."""
+    gap = row_of(connection, "take_back_start", (name, token))
+    if gap:
+        connection.execute(POOL["lift_starts"], (name, *gap))
+        connection.execute(POOL["put_starts_down"], (name,))
 
 
 def _look(connection: apsw.Connection, name: str, limit: int, now: float, window: float) -> Slot:
@@ -60,8 +81,8 @@ def _look(connection: apsw.Connection, name: str, limit: int, now: float, window
     return Slot(name, opens, newest + 1, max(now, at), now - window)
 
 
-def _take(connection: apsw.Connection, slot: Slot) -> None:
+def _take(connection: apsw.Connection, slot: Slot, token: int) -> None:
     """A call starts. Only in a slot that is open."""
-    connection.execute(POOL["start"], (slot.name, slot.number, slot.at))
+    connection.execute(POOL["start"], (slot.name, slot.number, slot.at, token))
     names = {"endpoint": slot.name, "before": slot.before, "newest": slot.number}
     connection.execute(POOL["drop_starts"], names)

@@ -3,6 +3,7 @@
 import asyncio
 import random
 import threading
+from contextlib import closing
 
 import pytest
 
@@ -146,6 +147,45 @@ def test_who_waits_for_one_endpoint_stands_in_nobodys_way_to_another(manager):
     holder.join(20)
     waiter.join(20)
     assert not waiter.is_alive()
+
+
+async def test_a_caller_that_leaves_while_it_is_admitted_costs_nobody_a_slot(tmp_path):
+    with closing(open_store(str(tmp_path / "pool.db"))) as store, ApiManager(store.pool) as manager:
+        add(manager, max_requests_per_minute=1, max_requests_per_day=1)
+        held = threading.Event()
+        manager._pool.executor.submit(held.wait, 10)  # so that both ask for the slot before either has it
+
+        async def work(endpoint):
+            return "asked"
+
+        leaves, stays = [asyncio.create_task(manager.acall_with_retry(work, deadline=300)) for _ in range(2)]
+        await asyncio.sleep(0)
+        leaves.cancel()
+        held.set()
+        with pytest.raises(asyncio.CancelledError):
+            await leaves
+        async with asyncio.timeout(10):
+            assert (await stays)[0] == "asked"
+        info = manager.get_stats()["endpoints"]["a"]
+        assert (info["in_flight"], info["outcomes"]) == (0, {"ok": 1})
+        with pytest.raises(AllEndpointsFailed):
+            await manager.acall_with_retry(work, deadline=0.1)
+
+
+async def test_a_slot_given_back_wakes_the_first_that_waits_for_it(manager):
+    add(manager, max_requests_per_minute=1)
+    pool = manager._pool
+    member = pool.get("a")
+    token = member.account.admit(pool.clock)
+
+    async def work(endpoint):
+        return "asked"
+
+    waits = asyncio.create_task(manager.acall_with_retry(work, deadline=300))
+    assert await asyncio.to_thread(wait_until, lambda: pool.line.turns, "it to wait")
+    pool.give_back(member, token)
+    async with asyncio.timeout(10):
+        assert (await waits)[0] == "asked"
 
 
 async def test_a_waiter_that_is_cancelled_or_gives_up_lets_the_next_one_pass(manager):

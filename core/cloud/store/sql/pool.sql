@@ -44,7 +44,18 @@ FROM (SELECT seq, at FROM pool_start WHERE endpoint = :endpoint ORDER BY seq DES
 LEFT JOIN pool_start AS oldest ON oldest.endpoint = :endpoint AND oldest.seq = newest.seq - :limit + 1;
 
 -- name: start
-INSERT INTO pool_start (endpoint, seq, at) VALUES (?, ?, ?);
+INSERT INTO pool_start (endpoint, seq, at, token) VALUES (?, ?, ?, ?);
+
+-- name: take_back_start
+-- Its call never left. What leaves a gap, which the next two close: the ring is addressed by `seq`.
+DELETE FROM pool_start WHERE endpoint = ? AND token = ? RETURNING seq;
+
+-- name: lift_starts
+-- Those after the gap, out of each other's way.
+UPDATE pool_start SET seq = -seq WHERE endpoint = ? AND seq > ?;
+
+-- name: put_starts_down
+UPDATE pool_start SET seq = -seq - 1 WHERE endpoint = ? AND seq < 0;
 
 -- name: drop_starts
 -- Of the oldest two those out of the window: no call pays for a backlog. The newest always stays, because it carries `seq`.
@@ -97,6 +108,10 @@ ON CONFLICT (endpoint, day) DO UPDATE
 SET requests = requests + excluded.requests,
     tokens = min(tokens + excluded.tokens, 1000000000000000000),
     cost = min(cost + excluded.cost, 1e18);
+
+-- name: unspend
+-- A call that was counted never left.
+UPDATE pool_spending SET requests = requests - 1 WHERE endpoint = ? AND day = ? AND requests > 0;
 
 -- name: add_total
 -- Sums add up in any order; of the errors the newest stays. Nothing for an endpoint that was removed meanwhile.
