@@ -4,10 +4,12 @@ Empty values are left out; times are ISO 8601 UTC; ids are whole.
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Required, TypedDict
 
+from core.cloud.queue.reader import WaitingTasks
 from core.cloud.queue.why import ASK_USER
 from core.cloud.task import HELD, Attempt, Task
 from core.json_types import Json
@@ -210,3 +212,22 @@ def shortened(value: Json, limit: int, part: str, task_id: str) -> tuple[Json, s
 def json_text(value: Json) -> str:
     """JSON text as a resource shows it."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+class LimitRow(TypedDict, total=False):
+    """Ready tasks that wait for one limit."""
+
+    waits_for: Required[str]
+    tasks: Required[int]
+    next_starts_in: Annotated[float, "seconds"]
+    last_starts_in: Annotated[float, "seconds, when all goes on as it does"]
+
+
+def limit_row(waiting: WaitingTasks) -> LimitRow:
+    """What is unknown is left out."""
+    row: LimitRow = {"waits_for": waiting.limit, "tasks": waiting.tasks}
+    if math.isfinite(waiting.next_starts_in):
+        row["next_starts_in"] = round(waiting.next_starts_in, 1)
+    if math.isfinite(waiting.last_starts_in):
+        row["last_starts_in"] = round(waiting.last_starts_in, 1)
+    return row

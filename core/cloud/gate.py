@@ -3,9 +3,31 @@
 The queue knows only this file of limits: the pool has a gate for `ai_call` (`pool/gate.py`), handlers have theirs.
 """
 
+import math
+from dataclasses import dataclass
 from typing import Protocol
 
 from core.errors import HeablcoinError
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """What keeps tasks behind a gate now."""
+
+    what: str
+    """In words that follow "waits for": "deepseek's limit of 60 a minute"."""
+    opens_in: float
+    """Seconds; `inf` when nobody knows."""
+    starts: int = 0
+    """How many may start in each `every` seconds; 0 when nobody knows."""
+    every: float = math.inf
+    """Seconds."""
+
+    def starts_in(self, ahead: int) -> float:
+        """Seconds until a task with `ahead` others before it starts, when all goes on as it does; `inf` when nobody knows."""
+        if ahead < 1:
+            return self.opens_in
+        return self.opens_in + ahead // self.starts * self.every if self.starts else math.inf
 
 
 class Grant(Protocol):
@@ -31,6 +53,10 @@ class Gate(Protocol):
 
         Afterwards `wait` tells when there will be. `payload` is the task's JSON text. Raises StoreError.
         """
+        ...
+
+    def closed(self, capability: str) -> Closed | None:
+        """What such tasks wait for, asked of the limits' own books whatever this process knew; None when they may start."""
         ...
 
 

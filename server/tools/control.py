@@ -4,7 +4,7 @@ from typing import Annotated, Required, TypedDict, cast
 
 from core.cloud.task import FINAL, TaskStatus
 from core.errors import InvalidTransition
-from server.records import TaskRow, task_row
+from server.records import LimitRow, TaskRow, limit_row, task_row
 from server.tools.arguments import choice, number
 from server.tools.registry import READS, REMOVES, RESTARTS_WORK, Call
 from server.tools.tasks import TASKS, TaskId
@@ -60,6 +60,7 @@ class QueueStats(TypedDict, total=False):
     ready: int
     blocked: int
     later: Annotated[int, "their time has not come"]
+    waiting_for_limits: list[LimitRow]
 
 
 @TASKS.tool("Queue statistics", READS)
@@ -67,6 +68,9 @@ async def get_enhanced_task_stats(call: Call) -> QueueStats:
     """Count the tasks by status and priority, and those that are ready, blocked or due later. Cheap at any size."""
     stats = dict(await call.app.store(call.app.runtime.publisher.get_stats))
     stats["avg_completion_time"] = round(stats["avg_completion_time"], 3)
+    waiting = await call.app.store(call.app.runtime.publisher.waiting_for_limits)
+    if waiting:
+        stats["waiting_for_limits"] = [limit_row(each) for each in waiting]
     return cast(QueueStats, stats)
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Required, TypedDict, cast
 from core.cloud.pool.chat import check_has_text
 from core.cloud.pool.endpoint import ApiEndpoint
 from core.errors import InvalidArgument
-from server.records import filled
+from server.records import LimitRow, filled, limit_row
 from server.schema import UNTRUSTED
 from server.tools.arguments import DEFAULT_WAIT, MAX_WAIT, choice, number, text, whole
 from server.tools.registry import READS, REMOVES, REPLACES, STARTS_WORK, Call, Toolset
@@ -188,6 +188,7 @@ class PoolStats(TypedDict, total=False):
     total_endpoints: Required[int]
     rate_limit: Annotated[str, "of the whole pool, where it has a limit"]
     endpoints: Required[dict[str, EndpointStats]]
+    waiting_for_limits: list[LimitRow]
     next: str
 
 
@@ -195,7 +196,10 @@ class PoolStats(TypedDict, total=False):
 async def get_api_manager_stats(call: Call) -> PoolStats:
     """Show every endpoint: status, success rate, latency, rate limit, tokens, cost, cool-down left, last error."""
     stats = await call.app.store(call.app.runtime.manager.get_stats)
+    waiting = await call.app.store(call.app.runtime.publisher.waiting_for_limits)
     told = pruned(dict(stats))
+    if waiting:
+        told["waiting_for_limits"] = [limit_row(each) for each in waiting]
     told.setdefault("endpoints", {})
     if not told["endpoints"]:
         told["next"] = "the pool is empty; add_api_endpoint adds an endpoint"

@@ -13,6 +13,7 @@ from core.cloud.handlers.ai_call import register_ai_call
 from core.cloud.handlers.registry import HandlerRegistry
 from core.cloud.pool.rate_limit import WINDOW
 from core.cloud.providers.fake import FakeProvider, FakeStep
+from core.cloud.queue.reader import WaitingTasks
 from core.cloud.running.runner import TaskRunner
 from core.cloud.running.wakeup import WakeUp
 from core.cloud.store import open_store
@@ -361,6 +362,82 @@ def test_a_task_taken_back_before_it_began_gives_its_slot_to_another(make):
     [other] = process.store.tasks.exchange([], request, process.clock.now()).claims
     assert other.task_id != claim.task_id
     other.grant.give_back()
+
+
+def test_why_names_the_limit_the_wait_and_how_many_go_before(process):
+    process.add(max_requests_per_minute=10)
+    tasks = process.ask(45)
+    process.settled()
+    process.clock.advance(26)
+
+    said = [process.publisher.why(tasks[number].task_id) for number in (10, 19, 20, 44)]
+
+    assert [each.split(". ")[0] for each in said] == [
+        "It waits for deepseek's limit of 10 a minute: about 35 s",
+        "It waits for deepseek's limit of 10 a minute: about 35 s, 9 before it",
+        "It waits for deepseek's limit of 10 a minute: about 2 min, 10 before it",
+        "It waits for deepseek's limit of 10 a minute: about 4 min, 34 before it",
+    ]
+    assert process.publisher.waiting_for_limits() == [
+        WaitingTasks("deepseek's limit of 10 a minute", 35, 35.0, 35.0 + 3 * WINDOW)
+    ]
+
+
+WAITS_FOR = {
+    "one at a time": ({"max_concurrency": 1}, [FakeStep(delay=9)], "deepseek, which takes 1 call at a time"),
+    "the day's budget": ({"max_requests_per_day": 1}, [], "the next day (UTC) of deepseek: 1 of 1 requests used today"),
+    "the server's 429": ({}, [FakeStep(status=429, retry_after=30)], "deepseek, whose server asked to be left alone"),
+    "a wrong key": ({}, [FakeStep(status=401)] * 9, "deepseek, which refused its key, account or address"),
+    "a broken server": ({}, [FakeStep(status=500)] * 9, "deepseek, which failed and is tried again later"),
+}
+
+
+@pytest.mark.parametrize("case", WAITS_FOR)
+def test_why_says_what_it_waits_for_whatever_the_limit(make, case):
+    settings, steps, said = WAITS_FOR[case]
+    process, other = make(), make()
+    process.add(**settings)
+    process.fake.script("deepseek", *steps)
+    release = threading.Event()
+
+    async def delayed(_seconds):
+        await asyncio.to_thread(release.wait, 30)
+
+    process.fake._sleep = delayed
+    process.runner.start()
+    process.ask(1, max_retries=0)
+    wait_until(
+        lambda: process.clock.advance(0.01) or process.manager._pool.members["deepseek"].account.look(process.clock),
+        "the limit to close",
+    )
+    [waiting] = process.ask(1)
+
+    for asked in (process, other):  # the other never called anything, and reads it in the books
+        other.manager._membership.refresh()
+        assert f"It waits for {said}" in asked.publisher.why(waiting.task_id)
+    assert process.publisher.get_task(waiting.task_id).status == "pending"
+    release.set()
+
+
+def test_of_several_endpoints_the_first_to_open_is_named_and_their_limits_add_up(process):
+    process.add(max_requests_per_minute=2)
+    process.add("openai", max_requests_per_minute=4, priority=2)
+    tasks = process.ask(20)
+    process.settled()
+
+    assert "deepseek's limit of 2 a minute (the first of 2 endpoints to open): about 61 s" in process.publisher.why(
+        tasks[6].task_id
+    )
+    [waiting] = process.publisher.waiting_for_limits()
+    assert (waiting.tasks, waiting.next_starts_in, waiting.last_starts_in) == (14, WINDOW, 3 * WINDOW)
+
+
+def test_nothing_waits_for_a_limit_that_is_not_used_up(process):
+    process.add(max_requests_per_minute=2)
+    process.ask(2)
+    process.settled()
+
+    assert process.publisher.waiting_for_limits() == []
 
 
 def test_a_direct_call_that_waits_goes_before_the_tasks_of_its_process(make):

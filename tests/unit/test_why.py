@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from core.cloud.gate import Closed
 from core.cloud.queue.why import NOTHING, Means, explain, nobody_is_able
 from core.cloud.store.base import Situation
 from core.cloud.task import TaskStatus
@@ -12,9 +13,9 @@ from tests.unit.test_task import MOMENT, a_task
 NOW = MOMENT.timestamp()
 
 
-def why(unfinished=(), workers=1, ahead=0, capability="work", means=NOTHING, **task):
-    situation = Situation(a_task(**task), list(unfinished), workers, ahead, capability)
-    return explain(situation, NOW, means)
+def why(unfinished=(), workers=1, ahead=0, capability="work", means=NOTHING, before=0, closed=None, **task):
+    situation = Situation(a_task(**task), list(unfinished), workers, ahead, before, capability)
+    return explain(situation, NOW, means, closed)
 
 
 def at(seconds):
@@ -130,4 +131,28 @@ def test_a_ready_task_with_a_worker_never_blames_the_worker():
     ],
 )
 def test_this_process_counts_when_it_runs_tasks_and_is_able_to(workers, means, nobody):
-    assert nobody_is_able(Situation(a_task(), [], workers, 0, "work"), means) is nobody
+    assert nobody_is_able(Situation(a_task(), [], workers, 0, 0, "work"), means) is nobody
+
+
+@pytest.mark.parametrize(
+    ("closed", "before", "said"),
+    [
+        (Closed("e's limit of 60 a minute", 35.0, 60, 61.0), 0, "e's limit of 60 a minute: about 35 s."),
+        (Closed("e's limit of 60 a minute", 35.0, 60, 61.0), 59, "e's limit of 60 a minute: about 35 s, 59 before it."),
+        (Closed("e's limit of 60 a minute", 35.0, 60, 61.0), 140, "about 3 min, 140 before it."),
+        (Closed("e's limit of 60 a minute", 0.2, 60, 61.0), 0, "about 1 s."),
+        (Closed("e's limit of 1 a minute", 0.0, 1, 61.0), 2_000, "about 33.9 h, 2,000 before it."),
+        (Closed("e, which takes 1 call at a time", 0.1), 0, "e, which takes 1 call at a time: about 1 s."),
+        (Closed("e, which takes 1 call at a time", 0.1), 7, "nobody knows how long, 7 before it."),
+    ],
+)
+def test_a_limit_is_named_with_the_wait_and_how_many_go_before(closed, before, said):
+    told = why(ahead=before, before=before, closed=closed)
+
+    assert told.startswith("It waits for e")
+    assert said in told
+    assert "no retry" in told
+
+
+def test_what_nobody_can_run_waits_for_nobodys_limit():
+    assert "No live worker" in why(workers=0, closed=Closed("e's limit of 60 a minute", 35.0, 60, 61.0))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
-from core.cloud.gate import Gate
+from core.cloud.gate import Closed, Gate
 from core.cloud.handlers.task_context import TaskContext
 from core.cloud.queue.submission import check_name, handler_of
 from core.errors import HeablcoinError, InvalidArgument, NoHandler, Permanent
@@ -221,6 +221,19 @@ class HandlerRegistry:
             return {}
         found = ((each, limited.get(handler_of(each))) for each in capabilities)
         return {each: gate for each, gate in found if gate is not None}
+
+    def gated(self) -> list[str]:
+        """The names of the handlers whose tasks have to pass limits."""
+        return [name for name, handler in self._handlers.items() if handler.gate is not None]
+
+    def closed(self, capability: str) -> Closed | None:
+        """What tasks with this capability wait for now, because of a limit; None for nothing."""
+        gate = self.gates([capability]).get(capability)
+        try:
+            return None if gate is None else gate.closed(capability)
+        except HeablcoinError as error:
+            log.debug("what %s waits for is unknown for now: %s", capability, error.message)
+            return None
 
     def lacking(self, capability: str) -> str:
         """What this process misses for a capability that it does not have, in words; '' when there is nothing to tell."""

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 
+from core.cloud.gate import Closed
 from core.cloud.pool.chat import JSON_NEEDS
 from core.cloud.pool.grant import PoolGrant
 from core.cloud.pool.health import HoldKind
@@ -14,6 +15,7 @@ from core.cloud.pool.ledger import Refusal, Refused
 from core.cloud.pool.line import EVERYONE
 from core.cloud.pool.member import Member
 from core.cloud.pool.pool import Pool
+from core.cloud.pool.rate_limit import WINDOW
 from core.cloud.pool.selection import STRATEGIES, Roster
 from core.errors import StoreError, UnknownEndpoint
 from core.json_types import Json, loads
@@ -63,6 +65,25 @@ class PoolGate:
                 return PoolGrant(self._pool, member, token)
             member.refused(token, self._pool.time())
         return None
+
+    def closed(self, capability: str) -> Closed | None:
+        """See core.cloud.gate.Gate. Of several endpoints the first to open is named."""
+        pool = self._pool
+        now = pool.looked_at()
+        members = self._roster(capability).members
+        refusals: list[tuple[Refused, Member]] = []
+        for member in members:
+            refused = member.account.look(pool.clock)
+            if refused is None:
+                return None
+            refusals.append((refused, member))
+        if not refusals:
+            return None
+        first, member = min(refusals, key=lambda pair: pair[0].until)
+        limits = [refused.each_minute for refused, _ in refusals]
+        starts = first.each_minute if first.why is Refusal.POOL else sum(limits) if all(limits) else 0
+        more = f" (the first of {len(members)} endpoints to open)" if len(members) > 1 else ""
+        return Closed(f"{_obstacle(first, member)}{more}", max(0.0, first.until - now), starts, WINDOW)
 
     def _choose(self, roster: Roster, strategy: str, put_off: AbstractSet[Member]) -> tuple[Member, bool] | None:
         """The endpoint to ask now, and whether it is a last resort."""
@@ -118,6 +139,28 @@ def _opens_at(member: Member, now: float) -> float:
     if blocked is not None and blocked.why is Refusal.BUSY and opens > now:
         return max(opens, now + LOOK_AGAIN)
     return opens
+
+
+def _obstacle(refused: Refused, member: Member) -> str:
+    """What a call waits for, in words that follow "waits for"."""
+    name, most = member.name, member.endpoint.max_concurrency
+    said = {
+        Refusal.LIMITED: f"{name}'s {refused.detail.removeprefix('rate ')}",
+        Refusal.POOL: refused.detail,
+        Refusal.BUSY: f"{name}, which takes {most} call{'s' if most != 1 else ''} at a time",
+        Refusal.SPENT: f"the next day (UTC) of {name}: {refused.detail}",
+        Refusal.PROBING: f"the call that tests whether {name} works again",
+        Refusal.HELD: f"{name}, {_HELD[member.account.health.kind]}",
+    }
+    return said.get(refused.why, f"{name} ({refused})")
+
+
+_HELD = {
+    HoldKind.NONE: "which rests",
+    HoldKind.TRANSIENT: "which failed and is tried again later",
+    HoldKind.RATE_LIMITED: "whose server asked to be left alone",
+    HoldKind.ENDPOINT_FAULT: "which refused its key, account or address and is tried again later",
+}
 
 
 def _options(payload: str) -> Mapping[str, Json]:

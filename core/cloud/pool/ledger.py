@@ -46,6 +46,8 @@ class Refused:
     """Pool time from which asking again makes sense."""
     detail: str = ""
     """Which limit, in words."""
+    each_minute: int = 0
+    """How many calls it lets start in a minute, where it is such a limit."""
 
     def __str__(self) -> str:
         if self.why in MINUTES and self.detail:
@@ -55,12 +57,13 @@ class Refused:
 
 def limited(endpoint: ApiEndpoint, until: float) -> Refused:
     """The endpoint's slots of the last minute are all taken."""
-    return Refused(Refusal.LIMITED, until, f"{Refusal.LIMITED} of {endpoint.max_requests_per_minute} a minute")
+    most = endpoint.max_requests_per_minute
+    return Refused(Refusal.LIMITED, until, f"{Refusal.LIMITED} of {most} a minute", most)
 
 
 def pool_limited(limit: int, until: float) -> Refused:
     """The whole pool's slots of the last minute are all taken."""
-    return Refused(Refusal.POOL, until, f"{Refusal.POOL} of {limit} a minute")
+    return Refused(Refusal.POOL, until, f"{Refusal.POOL} of {limit} a minute", limit)
 
 
 class Account(Protocol):
@@ -84,6 +87,10 @@ class Account(Protocol):
         Returns the call's token. The slot of a call that left stays taken, whatever comes of it: once sent, a request counts. `last_resort` ignores a soft hold, and
         `new_key` one for a fault of the endpoint's setup, which the caller's key may not have: it becomes the probe at once. The clock is read inside the step: a reading from before a wait for the database would put the start too early.
         """
+        ...
+
+    def look(self, clock: Clock) -> Refused | None:
+        """What `admit` would refuse a call for now, as a last resort; nothing is taken."""
         ...
 
     def settle(self, token: int, report: Report) -> None:

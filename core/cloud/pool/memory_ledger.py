@@ -59,6 +59,10 @@ class SharedWindow:
         with self._lock:
             self._window.give_back(owner)
 
+    def free_at(self, now: float) -> float:
+        with self._lock:
+            return self._window.free_at(now)
+
     def used(self, now: float) -> int:
         with self._lock:
             return self._window.used(now)
@@ -114,21 +118,12 @@ class MemoryAccount:
             now, epoch = clock.monotonic(), clock.now()
             health, endpoint = self.health, self.endpoint
             clean = health.failures == 0 and health.held_until == 0.0
-            if not clean:
-                opens = health.opens_at(now, last_resort=last_resort, new_key=new_key)
-                if opens > now:
-                    return Refused(Refusal.HELD if health.held_until > now else Refusal.PROBING, opens)
-            if endpoint.max_concurrency and self.in_flight >= endpoint.max_concurrency:
-                return Refused(Refusal.BUSY, now + BUSY_POLL)
-            spent = self._today(epoch)
-            if self._daily:
-                over = over_daily_limit(endpoint, spent)
-                if over:
-                    return Refused(Refusal.SPENT, until_tomorrow(now, epoch), over)
+            opens = now if clean else health.opens_at(now, last_resort=last_resort, new_key=new_key)
             token = next(self._tokens)
-            refused = self._take_slots(endpoint, now, token)
+            refused = self._refusal(now, epoch, opens) or self._take_slots(endpoint, now, token)
             if refused is not None:
                 return refused
+            spent = self._today(epoch)
             if not spent.requests:
                 self._first = token
             spent.requests += 1
@@ -136,6 +131,30 @@ class MemoryAccount:
                 health.begin(token, now + endpoint.timeout + PROBE_GRACE)
             self.in_flight += 1
             return token
+
+    def look(self, clock: Clock) -> Refused | None:
+        with self._lock:
+            now, endpoint = clock.monotonic(), self.endpoint
+            refused = self._refusal(now, clock.now(), self.health.opens_at(now, last_resort=True))
+            if refused is not None:
+                return refused
+            if self._window.limit and (free := self._window.free_at(now)) > now:
+                return limited(endpoint, free)
+            if self._shared.limit and (free := self._shared.free_at(now)) > now:
+                return pool_limited(self._shared.limit, free)
+            return None
+
+    def _refusal(self, now: float, epoch: float, opens: float) -> Refused | None:
+        endpoint = self.endpoint
+        if opens > now:
+            return Refused(Refusal.HELD if self.health.held_until > now else Refusal.PROBING, opens)
+        if endpoint.max_concurrency and self.in_flight >= endpoint.max_concurrency:
+            return Refused(Refusal.BUSY, now + BUSY_POLL)
+        if self._daily:
+            over = over_daily_limit(endpoint, self._today(epoch))
+            if over:
+                return Refused(Refusal.SPENT, until_tomorrow(now, epoch), over)
+        return None
 
     def _take_slots(self, endpoint: ApiEndpoint, now: float, token: int) -> Refused | None:
         """A slot of each window, or of none."""

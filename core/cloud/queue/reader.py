@@ -1,9 +1,11 @@
 """Looking at the queue: one task, lists, what is ready, why a task waits, the counts."""
 
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from core.clock import Clock
+from core.cloud.gate import Closed
 from core.cloud.queue.patience import Patience
 from core.cloud.queue.submission import check_name, tags_of
 from core.cloud.queue.why import Means, explain, nobody_is_able
@@ -35,6 +37,27 @@ class Abilities(Protocol):
     def hindrance(self, capability: str) -> str:
         """Why nothing of it is begun here now, in words; '' when it is."""
         ...
+
+    def gated(self) -> Collection[str]:
+        """The names of the handlers whose tasks have to pass limits."""
+        ...
+
+    def closed(self, capability: str) -> Closed | None:
+        """What such tasks wait for now; None for nothing."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingTasks:
+    """Ready tasks that wait for one limit."""
+
+    limit: str
+    """In words that follow "waits for"."""
+    tasks: int
+    next_starts_in: float
+    """Seconds; `inf` when nobody knows."""
+    last_starts_in: float
+    """Seconds until the last of them starts, when all goes on as it does; `inf` when nobody knows."""
 
 
 class TaskReader:
@@ -91,7 +114,24 @@ class TaskReader:
         situation = self.store.tasks.situation(task_id, now)
         if situation is None:
             raise self._unknown(task_id)
-        return explain(situation, now, self._means(situation))
+        return explain(situation, now, self._means(situation), self._closed(situation))
+
+    def waiting_for_limits(self) -> list[WaitingTasks]:
+        """How many ready tasks wait for which limit, and until when. Costs a walk over the ready tasks of limited handlers."""
+        found: dict[str, tuple[Closed, int]] = {}
+        for name in self._abilities.gated():
+            for capability, count in self.store.tasks.ready_by_capability(name).items():
+                closed = self._abilities.closed(capability)
+                if closed is not None:
+                    found[closed.what] = (closed, count + found.get(closed.what, (closed, 0))[1])
+        return [
+            WaitingTasks(what, count, closed.opens_in, closed.starts_in(count - 1))
+            for what, (closed, count) in sorted(found.items())
+        ]
+
+    def _closed(self, situation: Situation) -> Closed | None:
+        ready = situation.task.status is TaskStatus.PENDING and not situation.unfinished
+        return self._abilities.closed(situation.capability) if ready else None
 
     def nobody_can_run(self, task_id: str) -> bool:
         """True for a task that waits and that no live process has what it takes to run. Raises UnknownTask."""

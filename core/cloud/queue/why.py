@@ -1,8 +1,10 @@
 """Why a task is not running, in words. Pure."""
 
+import math
 from dataclasses import dataclass
 
 from core.clock import to_iso
+from core.cloud.gate import Closed
 from core.cloud.retry import SUSPECT_AFTER
 from core.cloud.store.base import Situation
 from core.cloud.task import Task, TaskStatus
@@ -37,8 +39,8 @@ def nobody_is_able(situation: Situation, means: Means) -> bool:
     return situation.able_workers == 0 and not (means.able and means.runs)
 
 
-def explain(situation: Situation, now: float, means: Means = NOTHING) -> str:
-    """One or a few sentences."""
+def explain(situation: Situation, now: float, means: Means = NOTHING, closed: Closed | None = None) -> str:
+    """One or a few sentences. `closed` is the limit that it waits for, when it does."""
     task = situation.task
     if task.status is TaskStatus.COMPLETED:
         return f"Completed at {_iso(task.completed_at)}."
@@ -50,7 +52,7 @@ def explain(situation: Situation, now: float, means: Means = NOTHING) -> str:
         return _expired(task)
     if task.status in (TaskStatus.ACKNOWLEDGED, TaskStatus.RUNNING):
         return _held(situation, now)
-    return " ".join(_pending(situation, now, means))
+    return " ".join(_pending(situation, now, means, closed))
 
 
 def _expired(task: Task) -> str:
@@ -74,7 +76,7 @@ def _held(situation: Situation, now: float) -> str:
     return f"{since} Its lease runs until {_iso(task.lease_until)} and is renewed while its worker lives."
 
 
-def _pending(situation: Situation, now: float, means: Means) -> list[str]:
+def _pending(situation: Situation, now: float, means: Means, closed: Closed | None) -> list[str]:
     task = situation.task
     said = []
     if task.expires_at is not None and task.expires_at.timestamp() <= now:
@@ -93,7 +95,8 @@ def _pending(situation: Situation, now: float, means: Means) -> list[str]:
     if nobody_is_able(situation, means):
         said.append(_nobody(situation, means))
     elif not said:
-        said += [_turn(situation), *_hindrance(situation, means)]
+        turn = _turn(situation) if closed is None else _limited(situation, closed)
+        said += [turn, *_hindrance(situation, means)]
     if task.interruptions >= SUSPECT_AFTER:
         said.append(
             f"Its worker died {task.interruptions} times while running it, so each process runs one such task at a time."
@@ -139,6 +142,22 @@ def _hindrance(situation: Situation, means: Means) -> list[str]:
     if not means.hindrance:
         return []
     return [means.hindrance, "Another process may take it."] if situation.able_workers > 1 else [means.hindrance]
+
+
+def _limited(situation: Situation, closed: Closed) -> str:
+    wait = closed.starts_in(situation.before)
+    when = f"about {_span(wait)}" if wait < math.inf else "nobody knows how long"
+    before = f", {situation.before:,} before it" if situation.before else ""
+    return f"It waits for {closed.what}: {when}{before}. Waiting uses up no retry and none of its timeout."
+
+
+def _span(seconds: float) -> str:
+    """A length of time as a person would say it."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 90 * 60:
+        return f"{round(seconds / 60)} min"
+    return f"{seconds / 3600:.1f} h"
 
 
 def _times(attempts: int) -> str:

@@ -217,6 +217,8 @@ class Situation:
     """Live workers that have its capability."""
     ahead: int
     """Ready tasks that go before it, counted up to 1,000."""
+    before: int
+    """Those of them that want the same as it (the same handler, and the same endpoint or any), counted up to 100,000."""
     capability: str
     """What a process must have to run it."""
 
@@ -299,6 +301,10 @@ class TaskStore(Protocol):
     def stats(self) -> QueueStats: ...
 
     def situation(self, task_id: str, now: float) -> Situation | None: ...
+
+    def ready_by_capability(self, name: str) -> dict[str, int]:
+        """How many ready tasks of the handler `name` there are, by capability; those that have none are left out."""
+        ...
 
     def exchange(self, settlements: Sequence[Settlement], request: ClaimRequest | None, now: float) -> Exchanged:
         """Settle attempts, free or cancel their dependents, then claim ready tasks: one transaction."""

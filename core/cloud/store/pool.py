@@ -12,7 +12,7 @@ import os
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 
 import apsw
@@ -332,6 +332,10 @@ def _tokens() -> Iterator[int]:
     return itertools.count((int.from_bytes(os.urandom(4)) >> 1) << 32)
 
 
+class _PutBackError(Exception):
+    """Rolls back what was only tried."""
+
+
 class SqliteAccount:
     """An endpoint's book in the database. `health` is this process's newest knowledge of it."""
 
@@ -385,6 +389,22 @@ class SqliteAccount:
         with self._store._lock:  # noqa: SLF001
             self.in_flight += 1
         return token
+
+    def look(self, clock: Clock) -> Refused | None:
+        """Taken and put back, so that it can say nothing else than `admit` would."""
+        refused = None
+        with suppress(_PutBackError), self._store.database.write(durable=False) as connection:
+            now = clock.now()
+            health = read_health(connection, self.endpoint.name)
+            if health is None:
+                refused = Refused(Refusal.REMOVED, FOREVER)
+            else:
+                health.rewind(now)
+                refused = self._refusal(
+                    connection, health, now, health.opens_at(now, last_resort=True)
+                ) or self._take_slot(connection, now, 0)
+            raise _PutBackError
+        return refused
 
     def _known_full(self, clock: Clock) -> Refused | None:
         """A refusal by a limit of starts that still holds: whatever other processes do, no slot comes free before it says."""

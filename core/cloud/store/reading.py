@@ -20,6 +20,7 @@ from core.json_types import loads
 
 NEWER_THAN_ALL = (1 << 63) - 1
 AHEAD_LIMIT = 1000
+BEFORE_LIMIT = 100_000
 WORKER_TTL = 30.0
 """Seconds after its last sign of life during which a worker counts as alive."""
 
@@ -215,5 +216,6 @@ def situation(connection: apsw.Connection, task_id: str, now: float) -> Situatio
         unfinished=unfinished,
         able_workers=int(one(connection, WORKER["able"], (now - WORKER_TTL, kind))),
         ahead=int(one(connection, TASK["ahead"], (priority, seq, AHEAD_LIMIT))),
+        before=int(one(connection, TASK["before_in_gate"], (priority, seq, BEFORE_LIMIT, kind))),
         capability=str(one(connection, TASK["capability_of"], (kind,))),
     )

@@ -87,6 +87,10 @@ class SqliteTaskStore:
         with self._database.snapshot() as connection:
             return reading.situation(connection, task_id, now)
 
+    def ready_by_capability(self, name: str) -> dict[str, int]:
+        with self._database.read() as connection:
+            return dict(rows(connection, TASK["ready_by_capability"], (name,)))
+
     def exchange(self, settlements: Sequence[Settlement], request: ClaimRequest | None, now: float) -> Exchanged:
         opens_in = math.inf
         if not settlements:

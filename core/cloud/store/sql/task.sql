@@ -392,6 +392,24 @@ SELECT count(*) FROM (
     LIMIT ?3
 );
 
+-- name: before_in_gate
+-- Ready tasks of the same handler that go before one, counted up to a limit; of those bound to one endpoint (NAME@ENDPOINT)
+-- only its own, and for one that is bound itself those that any endpoint may serve. Binds priority, seq, limit, kind.
+SELECT count(*) FROM (
+    SELECT 1
+    FROM kind AS mine CROSS JOIN kind AS mate ON mate.name = mine.name CROSS JOIN task AS other ON other.kind = mate.id
+    WHERE mine.id = ?4 AND other.state = 'ready' AND other.priority >= ?1 AND (other.priority > ?1 OR other.seq < ?2)
+        AND (mate.id = mine.id OR instr(mate.capability, '@') = 0 OR instr(mine.capability, '@') = 0)
+    LIMIT ?3
+);
+
+-- name: ready_by_capability
+-- How many ready tasks of a handler wait, for each of its capabilities. Walks the ready part of the index of kinds.
+SELECT kind.capability, count(*)
+FROM kind CROSS JOIN task ON task.kind = kind.id AND task.state = 'ready'
+WHERE kind.name = ?1
+GROUP BY kind.capability;
+
 -- name: purgeable
 -- Final tasks that ended long enough ago, but none that a task which could still run depends on.
 SELECT task.seq, task.state FROM task INDEXED BY task_ended
