@@ -1,6 +1,7 @@
 """What a call of the pool tells the host of the code that makes it."""
 
 import asyncio
+import random
 import threading
 
 import pytest
@@ -49,8 +50,17 @@ def host():
     return Host()
 
 
-def manager_of(clock=None, sleep=None, window=60.0, **settings):
-    manager = ApiManager(MemoryPoolStore(window=window), clock=clock, sleep=sleep, providers={"fake": FakeProvider()})
+class LongestJitter(random.Random):
+    """Every back-off is as long as it may be: one of a few milliseconds would be told to nobody."""
+
+    def uniform(self, a, b):
+        return b
+
+
+def manager_of(clock=None, sleep=None, window=60.0, rng=None, **settings):
+    manager = ApiManager(
+        MemoryPoolStore(window=window), clock=clock, sleep=sleep, providers={"fake": FakeProvider()}, rng=rng
+    )
     manager.add_endpoint(ApiEndpoint("a", "https://a.example", provider="fake", **settings))
     return manager
 
@@ -77,7 +87,7 @@ def test_a_call_waits_from_its_first_pause_until_it_asks(host):
 
 def test_a_call_that_fails_and_pauses_before_it_asks_again_waits_in_between(host):
     clock, errors = ManualClock(), [HttpError(503), HttpError(503)]
-    manager = manager_of(clock, clock.advance)
+    manager = manager_of(clock, clock.advance, rng=LongestJitter())
 
     def fails_twice(endpoint):
         if errors:
