@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PYTEST ?= -n 2 --dist worksteal -m "not soak and not inspector and not conformance and not clients and not peers"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format lock chaos soak bench inspector conformance clients peers mcpb docs picture clean
+.PHONY: help demo test check format lock chaos soak property bench inspector conformance clients peers mcpb docs picture clean
 
 help: ## what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -67,6 +67,9 @@ chaos: $(VENV)/.dev ## hundreds of kill -9, with figures
 
 soak: $(VENV)/.dev ## the long tests
 	@$(BIN)/python -m pytest -m soak --timeout 1800
+
+property: $(VENV)/.dev ## the property tests, with TIMES (10) times their examples
+	@TIMES=$(or $(TIMES),10) $(BIN)/python -m pytest -m "not soak" --timeout 3600 tests/property
 
 bench: $(VENV)/.dev ## speed, as ratios to floors in the same run
 	@$(BIN)/python -m benchmarks

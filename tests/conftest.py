@@ -4,12 +4,13 @@ import os
 
 from hypothesis import settings
 
+from tests.support.examples import examples
 from tests.support.fixtures import anyio_backend, llm_server, own_environment, own_logging
 
 __all__ = ["anyio_backend", "llm_server", "own_environment", "own_logging"]
 
 # No test fails because the machine is busy: speed is never asserted as seconds.
-settings.register_profile("unhurried", deadline=None)
+settings.register_profile("unhurried", deadline=None, max_examples=examples(100))
 settings.load_profile("unhurried")
 
 # The processes under test keep their compiled code, as a user's do: to compile ours again for each of them takes longer

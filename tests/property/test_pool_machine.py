@@ -21,6 +21,7 @@ from core.cloud.store.database import Database
 from core.cloud.store.pool import SqlitePoolStore
 from core.cloud.store.pool_rows import read_health
 from core.errors import AllEndpointsFailed
+from tests.support.examples import examples
 from tests.support.pool_world import HttpError, most_in_window
 
 RETRY_AFTER = 20
@@ -329,7 +330,7 @@ class PoolMachine(RuleBasedStateMachine):
 
 TestPool = PoolMachine.TestCase
 TestPool.settings = settings(
-    max_examples=120,
+    max_examples=examples(120),
     stateful_step_count=30,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

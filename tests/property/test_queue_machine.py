@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from tests.support.examples import examples
 from tests.support.queue_world import QueueWorld
 
 ANYTIME = ("publish", "publish", "publish_many", "publish_graph", "wait", "wait", "upkeep", "upkeep")
@@ -80,7 +81,7 @@ for _name in dict.fromkeys(ANYTIME + WORK + RARE + RAREST):
 
 TestQueue = QueueMachine.TestCase
 TestQueue.settings = settings(
-    max_examples=60,
+    max_examples=examples(60),
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],

@@ -13,6 +13,7 @@ from core.cloud.handlers.registry import HandlerRegistry
 from core.cloud.running.flight import Flight, Flights
 from core.cloud.running.rest import FEWEST_FULL, Rests
 from core.cloud.store.base import Claim
+from tests.support.examples import examples
 
 HANDLERS = HandlerRegistry()
 HANDLER = HANDLERS.register("n", lambda payload: 0)
@@ -162,4 +163,4 @@ class RestMachine(RuleBasedStateMachine):
 
 
 TestRests = RestMachine.TestCase
-TestRests.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestRests.settings = settings(max_examples=examples(100), stateful_step_count=40, deadline=None)

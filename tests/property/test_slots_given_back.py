@@ -15,6 +15,7 @@ from core.cloud.pool.outcome import OK
 from core.cloud.pool.tally import DAY, Report, day_of
 from core.cloud.store.database import Database
 from core.cloud.store.pool import SqlitePoolStore
+from tests.support.examples import examples
 
 WINDOW = 60.0
 POOL_LIMIT = 5
@@ -61,7 +62,7 @@ class Count:
 
 @pytest.mark.parametrize("pool_limit", [0, POOL_LIMIT])
 @pytest.mark.parametrize("kind", ["memory", "sqlite"])
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(steps=STEPS)
 def test_the_window_holds_the_calls_that_left_and_no_slot_is_lost(kind, pool_limit, steps):
     clock = ManualClock()
