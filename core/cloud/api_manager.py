@@ -12,7 +12,7 @@ import asyncio
 import random
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
@@ -32,7 +32,8 @@ from core.cloud.pool.memory_ledger import MemoryPoolStore
 from core.cloud.pool.plan import CallPlan, no_usage
 from core.cloud.pool.pool import Pool
 from core.cloud.pool.portal import Portal
-from core.cloud.pool.selection import Roster, check_strategy, check_when_limited
+from core.cloud.pool.readiness import Readiness
+from core.cloud.pool.selection import check_strategy, check_when_limited
 from core.cloud.pool.statistics import pool_stats
 from core.cloud.providers.base import ChatAnswer, ChatChunk, Message, Provider
 from core.cloud.providers.returned_error import unless_error
@@ -90,16 +91,17 @@ class ApiManager(ForkAware):
         self._hedge_after = checked_hedge(hedge_after)
         self._when_limited = check_when_limited(when_limited)
         self._portal: Portal | None = None
-        self._ready_for: Roster | None = None
         self._given_providers = dict(providers or {})
+        self._readiness = Readiness(self._pool, lambda endpoint: endpoint.provider in self._providers, self._provider)
         tell_of_forks(self)
 
     def after_fork_in_child(self) -> None:
         """Threads, connections and locks are made anew when they are needed; those of the parent are left alone."""
         abandon(self._portal, self._providers)
         self._lock = threading.RLock()
-        self._portal, self._ready_for = None, None
+        self._portal = None
         self._providers = dict(self._given_providers)
+        self._readiness.begin_anew()
         self._pool.begin_anew(self._own_rng)
         self._membership.begin_anew()
 
@@ -148,7 +150,7 @@ class ApiManager(ForkAware):
     def gate(self, changed: Callable[[], None]) -> PoolGate:
         """What the queue asks before it claims tasks that call the pool; `changed` is called when it may open earlier than it said."""
         self._pool.watchers.append(changed)
-        return PoolGate(self._pool, self._when_limited)
+        return PoolGate(self._pool, self._when_limited, self._readiness.made)
 
     # Calls
 
@@ -231,7 +233,7 @@ class ApiManager(ForkAware):
         request = request_of(messages, options)
         plan = self._chat_plan(options)
         plan.grant = grant
-        self._make_ready()
+        self._readiness.make()
 
         async def ask(endpoint: ApiEndpoint, seconds: float) -> ChatAnswer:
             provider = self._provider(endpoint)
@@ -273,7 +275,7 @@ class ApiManager(ForkAware):
         await self._arefresh(options.get("endpoint"))
         request = request_of(messages, options)
         plan = replace(self._chat_plan(options), hedge_after=None, keep_open=True, usage_of=no_usage)
-        self._make_ready()
+        self._readiness.make()
         async with aclosing(stream_chat(self._pool, plan, request, self._provider)) as chunks:
             async for chunk in chunks:
                 yield chunk
@@ -379,15 +381,6 @@ class ApiManager(ForkAware):
             needs=JSON_NEEDS if options.get("json") else NO_NEEDS,
             model=options.get("model", ""),
         )
-
-    def _make_ready(self) -> None:
-        """Load what calls will need before they take slots: a request that is late behind its slot crowds the next window."""
-        roster = self._pool.roster
-        if roster is not self._ready_for:
-            for member in roster.members:
-                with suppress(InvalidArgument):
-                    self._provider(member.endpoint)
-            self._ready_for = roster
 
     def _provider(self, endpoint: ApiEndpoint) -> Provider:
         provider = self._providers.get(endpoint.provider)

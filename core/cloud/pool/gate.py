@@ -4,7 +4,7 @@ Who waits for an endpoint as a task holds nothing and asks nothing; see core.clo
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 
 from core.cloud.gate import Closed
@@ -30,11 +30,13 @@ AFTER_TROUBLE = 1.0
 
 class PoolGate:
     """The gate of `ai_call`, `ai_call:next`, `ai_call:wait` and `ai_call@ENDPOINT`. Takes no lock but the books' own, so that a
-    transaction may ask it. `when_limited` is what the pool does for those that do not say.
+    transaction may ask it. `when_limited` is what the pool does for those that do not say; until `ready` says that calls find loaded
+    what they need, none begins.
     """
 
-    def __init__(self, pool: Pool, when_limited: str = "next") -> None:
+    def __init__(self, pool: Pool, when_limited: str = "next", ready: Callable[[], bool] = lambda: True) -> None:
         self._pool = pool
+        self._ready = ready
         self._patient = when_limited == "wait"
 
     def wait(self, capability: str) -> float:
@@ -42,7 +44,7 @@ class PoolGate:
         pool = self._pool
         now = pool.looked_at()
         ahead = self._ahead()
-        if ahead is EVERYONE:
+        if ahead is EVERYONE or not self._ready():
             return LOOK_AGAIN
         openings = (_opens_at(member, now) for member in self._roster(capability).members if member not in ahead)
         return max(0.0, min(openings, default=float("inf") if not ahead else now + LOOK_AGAIN) - now)
