@@ -264,6 +264,20 @@ def test_no_more_of_a_handler_are_claimed_than_may_wait_and_others_are(
     assert [queue.outcomes(task) for task in waiting] == [["completed"]] * 6
 
 
+def test_enough_waiting_ai_calls_keep_back_those_of_every_capability(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every = {"ai_call", "ai_call@a", "ai_call:wait"}
+    queue.handlers.register("ai_call", lambda payload: payload, capabilities=lambda: every)
+    runner = TaskRunner(queue.store, queue.handlers)
+    assert every <= runner._able()
+
+    monkeypatch.setattr(runner._rests, "full", lambda: frozenset({"ai_call"}))
+
+    assert not every & runner._able()
+    assert "echo" in runner._able()
+
+
 def test_a_lease_is_renewed_while_its_handler_waits(queue: Queue, pool: Pool) -> None:
     queue.handlers.register("waits", ways(pool.full())["chat"])
     queue.run(concurrency=1, lease=0.6)

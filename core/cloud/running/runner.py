@@ -18,6 +18,7 @@ from functools import partial
 
 from core.clock import Clock, SystemClock
 from core.cloud.handlers.registry import Handler, HandlerRegistry
+from core.cloud.queue.submission import handler_of
 from core.cloud.retry import RetryPolicy
 from core.cloud.running.announcer import Announcer
 from core.cloud.running.exchanger import Exchanger
@@ -341,7 +342,7 @@ class TaskRunner:
         """
         able = self._handlers.capabilities(without=self._executor.unable())
         full = self._rests.full()
-        return frozenset(each for each in able if each.partition("@")[0] not in full) if full else able
+        return frozenset(each for each in able if handler_of(each) not in full) if full else able
 
     def _hindrance(self, handler: Handler) -> str:
         """Why nothing is begun with it here now, in words; '' when it is."""
