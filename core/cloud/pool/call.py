@@ -317,9 +317,7 @@ class Call:
             return flight
         if isinstance(token, Refused):
             now = self._pool.time()
-            member.refused(token, now)
-            if self._pool.given_back != given_back:
-                member.unblock(now)  # refused for a slot that is free by now, perhaps: ask again
+            self._pool.refused(member, token, now, given_back)
             log.debug("%s did not take the call (%s), free in %.3fs", member.name, token.why, token.until - now)
         return None
 

@@ -62,10 +62,11 @@ class PoolGate:
             if found is None:
                 return None
             member, last_resort = found
+            given_back = self._pool.given_back
             token = self._admit(member, last_resort=last_resort)
             if isinstance(token, int):
                 return PoolGrant(self._pool, member, token)
-            member.refused(token, self._pool.time())
+            self._pool.refused(member, token, self._pool.time(), given_back)
         return None
 
     def closed(self, capability: str) -> Closed | None:

@@ -10,7 +10,7 @@ from core.clock import Clock
 from core.cloud.pool.adaptation import Adaptation, described, merged
 from core.cloud.pool.health import CLOCK_SKEW
 from core.cloud.pool.hedge import HedgeBudget
-from core.cloud.pool.ledger import Refusal, outdated
+from core.cloud.pool.ledger import Refusal, Refused, outdated
 from core.cloud.pool.line import Line
 from core.cloud.pool.member import Member
 from core.cloud.pool.outcome import CANCELLED, OK, Outcome, OutcomeClass
@@ -298,6 +298,12 @@ class Pool:
     def abandon(self, flight: Flight) -> float:
         """A call was cancelled: nothing is known but that it took this long, and what it told until then."""
         return self.settle(flight, CANCELLED, usage=flight.told)
+
+    def refused(self, member: Member, refused: Refused, now: float, given_back: int) -> None:
+        """The member's account would not take a call, asked when so many slots had been given back."""
+        member.refused(refused, now)
+        if self.given_back != given_back:
+            member.unblock(now)  # it was refused for a slot that may be free by now
 
     def give_back(self, member: Member, token: int) -> None:
         """A call that was admitted, and not started, never leaves: its slots are free again. Never raises."""
