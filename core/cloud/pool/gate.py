@@ -46,8 +46,17 @@ class PoolGate:
         ahead = self._ahead()
         if ahead is EVERYONE or not self._ready():
             return LOOK_AGAIN
-        openings = (_opens_at(member, now) for member in self._roster(capability).members if member not in ahead)
-        return max(0.0, min(openings, default=float("inf") if not ahead else now + LOOK_AGAIN) - now)
+        first = now + LOOK_AGAIN if ahead else float("inf")
+        for member in self._roster(capability).members:
+            if member in ahead:
+                continue
+            opens = _opens_at(member, now)
+            if opens <= now and self._full(member, now):
+                opens = _opens_at(member, now)
+            if opens <= now:
+                return 0.0
+            first = min(first, opens)
+        return first - now
 
     def take(self, capability: str, payload: str) -> PoolGrant | None:
         """See core.cloud.gate.Gate."""
@@ -99,6 +108,15 @@ class PoolGate:
                 return member, False
         member = roster.last_resort(now, ahead)
         return None if member is None else (member, True)
+
+    def _full(self, member: Member, now: float) -> bool:
+        """Whether another process took what seemed free here: of those that wait for one slot, all but one stay out of a transaction."""
+        freed = self._pool.given_back, member.in_flight
+        refused = member.account.peek(self._pool.clock)
+        if refused is None or freed != (self._pool.given_back, member.in_flight):
+            return False
+        member.refused(refused, now)
+        return True
 
     def _admit(self, member: Member, *, last_resort: bool) -> int | Refused:
         try:

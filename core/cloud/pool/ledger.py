@@ -93,6 +93,10 @@ class Account(Protocol):
         """What `admit` would refuse a call for now, as a last resort; nothing is taken."""
         ...
 
+    def peek(self, clock: Clock) -> Refused | None:
+        """A limit that refuses calls now, found without a write; None when there is none, and where only `admit` can know. Raises StoreError."""
+        ...
+
     def settle(self, token: int, report: Report) -> None:
         """The call with this token is over. Never blocks and never raises."""
         ...

@@ -144,6 +144,10 @@ class MemoryAccount:
                 return pool_limited(self._shared.limit, free)
             return None
 
+    def peek(self, _clock: Clock) -> Refused | None:
+        """Nobody else takes its slots, and `admit` writes nothing."""
+        return None
+
     def _refusal(self, now: float, epoch: float, opens: float) -> Refused | None:
         endpoint = self.endpoint
         if opens > now:

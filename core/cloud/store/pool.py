@@ -53,7 +53,7 @@ from core.cloud.store.pool_rows import (
     save_health,
     settings_of,
 )
-from core.cloud.store.pool_windows import WHOLE_POOL, give_back, take_slots
+from core.cloud.store.pool_windows import WHOLE_POOL, full_until, give_back, take_slots
 from core.cloud.store.write_behind import WriteBehind
 from core.errors import HeablcoinError, InvalidArgument
 from core.fork import ForkAware, tell_of_forks
@@ -127,6 +127,12 @@ class SqlitePoolStore(ForkAware):
     @max_per_minute.setter
     def max_per_minute(self, limit: int) -> None:
         self._max_per_minute, self.full = limit, None
+
+    @property
+    def frees(self) -> bool:
+        """Whether there are slots that the database does not know yet to be free."""
+        with self._lock:
+            return self._being_written > 0 or any(item.frees for item in self._pending)
 
     def used(self, now: float) -> int:
         return self.used_by(WHOLE_POOL, now)
@@ -405,6 +411,24 @@ class SqliteAccount:
                 ) or self._take_slot(connection, now, 0)
             raise _PutBackError
         return refused
+
+    def peek(self, clock: Clock) -> Refused | None:
+        store, most = self._store, self.endpoint.max_concurrency
+        if most and self.in_flight >= most:
+            return Refused(Refusal.BUSY, clock.now() + BUSY_POLL)
+        if not (most or self.endpoint.max_requests_per_minute or store.max_per_minute):
+            return None
+        full, given_back = self._known_full(clock), store.given_back
+        if full is not None or store.frees:
+            return full
+        with store.database.read() as connection:
+            now = clock.now()
+            full = full_until(connection, self.endpoint, store.max_per_minute, now, store.window)
+            if full is not None:
+                store.remember(self, full, given_back)
+            elif most and row_of(connection, "flights", (self.endpoint.name, now))[0] >= most:
+                return Refused(Refusal.BUSY, now + BUSY_POLL)
+        return full
 
     def _known_full(self, clock: Clock) -> Refused | None:
         """A refusal by a limit of starts that still holds: whatever other processes do, no slot comes free before it says."""

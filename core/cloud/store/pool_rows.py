@@ -30,6 +30,11 @@ class Settled:
     def __init__(self, endpoint: ApiEndpoint, token: int, report: Report, changes_health: bool) -> None:
         self.endpoint, self.token, self.report, self.changes_health = endpoint, token, report, changes_health
 
+    @property
+    def frees(self) -> bool:
+        """Whether it gives back what the database holds for it."""
+        return bool(self.endpoint.max_concurrency) and not self.report.opened
+
 
 class Returned(Settled):
     """A call that was admitted and never left. `day` is the one whose count it is part of; 0 when that day is over, or nothing counted it."""
@@ -39,6 +44,10 @@ class Returned(Settled):
     def __init__(self, endpoint: ApiEndpoint, token: int, day: int, changes_health: bool) -> None:
         super().__init__(endpoint, token, NEVER_LEFT, changes_health)
         self.day = day
+
+    @property
+    def frees(self) -> bool:
+        return True
 
 
 def add_total(connection: apsw.Connection, name: str, settled: Sequence[Settled]) -> bool:

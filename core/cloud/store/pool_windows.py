@@ -53,6 +53,26 @@ def take_slots(
     return None
 
 
+def full_until(
+    connection: apsw.Connection, endpoint: ApiEndpoint, pool_limit: int, now: float, window: float
+) -> Refused | None:
+    """What `take_slots` would refuse, found without a write; None as well where the clock was put back, which only that puts right."""
+    limit = endpoint.max_requests_per_minute
+    own = _opens_at(connection, endpoint.name, limit, now, window) if limit else 0.0
+    if own:
+        return limited(endpoint, own)
+    whole = _opens_at(connection, WHOLE_POOL, pool_limit, now, window) if pool_limit else 0.0
+    return pool_limited(pool_limit, whole) if whole else None
+
+
+def _opens_at(connection: apsw.Connection, name: str, limit: int, now: float, window: float) -> float:
+    """When the next slot opens; 0.0 when it is open."""
+    _, at, oldest = row_of(connection, "ring", {"endpoint": name, "limit": limit}) or (0, 0.0, None)
+    if oldest is None or at > now + CLOCK_SKEW or oldest + window <= now:
+        return 0.0
+    return float(oldest) + window
+
+
 def give_back(connection: apsw.Connection, settled: Sequence[Settled]) -> None:
     """Those of these calls that never left are taken out of their windows and their day's count, as if they had never been there."""
     for item in settled:
