@@ -35,7 +35,7 @@ from core.cloud.pool.portal import Portal
 from core.cloud.pool.readiness import Readiness
 from core.cloud.pool.selection import check_strategy, check_when_limited
 from core.cloud.pool.statistics import pool_stats
-from core.cloud.providers.base import ChatAnswer, ChatChunk, Message, Provider
+from core.cloud.providers.base import ChatAnswer, ChatChunk, ChatRequest, Message, Provider
 from core.cloud.providers.returned_error import unless_error
 from core.errors import InvalidArgument
 from core.fork import ForkAware, abandon, tell_of_forks
@@ -231,7 +231,7 @@ class ApiManager(ForkAware):
         """
         await self._arefresh(options.get("endpoint"))
         request = request_of(messages, options)
-        plan = self._chat_plan(options)
+        plan = self._chat_plan(options, request)
         plan.grant = grant
         self._readiness.make()
 
@@ -274,7 +274,7 @@ class ApiManager(ForkAware):
         """
         await self._arefresh(options.get("endpoint"))
         request = request_of(messages, options)
-        plan = replace(self._chat_plan(options), hedge_after=None, keep_open=True, usage_of=no_usage)
+        plan = replace(self._chat_plan(options, request), hedge_after=None, keep_open=True, usage_of=no_usage)
         self._readiness.make()
         async with aclosing(stream_chat(self._pool, plan, request, self._provider)) as chunks:
             async for chunk in chunks:
@@ -369,8 +369,8 @@ class ApiManager(ForkAware):
             usage_of=usage_of,
         )
 
-    def _chat_plan(self, options: ChatOptions) -> CallPlan:
-        return self._plan(
+    def _chat_plan(self, options: ChatOptions, request: ChatRequest) -> CallPlan:
+        plan = self._plan(
             options.get("max_retries", 3),
             options.get("strategy", "priority"),
             1.5,
@@ -381,6 +381,8 @@ class ApiManager(ForkAware):
             needs=JSON_NEEDS if options.get("json") else NO_NEEDS,
             model=options.get("model", ""),
         )
+        plan.request = request
+        return plan
 
     def _provider(self, endpoint: ApiEndpoint) -> Provider:
         provider = self._providers.get(endpoint.provider)

@@ -58,6 +58,9 @@ async def add_api_endpoint(
     max_requests_per_minute: Annotated[
         int, whole("Exact limit for any 60 s, over all processes; 0: none.", 0, 10**6)
     ] = 60,
+    max_tokens_per_minute: Annotated[
+        int, whole("Tokens in any 60 s, reserved by an estimate; 0: no limit.", 0, 10**9)
+    ] = 0,
     timeout: Annotated[float, number("Seconds one attempt may take.", 0.1, 3600)] = 30.0,
     provider: Annotated[
         Literal["openai", "anthropic", "fake"], choice("Wire format: openai fits all compatible APIs.")
@@ -81,6 +84,7 @@ async def add_api_endpoint(
             model=model,
             priority=priority,
             max_requests_per_minute=max_requests_per_minute,
+            max_tokens_per_minute=max_tokens_per_minute,
             timeout=timeout,
             provider=provider,
             api_key_env=api_key_env,
@@ -178,6 +182,7 @@ class EndpointStats(TypedDict, total=False):
     success_rate: Required[str]
     avg_latency: Required[str]
     rate_limit: Required[Annotated[str, "used in the last 60 s / allowed"]]
+    token_limit: Annotated[str, "tokens reserved or used in the last 60 s / allowed, where it has such a limit"]
     last_error: Annotated[str, UNTRUSTED]
     adapted: Annotated[list[str], "what its requests are changed by, because it refuses it"]
 

@@ -237,6 +237,18 @@ async def test_a_call_waits_for_the_first_endpoint_or_asks_the_next_as_it_says(
         assert (await call("call_api", prompt="hello", when_limited=when_limited))["endpoint"] == "beta"
 
 
+async def test_an_endpoint_may_limit_its_tokens_a_minute(call: Any, refused: Any, llm_server: LlmServer) -> None:
+    arguments = {"name": "alpha", "base_url": llm_server.base_url("alpha"), "api_key": KEY, "model": "m"}
+    await call("add_api_endpoint", **arguments, max_tokens_per_minute=1_000)
+    await call("call_api", prompt="hello", max_tokens=500)
+    used = (await call("get_api_manager_stats"))["endpoints"]["alpha"]["token_limit"]
+    assert used.endswith("/1000")
+    assert 0 < int(used.partition("/")[0]) < 500
+    text = await refused("call_api", prompt="hello", max_tokens=2_000)
+    assert "the call alone may take 2,006 tokens, and its limit is 1,000 a minute" in text
+    assert "lower max_tokens" in text
+
+
 async def test_statistics_show_the_pools_own_limit(call: Any, runtime: Runtime) -> None:
     assert "rate_limit" not in await call("get_api_manager_stats")
     runtime.store.pool.max_per_minute = 60

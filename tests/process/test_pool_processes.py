@@ -131,6 +131,100 @@ def test_two_processes_keep_the_limit_of_the_whole_pool_exactly_and_use_all_of_i
     store.close()
 
 
+TOKENS = 20_000
+
+TALKERS = textwrap.dedent(
+    """
+    import asyncio, random, sys, time
+    from core.cloud.api_manager import ApiManager
+    from core.cloud.providers.base import ChatAnswer, Usage
+    from core.cloud.store.database import Database
+    from core.cloud.store.pool import SqlitePoolStore
+    from core.errors import AllEndpointsFailed
+
+    path, window, seconds = sys.argv[1], *map(float, sys.argv[2:])
+    rng = random.Random(path)
+
+    class Model:
+        keeps_time = True
+
+        async def chat(self, endpoint, request, timeout):
+            await asyncio.sleep(0.01)
+            return ChatAnswer("hi", "m", Usage(rng.randint(50, 100), rng.randint(1, request.max_tokens)), "stop")
+
+        async def aclose(self):
+            pass
+
+    store = SqlitePoolStore(Database(path), window=window)
+    manager = ApiManager(store, providers={"fake": Model()})
+
+    async def caller():
+        while time.time() < begin + seconds:
+            try:
+                await manager.achat("a" * 300, max_tokens=rng.randint(1, 200), deadline=window)
+            except AllEndpointsFailed:
+                await asyncio.sleep(0.01)
+
+    print("ready", flush=True)
+    begin = float(sys.stdin.readline())
+
+    async def main():
+        await asyncio.gather(*(caller() for _ in range(20)))
+
+    asyncio.run(main())
+    manager.close()
+    store.close()
+    """
+)
+
+EVERY_RESERVATION = """
+CREATE TABLE every_reservation (token INTEGER PRIMARY KEY, at REAL NOT NULL, reserved INTEGER NOT NULL, tokens INTEGER NOT NULL);
+CREATE TRIGGER keep_every_reservation AFTER INSERT ON pool_reservation
+BEGIN INSERT INTO every_reservation VALUES (NEW.token, NEW.at, NEW.tokens, NEW.tokens); END;
+CREATE TRIGGER keep_every_correction AFTER UPDATE OF tokens ON pool_reservation
+BEGIN UPDATE every_reservation SET tokens = NEW.tokens WHERE token = NEW.token; END
+"""
+
+
+def most_tokens_in_window(taken: list[tuple[float, int]], window: float) -> int:
+    """`taken` in the order of time."""
+    most = held = first = 0
+    for at, tokens in taken:
+        held += tokens
+        while at - taken[first][0] >= window:
+            held -= taken[first][1]
+            first += 1
+        most = max(most, held)
+    return most
+
+
+def test_two_processes_keep_one_limit_of_tokens_exactly_and_use_nearly_all_of_it(tmp_path):
+    store = SqlitePoolStore(Database(str(tmp_path / "pool.db")), window=WINDOW)
+    manager = ApiManager(store)
+    manager.add_endpoint(
+        ApiEndpoint("only", "fake", provider="fake", max_requests_per_minute=0, max_tokens_per_minute=TOKENS)
+    )
+    with store.database.write() as connection:
+        connection.execute(EVERY_RESERVATION)
+    processes = [python(TALKERS, store.database.location, str(WINDOW), str(SECONDS)) for _ in range(2)]
+    assert [process.stdout.readline() for process in processes] == ["ready\n"] * 2
+    begin = time.time()
+    for process in processes:
+        process.stdin.write(f"{begin}\n")
+        process.stdin.flush()
+    outputs = [process.communicate(timeout=60) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    with store.database.read() as connection:
+        taken = list(connection.execute("SELECT at, tokens, reserved FROM every_reservation ORDER BY at"))
+    assert all(tokens <= reserved for _, tokens, reserved in taken)
+    assert most_tokens_in_window([(at, tokens) for at, tokens, _ in taken], WINDOW) <= TOKENS
+    info = manager.get_stats()["endpoints"]["only"]
+    used = sum(tokens for _, tokens, _ in taken)
+    assert used == info["tokens_in"] + info["tokens_out"]
+    assert used >= 0.95 * TOKENS * (SECONDS // WINDOW)
+    store.close()
+
+
 SHORT = textwrap.dedent(
     """
     import sys

@@ -12,11 +12,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from core.clock import ManualClock
 from core.cloud.api_manager import ApiEndpoint, ApiManager
-from core.cloud.pool.call import Admit, Attempt, Call, Landed, Pause
+from core.cloud.pool.call import Call
+from core.cloud.pool.commands import Admit, Attempt, Landed, Pause
 from core.cloud.pool.ledger import Refused
 from core.cloud.pool.member import Member
 from core.cloud.pool.plan import CallPlan
 from core.cloud.pool.rate_limit import MINUTE
+from core.cloud.pool.token_limit import FIRST_CALL
 from core.cloud.store.database import Database
 from core.cloud.store.pool import SqlitePoolStore
 from core.cloud.store.pool_rows import read_health
@@ -26,6 +28,8 @@ from tests.support.pool_world import HttpError, most_in_window
 
 RETRY_AFTER = 20
 LIMITS = {"a": 5, "b": 3, "c": 0}
+TOKENS = 4 * FIRST_CALL
+"""A minute for `a`, whose calls tell none: so they keep what was reserved, but for those that were refused."""
 ENDS = {
     "ok": None,
     "caller_fault": HttpError(400),
@@ -94,6 +98,7 @@ class PoolMachine(RuleBasedStateMachine):
                 max_requests_per_minute=limit,
                 max_concurrency=3 if name == "c" else 0,
                 priority=2 if name == "b" else 1,
+                max_tokens_per_minute=TOKENS if name == "a" else 0,
             )
             self.processes[0].manager.add_endpoint(one)
         for process in self.processes:
@@ -233,6 +238,14 @@ class PoolMachine(RuleBasedStateMachine):
             assert most_in_window(whole, MINUTE) <= self.pool_limit
 
     @invariant()
+    def no_window_holds_more_tokens_than_the_limit(self) -> None:
+        if hasattr(self, "processes"):
+            with self.processes[0].database.read() as connection:
+                rows = connection.execute("SELECT at, tokens FROM pool_reservation WHERE tokens > 0").fetchall()
+            assert most_in_window([at for at, _ in rows], MINUTE) <= TOKENS // FIRST_CALL
+            assert {tokens for _, tokens in rows} <= {FIRST_CALL}
+
+    @invariant()
     def no_more_calls_are_under_way_than_allowed(self) -> None:
         if hasattr(self, "processes"):
             now = self.clock.now()
@@ -302,7 +315,7 @@ class PoolMachine(RuleBasedStateMachine):
         process.store.flush()
         with process.database.read() as connection:
             before = read_health(connection, name)
-        answer = command.member.account.admit(self.clock, last_resort=command.last_resort)
+        answer = command.member.account.admit(self.clock, last_resort=command.last_resort, tokens=command.tokens)
         if not isinstance(answer, Refused):
             assert self.closed_until[name] <= now, "an endpoint was called before the time its server asked for"
         if before.hard and not before.clean and not isinstance(answer, Refused):

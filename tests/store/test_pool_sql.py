@@ -6,7 +6,7 @@ from pathlib import Path
 import apsw
 import pytest
 
-from core.cloud.store import pool, pool_rows, pool_windows
+from core.cloud.store import pool, pool_rows, pool_tokens, pool_windows
 from core.cloud.store.database import Database
 
 TABLES = {"pool_endpoint"}
@@ -21,9 +21,19 @@ def database():
 
 
 def test_every_statement_is_used_and_every_one_used_is_there():
-    sources = "".join(Path(module.__file__).read_text(encoding="utf-8") for module in (pool, pool_rows, pool_windows))
+    sources = "".join(
+        Path(module.__file__).read_text(encoding="utf-8") for module in (pool, pool_rows, pool_tokens, pool_windows)
+    )
     used = set(re.findall(r'(?:POOL\[|row_of\(connection, )"(\w+)"', sources))
-    used |= {"clear_total", "clear_outcomes", "clear_latencies", "clean_health", "next_started", "next_spender"}
+    used |= {
+        "clear_total",
+        "clear_outcomes",
+        "clear_latencies",
+        "clean_health",
+        "next_started",
+        "next_spender",
+        "next_reserver",
+    }
     assert used == set(pool_rows.POOL)
 
 

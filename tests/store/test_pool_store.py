@@ -643,3 +643,73 @@ def test_a_wall_clock_put_back_an_hour_keeps_the_pool_for_no_longer_than_a_windo
 def test_no_endpoint_can_have_the_name_of_the_whole_pool():
     with pytest.raises(InvalidArgument, match="cannot be named"):
         endpoint(WHOLE_POOL)
+
+
+def used_tokens(views, account, clock):
+    return account.used_tokens(clock.now() if views[0].shared else clock.monotonic())
+
+
+def test_no_more_tokens_than_the_limit_are_reserved_in_a_window_over_all_views(views, clock):
+    mine, theirs = joined(views, endpoint(max_tokens_per_minute=100))
+    assert isinstance(mine.admit(clock, tokens=60), int)
+    clock.advance(10)
+    assert isinstance(theirs.admit(clock, tokens=40), int)
+    refused = mine.admit(clock, tokens=1)
+    assert why(refused) is Refusal.TOKENS
+    assert str(refused) == "limit of 100 tokens a minute"
+    clock.advance(WINDOW - 10)
+    assert isinstance(theirs.admit(clock, tokens=60), int)
+    assert why(mine.admit(clock, tokens=1)) is Refusal.TOKENS
+    assert used_tokens(views, mine, clock) == used_tokens(views, theirs, clock) == 100
+
+
+def test_what_a_call_did_not_take_is_free_for_every_view(views, clock):
+    mine, theirs = joined(views, endpoint(max_tokens_per_minute=100))
+    end(views[0], mine, mine.admit(clock, tokens=100), clock, tokens_in=20, tokens_out=10)
+    assert used_tokens(views, theirs, clock) == 30
+    assert isinstance(theirs.admit(clock, tokens=70), int)
+    refused = theirs.admit(clock, tokens=70)
+    now = clock.now() if views[0].shared else clock.monotonic()
+    assert now < refused.until <= now + 1, "the call under way may end with fewer"
+
+
+def test_the_wait_for_tokens_is_exact_when_every_call_is_over(views, clock):
+    mine, theirs = joined(views, endpoint(max_tokens_per_minute=100))
+    began = clock.now() if views[0].shared else clock.monotonic()
+    for tokens in (50, 30, 20):
+        end(views[0], mine, mine.admit(clock, tokens=tokens), clock, tokens_in=tokens)
+        clock.advance(5)
+    for tokens, wait in ((20, 0), (50, 0), (51, 5), (80, 5), (100, 10)):
+        assert theirs.admit(clock, tokens=tokens).until == pytest.approx(began + wait + WINDOW), tokens
+
+
+def test_a_slot_and_tokens_are_taken_together_or_not_at_all(views, clock):
+    for view in views:
+        view.max_per_minute = 2
+    mine, theirs = joined(views, endpoint(max_requests_per_minute=5, max_tokens_per_minute=100))
+    now = clock.now() if views[0].shared else clock.monotonic()
+    assert isinstance(mine.admit(clock, tokens=90), int)
+    assert why(theirs.admit(clock, tokens=20)) is Refusal.TOKENS
+    assert (theirs.used(now), views[1].used(now)) == (1, 1)
+    assert isinstance(theirs.admit(clock, tokens=5), int)
+    assert why(mine.admit(clock, tokens=5)) is Refusal.POOL
+    assert used_tokens(views, mine, clock) == 95
+
+
+def test_removing_and_adding_an_endpoint_is_no_way_around_its_tokens(views, clock):
+    mine, _ = joined(views, endpoint(max_tokens_per_minute=100))
+    mine.admit(clock, tokens=100)
+    views[0].remove("a")
+    again, theirs = joined(views, endpoint(max_tokens_per_minute=100))
+    assert why(again.admit(clock, tokens=1)) is why(theirs.admit(clock, tokens=1)) is Refusal.TOKENS
+    clock.advance(WINDOW)
+    assert isinstance(theirs.admit(clock, tokens=100), int)
+
+
+def test_a_wall_clock_put_back_an_hour_keeps_tokens_for_no_longer_than_a_window(views, clock):
+    mine, theirs = joined(views, endpoint(max_tokens_per_minute=100))
+    mine.admit(clock, tokens=100)
+    clock.set_now(clock.now() - 3600)
+    assert why(theirs.admit(clock, tokens=1)) is Refusal.TOKENS
+    clock.advance(WINDOW)
+    assert isinstance(theirs.admit(clock, tokens=100), int)

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 from core.clock import ManualClock
 from core.cloud.api_manager import ApiEndpoint, ApiManager
-from core.cloud.pool.call import Admit, Attempt, Call, Landed, Pause
+from core.cloud.pool.call import Call
+from core.cloud.pool.commands import Admit, Attempt, Landed, Pause
 from core.cloud.pool.plan import CallPlan
 
 
@@ -125,7 +126,9 @@ class _Steps:
             while True:
                 command = self.steps.send(event)
                 if isinstance(command, Admit):
-                    event = command.member.account.admit(world.clock, last_resort=command.last_resort)
+                    event = command.member.account.admit(
+                        world.clock, last_resort=command.last_resort, tokens=command.tokens
+                    )
                 elif isinstance(command, Pause):
                     self.pause(command)
                     return

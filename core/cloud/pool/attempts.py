@@ -9,6 +9,9 @@ from core.errors import AllEndpointsFailed
 
 KEYLESS = "its key is not known to this process"
 STAYS = 'not asked: when_limited="wait" stays with the endpoints of a lower priority number'
+SMALLER = (
+    "send less (shorter messages, lower max_tokens), or add the endpoint again with a higher max_tokens_per_minute."
+)
 
 MOST_SKIPPED = 20
 """Skipped endpoints that are listed; of more, the rest is counted."""
@@ -40,11 +43,17 @@ class AttemptRecord:
 
 
 def exhausted(
-    attempts: tuple[AttemptRecord, ...], skipped: Mapping[str, str], retry_after: float | None, *, later: bool = True
+    attempts: tuple[AttemptRecord, ...],
+    skipped: Mapping[str, str],
+    retry_after: float | None,
+    *,
+    later: bool = True,
+    too_large: bool = False,
 ) -> AllEndpointsFailed:
     """The error for a call that nobody answered: one line per attempt and per endpoint that was not asked.
 
-    `later`: an endpoint that was not asked may serve the call at another time.
+    `later`: an endpoint that was not asked may serve the call at another time. `too_large`: some endpoint's tokens a minute are fewer than
+    the call may take.
     """
     lines = [f"  {number}. {record}" for number, record in enumerate(attempts, 1)]
     names = list(skipped)
@@ -54,6 +63,7 @@ def exhausted(
     if not lines:
         return AllEndpointsFailed("The pool has no endpoint to ask.", "add one with add_endpoint.")
     count = len(attempts)
+    never = not later and (bool(refusals_of(attempts)) or (too_large and not attempts))
     head = (
         f"No endpoint answered after {count} attempt{'' if count == 1 else 's'}{_limits(attempts)}:"
         if count
@@ -61,10 +71,10 @@ def exhausted(
     )
     return AllEndpointsFailed(
         "\n".join([head, *lines]),
-        _fix(attempts, skipped, retry_after),
+        SMALLER if never and not attempts else _fix(attempts, skipped, retry_after),
         attempts=attempts,
         retry_after=retry_after,
-        final=bool(refusals_of(attempts)) and not later,
+        final=never,
     )
 
 

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from core.cloud.pool.attempts import STAYS, AttemptRecord, exhausted
+from core.cloud.pool.commands import Admit, Attempt, Command, Event, KeepWaiting, Landed, Pause
 from core.cloud.pool.grant import met_only_limits, snoozed
 from core.cloud.pool.health import HoldKind
-from core.cloud.pool.ledger import BUSY_POLL, Refused
+from core.cloud.pool.ledger import BUSY_POLL, Refusal, Refused
 from core.cloud.pool.limits import Limit
 from core.cloud.pool.line import EVERYONE, LOOK_AROUND, Turn
 from core.cloud.pool.member import Member
@@ -28,14 +29,13 @@ from core.cloud.pool.outcome import OK, Outcome, OutcomeClass, classify, headers
 from core.cloud.pool.plan import CallPlan
 from core.cloud.pool.pool import NO_USAGE, Flight, Pool, Usage
 from core.cloud.pool.selection import Roster
+from core.cloud.pool.token_limit import Thirst
 from core.cloud.pool.unsuited import Unsuited
-from core.cloud.pool.usage import tokens_of
+from core.cloud.pool.usage import tokens_told
 from core.cloud.pool.waits import exhausted_for
 from core.errors import AllEndpointsFailed, HeablcoinError
 
 log = logging.getLogger(__name__)
-
-# Commands and events are not frozen: a frozen dataclass takes three times as long to make, and these are made for every call.
 
 FAR = float("inf")
 FIRST_BACKOFF = 0.5
@@ -47,57 +47,8 @@ SPREAD = 0.005
 """Seconds: processes that wait for one slot wake up within this time of each other."""
 
 
-@dataclass(slots=True)
-class Admit:
-    member: Member
-    last_resort: bool = False
-
-
-@dataclass(slots=True)
-class Attempt:
-    flight: Flight
-    timeout: float
-    hedge_after: float | None = None
-    """Seconds after which the driver reports back although the call goes on."""
-
-
-@dataclass(slots=True)
-class KeepWaiting:
-    pass
-
-
-@dataclass(slots=True)
-class Pause:
-    seconds: float
-    turn: Turn | None = None
-    """Ends the pause when it is called."""
-
-
-@dataclass(slots=True)
-class Landed:
-    """A call that was under way is over."""
-
-    flight: Flight
-    result: Any = None
-    error: Exception | None = None
-
-
-Command = Admit | Attempt | KeepWaiting | Pause
-Event = int | Refused | Landed | None
-
-
 AT_DEADLINE = "deadline"
 """Code of the error of a stream that was at work when the call's own time was over: nobody's fault."""
-
-
-def tokens_told(error: Exception, flight: Flight) -> tuple[int, int]:
-    """What a call that failed was charged for all the same, as far as its error or its stream told."""
-    try:
-        tokens_in, tokens_out = tokens_of(error)
-    except Exception as trouble:  # noqa: BLE001 - an error that hides what it holds tells of no tokens
-        log.debug("the usage in an error of type %s cannot be read (%s)", type(error).__name__, type(trouble).__name__)
-        tokens_in, tokens_out = 0, 0
-    return max(tokens_in, flight.told.tokens_in), max(tokens_out, flight.told.tokens_out)
 
 
 def pool_failed(error: Exception) -> HeablcoinError:
@@ -133,6 +84,7 @@ class Call:
         "_records",
         "_snoozes",
         "_started",
+        "_thirst",
         "_turn",
         "_unsuited",
         "error",
@@ -150,6 +102,8 @@ class Call:
         self._notes: dict[str, str] = {}
         self._unsuited: Unsuited | None = None
         """What refusals taught; None while there were none."""
+        self._thirst: Thirst | None = None
+        """What it needs of tokens; None until it comes to an endpoint that limits them."""
         self._turn: Turn | None = None
         """Its place among the calls that wait."""
         self._snoozes = False
@@ -213,6 +167,9 @@ class Call:
         grant = self._plan.grant
         if grant is None or self._plan.endpoint not in {"", grant.member.name}:
             return None
+        if self._tokens(grant.member) is None:
+            grant.give_back()
+            return None
         flight = grant.begin()
         self._snoozes = flight is not None
         return None if flight is None else self._board(flight)
@@ -269,6 +226,8 @@ class Call:
         if self._again_at:
             self._rest_over()
         if self._turn is not None:
+            if self._turn.called and self._thirst is not None:
+                self._thirst.forget()
             self._turn.called = False
         while True:
             roster, avoid = self._choices(), self._avoided()
@@ -294,9 +253,10 @@ class Call:
             self._asked.discard(rested)
 
     def _avoided(self) -> AbstractSet[Member]:
-        """Members not to ask: those that were, and those that calls ahead of this one wait for."""
-        line = self._pool.line
-        return line.ahead(self._turn) | self._asked if line.turns else self._asked
+        """Members not to ask: those that were, those that calls ahead of this one wait for, and those with too few tokens left."""
+        line, thirst = self._pool.line, self._thirst
+        avoid = line.ahead(self._turn) | self._asked if line.turns else self._asked
+        return avoid if thirst is None else avoid | thirst.short(self._pool.time())
 
     def _leave_line(self) -> None:
         turn, self._turn = self._turn, None
@@ -304,12 +264,25 @@ class Call:
             self._pool.line.leave(turn)
             self._pool.tell()
 
+    def _tokens(self, member: Member) -> int | None:
+        """What to reserve of the tokens that `member` limits; None when it never takes so large a call, and is not asked any more."""
+        if not member.endpoint.max_tokens_per_minute:
+            return 0
+        self._thirst = self._thirst or Thirst(self._plan.request)
+        tokens = self._thirst.of(member)
+        if tokens is None:
+            self._asked.add(member)
+        return tokens
+
     def _admit(
         self, member: Member, *, last_resort: bool = False, hedge: bool = False
     ) -> Generator[Command, Event, Flight | None]:
         """Take a slot; None when the endpoint does not take the call after all."""
+        tokens = self._tokens(member)
+        if tokens is None:
+            return None
         given_back = self._pool.given_back
-        token = yield Admit(member, last_resort)
+        token = yield Admit(member, last_resort, tokens)
         if isinstance(token, int):
             flight = self._board(self._pool.start(member, token, hedge=hedge))
             if self._turn is not None:
@@ -317,7 +290,10 @@ class Call:
             return flight
         if isinstance(token, Refused):
             now = self._pool.time()
-            self._pool.refused(member, token, now, given_back)
+            if token.why is not Refusal.TOKENS or self._thirst is None:
+                self._pool.refused(member, token, now, given_back)
+            elif self._pool.given_back == given_back:
+                self._thirst.refused(member, token)
             log.debug("%s did not take the call (%s), free in %.3fs", member.name, token.why, token.until - now)
         return None
 
@@ -360,6 +336,8 @@ class Call:
             return None
         else:
             opens = member.last_resort_at
+        if self._thirst is not None:
+            opens = max(opens, self._thirst.opens(member))
         again = self._again_at.get(member)
         return opens if again is None else max(opens, now + again - self._pool.clock.monotonic())
 
@@ -492,15 +470,17 @@ class Call:
         now = self._pool.time()
         asked = {record.endpoint for record in self._records}
         skipped, later = {}, self._left() <= 0.0
-        smaller = self._unsuited.smaller if self._unsuited is not None else ()
+        smaller = self._unsuited.smaller if self._unsuited is not None else set()
+        thirst = self._thirst or Thirst(None)
         others = set(self._roster().members).difference(self._choices().members) if self._plan.patient else ()
         for member in self._pool.members.values():
             name = member.name
             if self._plan.endpoint in {"", name}:
-                note, again = self._notes.get(name), name in asked
-                later = later or not (again or name in smaller)
+                note, again = self._notes.get(name) or thirst.too_large.get(name), name in asked
+                later = later or not (again or name in smaller or name in thirst.too_large)
                 if note:
                     skipped[name] = f"not asked {'again' if again else ''}: {note}".replace(" :", ":")
-                elif not again and (why := member.why_not(now) or (STAYS if member in others else "")):
-                    skipped[name] = why
-        return exhausted(tuple(self._records), skipped, retry_after, later=later)
+                elif not again:
+                    held = thirst.why_not(member, now) or member.why_not(now) or (STAYS if member in others else "")
+                    skipped |= {name: held} if held else {}
+        return exhausted(tuple(self._records), skipped, retry_after, later=later, too_large=bool(thirst.too_large))

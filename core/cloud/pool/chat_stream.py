@@ -6,23 +6,14 @@ from contextlib import aclosing
 from typing import Any
 
 from core.cloud.pool import telemetry
-from core.cloud.pool.call import (
-    AT_DEADLINE,
-    Admit,
-    Attempt,
-    Call,
-    Command,
-    Event,
-    Landed,
-    Pause,
-    Success,
-    tokens_told,
-)
+from core.cloud.pool.call import AT_DEADLINE, Call, Success
+from core.cloud.pool.commands import Admit, Attempt, Command, Event, Landed, Pause
 from core.cloud.pool.drivers import async_admit, async_pause
 from core.cloud.pool.endpoint import ApiEndpoint
 from core.cloud.pool.outcome import CANCELLED, OK, Outcome, OutcomeClass, classify
 from core.cloud.pool.plan import CallPlan
 from core.cloud.pool.pool import Flight, Pool, Usage
+from core.cloud.pool.usage import tokens_told
 from core.cloud.pool.waiting import Presence, attend
 from core.cloud.providers.base import ChatChunk, ChatRequest, Provider, ProviderError
 from core.errors import AllEndpointsFailed

@@ -8,7 +8,8 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from core.cloud.pool import telemetry
-from core.cloud.pool.call import Admit, Attempt, Call, Command, Event, Landed, Pause, Success, pool_failed
+from core.cloud.pool.call import Call, Success, pool_failed
+from core.cloud.pool.commands import Admit, Attempt, Command, Event, Landed, Pause
 from core.cloud.pool.endpoint import ApiEndpoint
 from core.cloud.pool.ledger import Refused
 from core.cloud.pool.member import Member
@@ -28,7 +29,9 @@ def admit(pool: Pool, command: Admit) -> int | Refused:
     """Take a slot; with a shared ledger this is a short transaction."""
     try:
         member = command.member
-        return member.account.admit(pool.clock, last_resort=command.last_resort, new_key=member.new_key)
+        return member.account.admit(
+            pool.clock, last_resort=command.last_resort, new_key=member.new_key, tokens=command.tokens
+        )
     except HeablcoinError:
         raise
     except Exception as error:

@@ -96,6 +96,9 @@ class ApiEndpoint:
     """Merged into each request's JSON body."""
     context_window: int = 0
     """Tokens the model takes in all; 0 where it is not known. A request that is too long for one endpoint goes to those with a larger one."""
+    max_tokens_per_minute: int = 0
+    """Prompt and answer together, in any 60 seconds, over all processes that share the store; 0 means no limit. Reserved by an estimate
+    before a call (exact if it sets `max_tokens`), corrected after it."""
     adapted: ClassVar[tuple[Adaptation, ...]] = ()
     """What its requests are changed by, because it refuses them otherwise: learned, no setting."""
 
@@ -263,6 +266,7 @@ def _check_numbers(endpoint: ApiEndpoint) -> None:
         ("max_concurrency", 0),
         ("max_requests_per_day", 0),
         ("max_tokens_per_day", 0),
+        ("max_tokens_per_minute", 0),
         ("context_window", 0),
     ):
         value = getattr(endpoint, name)

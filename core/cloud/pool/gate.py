@@ -17,6 +17,7 @@ from core.cloud.pool.member import Member
 from core.cloud.pool.pool import Pool
 from core.cloud.pool.rate_limit import WINDOW
 from core.cloud.pool.selection import STRATEGIES, Roster
+from core.cloud.pool.token_limit import need_of_task
 from core.errors import StoreError, UnknownEndpoint
 from core.json_types import Json, loads
 
@@ -60,19 +61,25 @@ class PoolGate:
 
     def take(self, capability: str, payload: str) -> PoolGrant | None:
         """See core.cloud.gate.Gate."""
-        options = _options(payload)
+        value = loads(payload)
+        options = value if isinstance(value, dict) else {}
         strategy = options.get("strategy")
         if not isinstance(strategy, str) or strategy not in STRATEGIES:
             strategy = "priority"
-        roster = self._roster(capability)
+        need = need_of_task(value) if self._pool.thirsty else None
+        never = frozenset(one for one in self._pool.members.values() if one.never_takes(need)) if need else frozenset()
+        roster = self._roster(capability, never)
+        if never.issuperset(roster.members):
+            never = frozenset()  # its call, which says so, needs a slot that it gives back, and no tokens
         put_off = self._put_off(roster, options)
         for _ in range(2 * len(roster.members) + 2):
-            found = self._choose(roster, strategy, put_off)
+            found = self._choose(roster, strategy, put_off, never)
             if found is None:
                 return None
             member, last_resort = found
             given_back = self._pool.given_back
-            token = self._admit(member, last_resort=last_resort)
+            tokens = 1 if member.never_takes(need) else member.tokens_for(need)
+            token = self._admit(member, tokens, last_resort=last_resort)
             if isinstance(token, int):
                 return PoolGrant(self._pool, member, token)
             self._pool.refused(member, token, self._pool.time(), given_back)
@@ -85,7 +92,7 @@ class PoolGate:
         members = self._roster(capability).members
         refusals: list[tuple[Refused, Member]] = []
         for member in members:
-            refused = member.account.look(pool.clock)
+            refused = member.account.look(pool.clock, member.tokens_for(None))
             if refused is None:
                 return None
             refusals.append((refused, member))
@@ -97,11 +104,14 @@ class PoolGate:
         more = f" (the first of {len(members)} endpoints to open)" if len(members) > 1 else ""
         return Closed(f"{_obstacle(first, member)}{more}", max(0.0, first.until - now), starts, WINDOW)
 
-    def _choose(self, roster: Roster, strategy: str, put_off: AbstractSet[Member]) -> tuple[Member, bool] | None:
+    def _choose(
+        self, roster: Roster, strategy: str, put_off: AbstractSet[Member], never: AbstractSet[Member]
+    ) -> tuple[Member, bool] | None:
         """The endpoint to ask now, and whether it is a last resort."""
         now, ahead = self._pool.looked_at(), self._ahead()
         if ahead is EVERYONE:
             return None
+        ahead |= never
         for avoid in (ahead | put_off, ahead) if put_off else (ahead,):
             member = roster.choose(strategy, now, avoid)
             if member is not None:
@@ -118,9 +128,11 @@ class PoolGate:
         member.refused(refused, now)
         return True
 
-    def _admit(self, member: Member, *, last_resort: bool) -> int | Refused:
+    def _admit(self, member: Member, tokens: int, *, last_resort: bool) -> int | Refused:
         try:
-            return member.account.admit(self._pool.clock, last_resort=last_resort, new_key=member.new_key)
+            return member.account.admit(
+                self._pool.clock, last_resort=last_resort, new_key=member.new_key, tokens=tokens
+            )
         except StoreError:
             raise
         except Exception:
@@ -132,12 +144,12 @@ class PoolGate:
         line = self._pool.line
         return line.ahead(None) if line.turns else frozenset()
 
-    def _roster(self, capability: str) -> Roster:
+    def _roster(self, capability: str, never: AbstractSet[Member] = frozenset()) -> Roster:
         name = capability.partition("@")[2]
         if not name:
             said = capability.partition(":")[2]
             waits = said == "wait" if said else self._patient
-            return self._pool.roster.patient(self._pool.time(), ()) if waits else self._pool.roster
+            return self._pool.roster.patient(self._pool.time(), never) if waits else self._pool.roster
         try:
             return self._pool.only(name)
         except UnknownEndpoint:
@@ -168,6 +180,7 @@ def _obstacle(refused: Refused, member: Member) -> str:
     said = {
         Refusal.LIMITED: f"{name}'s {refused.detail.removeprefix('rate ')}",
         Refusal.POOL: refused.detail,
+        Refusal.TOKENS: f"{name}'s {refused.detail}",
         Refusal.BUSY: f"{name}, which takes {most} call{'s' if most != 1 else ''} at a time",
         Refusal.SPENT: f"the next day (UTC) of {name}: {refused.detail}",
         Refusal.PROBING: f"the call that tests whether {name} works again",
@@ -182,8 +195,3 @@ _HELD = {
     HoldKind.RATE_LIMITED: "whose server asked to be left alone",
     HoldKind.ENDPOINT_FAULT: "which refused its key, account or address and is tried again later",
 }
-
-
-def _options(payload: str) -> Mapping[str, Json]:
-    value = loads(payload)
-    return value if isinstance(value, dict) else {}

@@ -28,6 +28,7 @@ class Refusal(StrEnum):
     PROBING = "probing"
     LIMITED = "rate limit"
     POOL = "the pool's limit"
+    TOKENS = "token limit"
     BUSY = "busy"
     SPENT = "daily limit"
     REMOVED = "removed"
@@ -35,6 +36,9 @@ class Refusal(StrEnum):
 
 MINUTES = frozenset({Refusal.LIMITED, Refusal.POOL})
 """Limits of what starts in a minute: only time frees their slots, and calls that never left."""
+
+ENDS = frozenset({Refusal.BUSY, Refusal.TOKENS})
+"""Limits that the end of any call may open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +54,9 @@ class Refused:
     """How many calls it lets start in a minute, where it is such a limit."""
 
     def __str__(self) -> str:
-        if self.why in MINUTES and self.detail:
-            return self.detail
-        return f"{self.why} ({self.detail})" if self.detail else str(self.why)
+        if self.why is Refusal.SPENT and self.detail:
+            return f"{self.why} ({self.detail})"
+        return self.detail or str(self.why)
 
 
 def limited(endpoint: ApiEndpoint, until: float) -> Refused:
@@ -64,6 +68,11 @@ def limited(endpoint: ApiEndpoint, until: float) -> Refused:
 def pool_limited(limit: int, until: float) -> Refused:
     """The whole pool's slots of the last minute are all taken."""
     return Refused(Refusal.POOL, until, f"{Refusal.POOL} of {limit} a minute", limit)
+
+
+def token_limited(endpoint: ApiEndpoint, until: float) -> Refused:
+    """Too few of the endpoint's tokens of the last minute are left for this call; a smaller one may find enough."""
+    return Refused(Refusal.TOKENS, until, f"limit of {endpoint.max_tokens_per_minute:,} tokens a minute")
 
 
 class Account(Protocol):
@@ -81,16 +90,19 @@ class Account(Protocol):
         """Calls of this process that are under way."""
         ...
 
-    def admit(self, clock: Clock, *, last_resort: bool = False, new_key: bool = False) -> int | Refused:
+    def admit(
+        self, clock: Clock, *, last_resort: bool = False, new_key: bool = False, tokens: int = 0
+    ) -> int | Refused:
         """Take a slot for one call, or say why not: one step that nobody can come between.
 
         Returns the call's token. The slot of a call that left stays taken, whatever comes of it: once sent, a request counts. `last_resort` ignores a soft hold, and
-        `new_key` one for a fault of the endpoint's setup, which the caller's key may not have: it becomes the probe at once. The clock is read inside the step: a reading from before a wait for the database would put the start too early.
+        `new_key` one for a fault of the endpoint's setup, which the caller's key may not have: it becomes the probe at once. `tokens` are
+        reserved where the endpoint limits them, at most so many as its limit. The clock is read inside the step: a reading from before a wait for the database would put the start too early.
         """
         ...
 
-    def look(self, clock: Clock) -> Refused | None:
-        """What `admit` would refuse a call for now, as a last resort; nothing is taken."""
+    def look(self, clock: Clock, tokens: int = 0) -> Refused | None:
+        """What `admit` would refuse a call of so many tokens for now, as a last resort; nothing is taken."""
         ...
 
     def peek(self, clock: Clock) -> Refused | None:
@@ -120,6 +132,10 @@ class Account(Protocol):
 
     def used(self, now: float) -> int:
         """Calls started within the last minute."""
+        ...
+
+    def used_tokens(self, now: float) -> int:
+        """Tokens of the last minute, reserved or taken, as far as they count for its limit."""
         ...
 
     def totals(self) -> Tally: ...
@@ -202,7 +218,12 @@ def has_daily_limit(endpoint: ApiEndpoint) -> bool:
 
 def is_unlimited(endpoint: ApiEndpoint) -> bool:
     """Nothing about it is counted before a call."""
-    return not (endpoint.max_requests_per_minute or endpoint.max_concurrency or has_daily_limit(endpoint))
+    return not (
+        endpoint.max_requests_per_minute
+        or endpoint.max_tokens_per_minute
+        or endpoint.max_concurrency
+        or has_daily_limit(endpoint)
+    )
 
 
 def until_tomorrow(now: float, epoch: float) -> float:

@@ -11,6 +11,7 @@ from core.cloud.pool.ledger import MINUTES, Account, Refusal, Refused
 from core.cloud.pool.outcome import BLAMELESS, OutcomeClass
 from core.cloud.pool.retry_budget import RetryBudget
 from core.cloud.pool.tally import Report
+from core.cloud.pool.token_limit import Habits, Need, estimate
 
 DEGRADED_SHARE = 0.25
 """Share of recent calls that failed from which an endpoint counts as degraded."""
@@ -38,6 +39,7 @@ class Member:
         "faulty_generation",
         "faulty_key",
         "faulty_until",
+        "habits",
         "in_vain",
         "incident_at",
         "keyless",
@@ -82,7 +84,20 @@ class Member:
         """The same when no other endpoint is left."""
         self.window = endpoint.context_window
         """Tokens of its context window, as set or as its refusals told; 0 where it is not known."""
+        self.habits = Habits() if endpoint.max_tokens_per_minute else None
+        """What its calls take, where that is limited."""
         self.refresh(0.0)
+
+    def tokens_for(self, need: Need | None) -> int:
+        """Tokens that a call is to reserve here; `need` is None where nothing is known of its request. 0 where they are not limited.
+
+        More than the limit for one that it never takes.
+        """
+        return 0 if self.habits is None else estimate(need, self.habits, self.endpoint)
+
+    def never_takes(self, need: Need | None) -> bool:
+        """Whether a call exceeds the limit of tokens by itself."""
+        return self.habits is not None and self.tokens_for(need) > self.endpoint.max_tokens_per_minute
 
     def adapt(self, adaptations: tuple[Adaptation, ...]) -> None:
         """Change its requests by these from now on."""
@@ -213,6 +228,8 @@ class Member:
     def observe(self, report: Report, now: float) -> None:
         """Learn from an attempt that ended."""
         kind = report.outcome.kind
+        if self.habits is not None:
+            self.habits.learn(report)
         # A failure or an abandoned call took at least this long: left out, an endpoint that fails fast would look fast.
         self.latency.observe(report.latency, now)
         if self.in_vain and kind not in {OutcomeClass.CANCELLED, OutcomeClass.LOCAL_FAULT}:

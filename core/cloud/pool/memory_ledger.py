@@ -21,10 +21,12 @@ from core.cloud.pool.ledger import (
     matters,
     over_daily_limit,
     pool_limited,
+    token_limited,
     until_tomorrow,
 )
 from core.cloud.pool.rate_limit import WINDOW, SlidingWindow
 from core.cloud.pool.tally import Report, Spending, Tally, day_of
+from core.cloud.pool.token_limit import TokenWindow, taken
 from core.fork import ForkAware, tell_of_forks
 
 log = logging.getLogger(__name__)
@@ -79,6 +81,7 @@ class MemoryAccount:
         "_daily",
         "_first",
         "_lock",
+        "_reserved",
         "_shared",
         "_spent",
         "_tally",
@@ -104,6 +107,7 @@ class MemoryAccount:
         self._daily = has_daily_limit(endpoint)
         self._window = SlidingWindow(endpoint.max_requests_per_minute, window)
         self._shared = shared
+        self._reserved = TokenWindow(window)
 
     def configure(self, endpoint: ApiEndpoint) -> None:
         """Take over changed settings: what was known of its health and refusals belongs to the old ones."""
@@ -113,31 +117,38 @@ class MemoryAccount:
             self._daily = has_daily_limit(endpoint)
             self._window.limit = endpoint.max_requests_per_minute
 
-    def admit(self, clock: Clock, *, last_resort: bool = False, new_key: bool = False) -> int | Refused:
+    def admit(
+        self, clock: Clock, *, last_resort: bool = False, new_key: bool = False, tokens: int = 0
+    ) -> int | Refused:
         with self._lock:
             now, epoch = clock.monotonic(), clock.now()
             health, endpoint = self.health, self.endpoint
             clean = health.failures == 0 and health.held_until == 0.0
             opens = now if clean else health.opens_at(now, last_resort=last_resort, new_key=new_key)
             token = next(self._tokens)
-            refused = self._refusal(now, epoch, opens) or self._take_slots(endpoint, now, token)
+            refused = self._refusal(now, epoch, opens) or self._take_slots(endpoint, now, token, tokens)
             if refused is not None:
                 return refused
             spent = self._today(epoch)
             if not spent.requests:
                 self._first = token
             spent.requests += 1
+            if endpoint.max_tokens_per_minute:
+                self._reserved.reserve(token, tokens, now)
             if not clean:
                 health.begin(token, now + endpoint.timeout + PROBE_GRACE)
             self.in_flight += 1
             return token
 
-    def look(self, clock: Clock) -> Refused | None:
+    def look(self, clock: Clock, tokens: int = 0) -> Refused | None:
         with self._lock:
             now, endpoint = clock.monotonic(), self.endpoint
             refused = self._refusal(now, clock.now(), self.health.opens_at(now, last_resort=True))
             if refused is not None:
                 return refused
+            most = endpoint.max_tokens_per_minute
+            if most and (free := self._reserved.opens(tokens, most, now)) > now:
+                return token_limited(endpoint, free)
             if self._window.limit and (free := self._window.free_at(now)) > now:
                 return limited(endpoint, free)
             if self._shared.limit and (free := self._shared.free_at(now)) > now:
@@ -160,9 +171,11 @@ class MemoryAccount:
                 return Refused(Refusal.SPENT, until_tomorrow(now, epoch), over)
         return None
 
-    def _take_slots(self, endpoint: ApiEndpoint, now: float, token: int) -> Refused | None:
+    def _take_slots(self, endpoint: ApiEndpoint, now: float, token: int, tokens: int) -> Refused | None:
         """A slot of each window, or of none."""
-        window, shared = self._window, self._shared
+        window, shared, most = self._window, self._shared, endpoint.max_tokens_per_minute
+        if most and (free := self._reserved.opens(tokens, most, now)) > now:
+            return token_limited(endpoint, free)
         if window.limit and (free := window.free_at(now)) > now:
             return limited(endpoint, free)
         if shared.limit and (free := shared.take(now, (endpoint.name, token))) > now:
@@ -180,6 +193,8 @@ class MemoryAccount:
                 self.in_flight > 0
             )  # none is left of those that were under way when this process was forked
             try:
+                if self.endpoint.max_tokens_per_minute:
+                    self._reserved.correct(token, taken(report))
                 self._tally.add(report)
                 if report.tokens_in or report.tokens_out:
                     self._today(report.at).add(report)
@@ -193,6 +208,7 @@ class MemoryAccount:
         with self._lock:
             self.in_flight -= self.in_flight > 0
             self._window.give_back(token)
+            self._reserved.correct(token, 0)
             self._shared.give_back((self.endpoint.name, token))
             if token >= self._first:
                 self._spent.requests -= self._spent.requests > 0
@@ -207,6 +223,7 @@ class MemoryAccount:
         """In a forked child: the calls under way are the parent's."""
         self._lock = threading.Lock()
         self.in_flight = 0
+        self._reserved.begin_anew()
         self.health.end(self.health.probe)
 
     def slept(self, seconds: float) -> None:
@@ -220,6 +237,10 @@ class MemoryAccount:
     def used(self, now: float) -> int:
         with self._lock:
             return self._window.used(now)
+
+    def used_tokens(self, now: float) -> int:
+        with self._lock:
+            return self._reserved.used(now)
 
     def totals(self) -> Tally:
         with self._lock:

@@ -58,6 +58,8 @@ class Outcome:
     """Tokens of its context window, where it told them."""
     adaptations: tuple[Adaptation, ...] = ()
     """What to change so that the endpoint takes the request."""
+    unsent: bool = False
+    """No request reached the server."""
 
 
 OK = Outcome(OutcomeClass.OK)
@@ -87,6 +89,14 @@ _TIMEOUT_CLASSES = frozenset({"TimeoutError", "TimeoutException", "Timeout", "AP
 _PROXY_CLASSES = frozenset({"ProxyError", "ClientProxyConnectionError", "ProxyConnectionError"})
 _CONNECT_TIMEOUT_CLASSES = frozenset({"ConnectTimeout", "ConnectTimeoutError", "ConnectionTimeoutError", "PoolTimeout"})
 
+_CONNECT_CLASSES = _CONNECT_TIMEOUT_CLASSES | {
+    "ConnectError",
+    "ConnectionRefusedError",
+    "ClientConnectorError",
+    "NewConnectionError",
+    "gaierror",
+}
+
 
 def classify(error: BaseException, now: float) -> Outcome:
     """The outcome of an attempt that raised `error`; `now` (epoch seconds) is for a Retry-After that is a date.
@@ -108,7 +118,10 @@ def classify(error: BaseException, now: float) -> Outcome:
     timed_out = bool(names & _TIMEOUT_CLASSES) or getattr(error, "kind", "") == "timeout"
     # A request that was sent and never answered may be at work still; one that found no connection is not.
     sent = timed_out and not names & _CONNECT_TIMEOUT_CLASSES
-    return Outcome(OutcomeClass.TRANSIENT, reason=_text(error), timed_out=sent, same_again=not sent)
+    unsent = getattr(error, "kind", "") == "connect" or bool(names & _CONNECT_CLASSES)
+    return Outcome(
+        OutcomeClass.TRANSIENT, reason=_text(error), timed_out=sent, unsent=unsent and not sent, same_again=not sent
+    )
 
 
 def _is_filtered(error: BaseException) -> bool:

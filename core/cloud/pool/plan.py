@@ -2,10 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from core.cloud.pool.grant import PoolGrant
 from core.cloud.pool.pool import NO_USAGE, Usage
+
+if TYPE_CHECKING:
+    from core.cloud.providers.base import ChatRequest
 
 
 def no_usage(_result: object, _epoch: float) -> Usage:
@@ -35,5 +38,7 @@ class CallPlan:
     """It waits for the endpoints of the first priority that are able, where a limit keeps it from them; else others are asked."""
     grant: PoolGrant | None = None
     """The slot of a task's first request. A call that has one raises Snoozed where it would wait for a limit."""
+    request: "ChatRequest | None" = None
+    """What is going to be sent, where that is known: it tells how many tokens to reserve."""
     usage_of: Callable[[Any, float], Usage] = no_usage
     """What a result says about tokens and limits; the number is the time (epoch)."""

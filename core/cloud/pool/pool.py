@@ -10,7 +10,7 @@ from core.clock import Clock
 from core.cloud.pool.adaptation import Adaptation, described, merged
 from core.cloud.pool.health import CLOCK_SKEW
 from core.cloud.pool.hedge import HedgeBudget
-from core.cloud.pool.ledger import Refusal, Refused, outdated
+from core.cloud.pool.ledger import ENDS, Refusal, Refused, outdated
 from core.cloud.pool.line import Line
 from core.cloud.pool.member import Member
 from core.cloud.pool.outcome import CANCELLED, OK, Outcome, OutcomeClass
@@ -78,6 +78,8 @@ class Pool:
         """Some endpoint is wrongly set up, so that somebody may be about to correct it."""
         self.hedges = HedgeBudget()
         self.line = Line(clock)
+        self.thirsty = False
+        """Some member limits its tokens a minute."""
         self.watchers: list[Callable[[], None]] = []
         """Called, from any thread, when an endpoint may take calls earlier than it seemed; must not raise or wait."""
         self.given_back = 0
@@ -134,6 +136,7 @@ class Pool:
         self.members = {member.name: member for member in members}
         self.roster = Roster((member for member in self.members.values() if not member.keyless), self.rng)
         self.bent = any(_loses(member) for member in self.members.values())
+        self.thirsty = any(member.endpoint.max_tokens_per_minute for member in self.members.values())
         self.tell()
 
     def tell(self) -> None:
@@ -241,12 +244,12 @@ class Pool:
                 member.budget.refill()
                 log.debug("%s works again", member.name)
         waited_for = self.line.turns or self.watchers
-        if waited_for and member.blocked is not None and member.blocked.why is Refusal.BUSY:
+        if waited_for and member.blocked is not None and member.blocked.why in ENDS:
             member.blocked = None
             member.refresh(now)
         if self.line.turns:
             self.line.freed(member)
-        elif member.endpoint.max_concurrency or not (clean and clean_now):
+        elif member.endpoint.max_concurrency or member.endpoint.max_tokens_per_minute or not (clean and clean_now):
             self.tell()
 
     def shown(self, text: str) -> str:

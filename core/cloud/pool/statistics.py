@@ -43,6 +43,7 @@ def _endpoint_stats(member: Member, status: ApiStatus, tally: Tally, now: float,
         "success_rate": f"{tally.successes / decided:.1%}" if decided else NONE_YET,
         "avg_latency": f"{tally.seconds / tally.successes:.2f}s" if tally.successes else NONE_YET,
         "rate_limit": f"{used}/{limit or 'unlimited'}",
+        **_tokens(member, now),
         "provider": endpoint.provider,
         "base_url": endpoint.base_url,
         "model": endpoint.model,
@@ -58,6 +59,11 @@ def _endpoint_stats(member: Member, status: ApiStatus, tally: Tally, now: float,
         "last_error_at": to_iso(tally.last_error_at or None),
         "last_used_at": to_iso(tally.last_used_at or None),
     }
+
+
+def _tokens(member: Member, now: float) -> JsonObject:
+    limit = member.endpoint.max_tokens_per_minute
+    return {"token_limit": f"{member.account.used_tokens(now)}/{limit}"} if limit else {}
 
 
 def _counts(tally: Tally) -> JsonObject:

@@ -3,8 +3,12 @@
 import logging
 import math
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from core.cloud.pool.tally import MOST_TOKENS
+
+if TYPE_CHECKING:
+    from core.cloud.pool.pool import Flight
 
 log = logging.getLogger(__name__)
 
@@ -69,3 +73,13 @@ def _count(usage: object, *names: str) -> int | None:
         if count is not None:
             return count
     return None
+
+
+def tokens_told(error: Exception, flight: "Flight") -> tuple[int, int]:
+    """What a call that failed was charged for all the same, as far as its error or its stream told."""
+    try:
+        tokens_in, tokens_out = tokens_of(error)
+    except Exception as trouble:  # noqa: BLE001 - an error that hides what it holds tells of no tokens
+        log.debug("the usage in an error of type %s cannot be read (%s)", type(error).__name__, type(trouble).__name__)
+        tokens_in, tokens_out = 0, 0
+    return max(tokens_in, flight.told.tokens_in), max(tokens_out, flight.told.tokens_out)

@@ -53,6 +53,7 @@ from core.cloud.store.pool_rows import (
     save_health,
     settings_of,
 )
+from core.cloud.store.pool_tokens import correct
 from core.cloud.store.pool_windows import WHOLE_POOL, full_until, give_back, take_slots
 from core.cloud.store.write_behind import WriteBehind
 from core.errors import HeablcoinError, InvalidArgument
@@ -276,7 +277,7 @@ class SqlitePoolStore(ForkAware):
                 changes_health = False
                 log.exception("what a call of %s says about its health is left out", account.endpoint.name)
             self._pending.append(Settled(account.endpoint, token, report, changes_health))
-        if changes_health or account.endpoint.max_concurrency:
+        if changes_health or account.endpoint.max_concurrency or account.endpoint.max_tokens_per_minute:
             self._writer.now()
         else:
             self._writer.soon()
@@ -361,7 +362,9 @@ class SqliteAccount:
     def configure(self, endpoint: ApiEndpoint) -> None:
         self.endpoint, self.full, self._unlimited = endpoint, None, is_unlimited(endpoint)
 
-    def admit(self, clock: Clock, *, last_resort: bool = False, new_key: bool = False) -> int | Refused:
+    def admit(
+        self, clock: Clock, *, last_resort: bool = False, new_key: bool = False, tokens: int = 0
+    ) -> int | Refused:
         if self._unlimited and self.health.clean and not self._store.max_per_minute:
             # Nothing to take a slot of: what other processes find out about its health arrives with the next refresh.
             with self._store._lock:  # noqa: SLF001
@@ -384,7 +387,7 @@ class SqliteAccount:
             opens = health.opens_at(now, last_resort=last_resort, new_key=new_key)
             refused = self._refusal(connection, health, now, opens)
             if refused is None:
-                refused = self._take_slot(connection, now, token)
+                refused = self._take_slot(connection, now, token, tokens)
             if refused is None:
                 self._enter(connection, health, token, now)
         self._store._adopt(name, health)  # noqa: SLF001 - the account is the store's own other half
@@ -396,7 +399,7 @@ class SqliteAccount:
             self.in_flight += 1
         return token
 
-    def look(self, clock: Clock) -> Refused | None:
+    def look(self, clock: Clock, tokens: int = 0) -> Refused | None:
         """Taken and put back, so that it can say nothing else than `admit` would."""
         refused = None
         with suppress(_PutBackError), self._store.database.write(durable=False) as connection:
@@ -408,7 +411,7 @@ class SqliteAccount:
                 health.rewind(now)
                 refused = self._refusal(
                     connection, health, now, health.opens_at(now, last_resort=True)
-                ) or self._take_slot(connection, now, 0)
+                ) or self._take_slot(connection, now, 0, tokens)
             raise _PutBackError
         return refused
 
@@ -453,9 +456,9 @@ class SqliteAccount:
                 return Refused(Refusal.SPENT, until_tomorrow(now, now), over)
         return None
 
-    def _take_slot(self, connection: apsw.Connection, now: float, token: int) -> Refused | None:
-        store = self._store
-        return take_slots(connection, self.endpoint, store.max_per_minute, now, store.window, token=token)
+    def _take_slot(self, connection: apsw.Connection, now: float, token: int, tokens: int) -> Refused | None:
+        limit, window = self._store.max_per_minute, self._store.window
+        return take_slots(connection, self.endpoint, limit, now, window, token=token, tokens=tokens)
 
     def _enter(self, connection: apsw.Connection, health: Health, token: int, now: float) -> None:
         endpoint, day = self.endpoint, day_of(now)
@@ -489,6 +492,11 @@ class SqliteAccount:
 
     def used(self, now: float) -> int:
         return self._store.used_by(self.endpoint.name, now)
+
+    def used_tokens(self, now: float) -> int:
+        self._store.flush()
+        with self._store.database.read() as connection:
+            return int(row_of(connection, "reserved_since", (self.endpoint.name, now - self._store.window))[0])
 
     def totals(self) -> Tally:
         self._store.flush()
@@ -549,6 +557,7 @@ def _write(connection: apsw.Connection, settled: Sequence[Settled]) -> dict[str,
     by_name: dict[str, list[Settled]] = {}
     for item in settled:
         by_name.setdefault(item.endpoint.name, []).append(item)
+    correct(connection, settled)
     for name, items in by_name.items():
         calls = [item for item in items if not isinstance(item, Returned)]
         if len(calls) < len(items):

@@ -104,6 +104,9 @@ def forget_removed(connection: apsw.Connection, now: float, window: float) -> No
     for name in _names(connection, "next_started"):
         if name not in kept:
             connection.execute(POOL["forget_starts"], (name, now - window))
+    for name in _names(connection, "next_reserver"):
+        if name not in kept:
+            connection.execute(POOL["drop_reservations"], (name, now - window))
     for name in _names(connection, "next_spender"):
         connection.execute(POOL["forget_spending"], (name, day_of(now)))
 

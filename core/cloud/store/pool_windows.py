@@ -10,8 +10,9 @@ import apsw
 
 from core.cloud.pool.endpoint import ApiEndpoint
 from core.cloud.pool.health import CLOCK_SKEW
-from core.cloud.pool.ledger import Refused, limited, pool_limited
+from core.cloud.pool.ledger import Refused, limited, pool_limited, token_limited
 from core.cloud.store.pool_rows import POOL, Returned, Settled, row_of
+from core.cloud.store.pool_tokens import reserve, room
 
 WHOLE_POOL = "*"
 """The name under which the pool's own starts stand: one that no endpoint can have."""
@@ -31,13 +32,22 @@ class Slot:
 
 
 def take_slots(
-    connection: apsw.Connection, endpoint: ApiEndpoint, pool_limit: int, now: float, window: float, *, token: int
+    connection: apsw.Connection,
+    endpoint: ApiEndpoint,
+    pool_limit: int,
+    now: float,
+    window: float,
+    *,
+    token: int,
+    tokens: int,
 ) -> Refused | None:
-    """A slot of the endpoint's window and of the pool's, where there are such limits; when one refuses, of neither.
+    """A slot of the endpoint's window and of the pool's, where there are such limits, and `tokens`; when one refuses, nothing.
 
     `token` is the call's, by which it may give them back.
     """
     slots = []
+    if endpoint.max_tokens_per_minute and (opens := room(connection, endpoint, tokens, now, window)):
+        return token_limited(endpoint, opens)
     if endpoint.max_requests_per_minute:
         own = _look(connection, endpoint.name, endpoint.max_requests_per_minute, now, window)
         if own.opens:
@@ -48,6 +58,8 @@ def take_slots(
         if whole.opens:
             return pool_limited(pool_limit, whole.opens)
         slots.append(whole)
+    if endpoint.max_tokens_per_minute:
+        reserve(connection, endpoint.name, token, tokens, now)
     for slot in slots:
         _take(connection, slot, token)
     return None

@@ -153,3 +153,37 @@ DELETE FROM pool_outcome WHERE endpoint = ?;
 
 -- name: clear_latencies
 DELETE FROM pool_latency WHERE endpoint = ?;
+
+-- name: newest_reservation
+SELECT max(at) FROM pool_reservation WHERE endpoint = ?;
+
+-- name: reserved
+-- Of all that stand in the table: those that are over are dropped before.
+SELECT tokens FROM pool_reserved WHERE endpoint = ?;
+
+-- name: reserved_under_way
+SELECT coalesce(sum(tokens), 0) FROM pool_reservation WHERE endpoint = ? AND under_way = 1;
+
+-- name: reserved_since
+SELECT coalesce(sum(tokens), 0) FROM pool_reservation WHERE endpoint = ? AND at > ?;
+
+-- name: reservations
+-- Read only when there are too few tokens, as far as they tell when there will be enough.
+SELECT at, tokens, under_way FROM pool_reservation WHERE endpoint = ? ORDER BY at;
+
+-- name: reserve
+INSERT INTO pool_reservation (endpoint, at, token, tokens) VALUES (?, ?, ?, ?);
+
+-- name: correct
+-- Nothing for one that is out of the window, or was given without asking the database.
+UPDATE pool_reservation SET tokens = coalesce(?, tokens), under_way = 0 WHERE endpoint = ? AND token = ?;
+
+-- name: drop_reservations
+DELETE FROM pool_reservation WHERE endpoint = ? AND at <= ?;
+
+-- name: pull_back_reservations
+-- The wall clock was put back: what was reserved in the future counts as reserved now.
+UPDATE pool_reservation SET at = :now WHERE endpoint = :endpoint AND at > :now;
+
+-- name: next_reserver
+SELECT min(endpoint) FROM pool_reservation WHERE endpoint > ?;
