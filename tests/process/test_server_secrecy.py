@@ -42,14 +42,16 @@ def test_a_key_is_nowhere_but_where_keys_are_kept(tmp_path: Path, llm_server: Ll
                 priority=priority,
             )
         for endpoint in ("refuses", "picky", "works"):
-            server.request(
-                "tools/call", {"name": "call_api", "arguments": {"prompt": "x", "endpoint": endpoint, "timeout": 5}}
-            )
             task = server.call(
                 "publish_enhanced_task", name="ai_call", payload={"prompt": "x", "endpoint": endpoint}, max_retries=0
             )
             server.call("wait_for_task", task_id=task["task_id"])
             server.call("get_task_status", task_id=task["task_id"])
+            server.request(
+                "tools/call", {"name": "call_api", "arguments": {"prompt": "x", "endpoint": endpoint, "timeout": 5}}
+            )
+            waits = server.call("publish_enhanced_task", name="ai_call", payload={"prompt": "x", "endpoint": endpoint})
+            server.call("get_task_status", task_id=waits["task_id"])
         for wrong in (
             {"name": key},
             {"base_url": key},

@@ -193,5 +193,5 @@ _HELD = {
     HoldKind.NONE: "which rests",
     HoldKind.TRANSIENT: "which failed and is tried again later",
     HoldKind.RATE_LIMITED: "whose server asked to be left alone",
-    HoldKind.ENDPOINT_FAULT: "which refused its key, account or address and is tried again later",
+    HoldKind.ENDPOINT_FAULT: "which refused its key, account or address (once that is corrected they start at once)",
 }
