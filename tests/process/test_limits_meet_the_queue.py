@@ -18,6 +18,7 @@ from core.cloud.running.runner import TaskRunner
 from core.cloud.running.wakeup import WakeUp
 from core.cloud.store import open_store
 from core.cloud.store.base import ClaimRequest
+from core.cloud.store.pool_windows import COMES_WITHIN
 from core.cloud.task import TaskPriority
 from tests.process.queue_setup import FAST_RETRIES, NEVER
 from tests.support.waiting import wait_until
@@ -464,3 +465,53 @@ def test_a_direct_call_that_waits_goes_before_the_tasks_of_its_process(make):
 
     assert process.statuses(tasks) == {"completed": 1, "pending": 2}
     assert answered == ["echo: now"]
+
+
+@pytest.fixture
+def waiting_elsewhere(make):
+    """A process whose tasks wait for a limit that opens in 5 s, and another in which a direct call waits for the same."""
+    process, other = make(), make()
+    process.add(max_requests_per_minute=1)
+    process.runner.start()
+    tasks = process.ask(3, priority=TaskPriority.URGENT)
+    process.settled()
+    process.clock.advance(WINDOW - 5)
+    answered = []
+
+    def direct():
+        answered.append(other.manager.chat("now", deadline=10_000).text)
+
+    threading.Thread(target=direct, daemon=True).start()
+    wait_until(lambda: other.manager._pool.line.turns, "the direct call to wait")
+    process.clock.advance(5.1)
+    return process, other, tasks, answered
+
+
+def test_a_direct_call_of_another_process_goes_before_the_tasks_too(waiting_elsewhere):
+    process, other, tasks, answered = waiting_elsewhere
+    process.look()
+    process.settled()
+    assert process.statuses(tasks) == {"completed": 1, "pending": 2}
+
+    other.manager._pool.line.turns[0].call(process.clock.monotonic())
+    wait_until(lambda: answered, "the direct call")
+    process.clock.advance(COMES_WITHIN)
+    process.look()
+    process.settled()
+    assert process.statuses(tasks) == {"completed": 1, "pending": 2}
+
+    pass_time(WINDOW, process, step=WINDOW / 4)
+    assert process.statuses(tasks) == {"completed": 2, "pending": 1}
+
+
+def test_a_slot_that_no_direct_call_comes_for_is_a_tasks_after_a_moment(waiting_elsewhere):
+    process, _, tasks, answered = waiting_elsewhere
+    process.look()
+    process.settled()
+
+    process.clock.advance(COMES_WITHIN)
+    process.look()
+    process.settled()
+
+    assert process.statuses(tasks) == {"completed": 2, "pending": 1}
+    assert answered == []

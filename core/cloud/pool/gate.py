@@ -39,6 +39,8 @@ class PoolGate:
         self._pool = pool
         self._ready = ready
         self._patient = when_limited == "wait"
+        self._left: dict[Member, float] = {}
+        """Endpoints that tasks leave to direct calls of other processes, and until when (pool time)."""
 
     def wait(self, capability: str) -> float:
         """See core.cloud.gate.Gate. Direct calls that wait in this process come first."""
@@ -53,7 +55,7 @@ class PoolGate:
                 continue
             opens = _opens_at(member, now)
             if opens <= now and self._full(member, now):
-                opens = _opens_at(member, now)
+                opens = self._left.get(member) or _opens_at(member, now)
             if opens <= now:
                 return 0.0
             first = min(first, opens)
@@ -82,7 +84,10 @@ class PoolGate:
             token = self._admit(member, tokens, last_resort=last_resort)
             if isinstance(token, int):
                 return PoolGrant(self._pool, member, token)
-            self._pool.refused(member, token, self._pool.time(), given_back)
+            if token.why is Refusal.AWAITED:
+                self._left[member] = token.until
+            else:
+                self._pool.refused(member, token, self._pool.time(), given_back)
         return None
 
     def closed(self, capability: str) -> Closed | None:
@@ -125,13 +130,16 @@ class PoolGate:
         refused = member.account.peek(self._pool.clock)
         if refused is None or freed != (self._pool.given_back, member.in_flight):
             return False
-        member.refused(refused, now)
+        if refused.why is Refusal.AWAITED:
+            self._left[member] = refused.until
+        else:
+            member.refused(refused, now)
         return True
 
     def _admit(self, member: Member, tokens: int, *, last_resort: bool) -> int | Refused:
         try:
             return member.account.admit(
-                self._pool.clock, last_resort=last_resort, new_key=member.new_key, tokens=tokens
+                self._pool.clock, last_resort=last_resort, new_key=member.new_key, tokens=tokens, task=True
             )
         except StoreError:
             raise
@@ -140,9 +148,14 @@ class PoolGate:
             return Refused(Refusal.BUSY, self._pool.time() + AFTER_TROUBLE)
 
     def _ahead(self) -> AbstractSet[Member]:
-        """What direct calls of this process wait for: somebody waits for them now."""
+        """What direct calls wait for, of this process and as far as known of others: somebody waits for them now."""
         line = self._pool.line
-        return line.ahead(None) if line.turns else frozenset()
+        ahead: AbstractSet[Member] = line.ahead(None) if line.turns else frozenset()
+        if self._left and ahead is not EVERYONE:
+            now = self._pool.time()
+            self._left = {member: until for member, until in self._left.items() if now < until <= now + WINDOW + 1.0}
+            ahead |= self._left.keys()
+        return ahead
 
     def _roster(self, capability: str, never: AbstractSet[Member] = frozenset()) -> Roster:
         name = capability.partition("@")[2]

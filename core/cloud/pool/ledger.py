@@ -31,6 +31,7 @@ class Refusal(StrEnum):
     TOKENS = "token limit"
     BUSY = "busy"
     SPENT = "daily limit"
+    AWAITED = "a direct call comes first"
     REMOVED = "removed"
 
 
@@ -91,13 +92,14 @@ class Account(Protocol):
         ...
 
     def admit(
-        self, clock: Clock, *, last_resort: bool = False, new_key: bool = False, tokens: int = 0
+        self, clock: Clock, *, last_resort: bool = False, new_key: bool = False, tokens: int = 0, task: bool = False
     ) -> int | Refused:
         """Take a slot for one call, or say why not: one step that nobody can come between.
 
         Returns the call's token. The slot of a call that left stays taken, whatever comes of it: once sent, a request counts. `last_resort` ignores a soft hold, and
         `new_key` one for a fault of the endpoint's setup, which the caller's key may not have: it becomes the probe at once. `tokens` are
-        reserved where the endpoint limits them, at most so many as its limit. The clock is read inside the step: a reading from before a wait for the database would put the start too early.
+        reserved where the endpoint limits them, at most so many as its limit. A `task` leaves a minute's slot to the direct calls of any
+        process that wait for it. The clock is read inside the step: a reading from before a wait for the database would put the start too early.
         """
         ...
 

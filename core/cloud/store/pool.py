@@ -23,6 +23,7 @@ from core.cloud.pool.endpoint import ApiEndpoint
 from core.cloud.pool.health import Health
 from core.cloud.pool.ledger import (
     BUSY_POLL,
+    MINUTES,
     PROBE_GRACE,
     Listing,
     Refusal,
@@ -54,7 +55,7 @@ from core.cloud.store.pool_rows import (
     settings_of,
 )
 from core.cloud.store.pool_tokens import correct
-from core.cloud.store.pool_windows import WHOLE_POOL, full_until, give_back, take_slots
+from core.cloud.store.pool_windows import WHOLE_POOL, awaited, expect, full_until, give_back, take_slots
 from core.cloud.store.write_behind import WriteBehind
 from core.errors import HeablcoinError, InvalidArgument
 from core.fork import ForkAware, tell_of_forks
@@ -363,7 +364,7 @@ class SqliteAccount:
         self.endpoint, self.full, self._unlimited = endpoint, None, is_unlimited(endpoint)
 
     def admit(
-        self, clock: Clock, *, last_resort: bool = False, new_key: bool = False, tokens: int = 0
+        self, clock: Clock, *, last_resort: bool = False, new_key: bool = False, tokens: int = 0, task: bool = False
     ) -> int | Refused:
         if self._unlimited and self.health.clean and not self._store.max_per_minute:
             # Nothing to take a slot of: what other processes find out about its health arrives with the next refresh.
@@ -387,7 +388,7 @@ class SqliteAccount:
             opens = health.opens_at(now, last_resort=last_resort, new_key=new_key)
             refused = self._refusal(connection, health, now, opens)
             if refused is None:
-                refused = self._take_slot(connection, now, token, tokens)
+                refused = self._take_slot(connection, now, token, tokens, task=task)
             if refused is None:
                 self._enter(connection, health, token, now)
         self._store._adopt(name, health)  # noqa: SLF001 - the account is the store's own other half
@@ -427,7 +428,7 @@ class SqliteAccount:
         with store.database.read() as connection:
             now = clock.now()
             full = full_until(connection, self.endpoint, store.max_per_minute, now, store.window)
-            if full is not None:
+            if full is not None and full.why in MINUTES:
                 store.remember(self, full, given_back)
             elif most and row_of(connection, "flights", (self.endpoint.name, now))[0] >= most:
                 return Refused(Refusal.BUSY, now + BUSY_POLL)
@@ -456,9 +457,16 @@ class SqliteAccount:
                 return Refused(Refusal.SPENT, until_tomorrow(now, now), over)
         return None
 
-    def _take_slot(self, connection: apsw.Connection, now: float, token: int, tokens: int) -> Refused | None:
+    def _take_slot(
+        self, connection: apsw.Connection, now: float, token: int, tokens: int, *, task: bool = False
+    ) -> Refused | None:
         limit, window = self._store.max_per_minute, self._store.window
-        return take_slots(connection, self.endpoint, limit, now, window, token=token, tokens=tokens)
+        if task and (refused := awaited(connection, self.endpoint, now, window)):
+            return refused
+        refused = take_slots(connection, self.endpoint, limit, now, window, token=token, tokens=tokens)
+        if refused is not None and refused.why in MINUTES and not task:
+            expect(connection, self.endpoint.name, refused)
+        return refused
 
     def _enter(self, connection: apsw.Connection, health: Health, token: int, now: float) -> None:
         endpoint, day = self.endpoint, day_of(now)

@@ -10,10 +10,12 @@ import apsw
 
 from core.cloud.pool.endpoint import ApiEndpoint
 from core.cloud.pool.health import CLOCK_SKEW
-from core.cloud.pool.ledger import Refused, limited, pool_limited, token_limited
+from core.cloud.pool.ledger import Refusal, Refused, limited, pool_limited, token_limited
 from core.cloud.store.pool_rows import POOL, Returned, Settled, row_of
 from core.cloud.store.pool_tokens import reserve, room
 
+COMES_WITHIN = 0.25
+"""Seconds after the opening of a slot within which a direct call that waits for it comes, or it is anybody's."""
 WHOLE_POOL = "*"
 """The name under which the pool's own starts stand: one that no endpoint can have."""
 
@@ -65,16 +67,28 @@ def take_slots(
     return None
 
 
+def expect(connection: apsw.Connection, name: str, refused: Refused) -> None:
+    """A direct call was refused, and may wait: the next slot of that window is not for tasks."""
+    window = WHOLE_POOL if refused.why is Refusal.POOL else name
+    connection.execute(POOL["await"], (window, refused.until + COMES_WITHIN))
+
+
+def awaited(connection: apsw.Connection, endpoint: ApiEndpoint, now: float, window: float) -> Refused | None:
+    """Why a task leaves a slot that is open to a direct call; None when none waits, in any process."""
+    (until,) = row_of(connection, "awaited", (endpoint.name, now + window + COMES_WITHIN))
+    return None if until is None or until <= now else Refused(Refusal.AWAITED, until)
+
+
 def full_until(
     connection: apsw.Connection, endpoint: ApiEndpoint, pool_limit: int, now: float, window: float
 ) -> Refused | None:
-    """What `take_slots` would refuse, found without a write; None as well where the clock was put back, which only that puts right."""
+    """What `take_slots` would refuse a task, found without a write; None as well where the clock was put back, which only that puts right."""
     limit = endpoint.max_requests_per_minute
     own = _opens_at(connection, endpoint.name, limit, now, window) if limit else 0.0
     if own:
         return limited(endpoint, own)
     whole = _opens_at(connection, WHOLE_POOL, pool_limit, now, window) if pool_limit else 0.0
-    return pool_limited(pool_limit, whole) if whole else None
+    return pool_limited(pool_limit, whole) if whole else awaited(connection, endpoint, now, window)
 
 
 def _opens_at(connection: apsw.Connection, name: str, limit: int, now: float, window: float) -> float:

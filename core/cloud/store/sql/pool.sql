@@ -43,6 +43,16 @@ SELECT newest.seq, newest.at, oldest.at
 FROM (SELECT seq, at FROM pool_start WHERE endpoint = :endpoint ORDER BY seq DESC LIMIT 1) AS newest
 LEFT JOIN pool_start AS oldest ON oldest.endpoint = :endpoint AND oldest.seq = newest.seq - :limit + 1;
 
+-- name: await
+-- A direct call waits for the next slot.
+INSERT INTO pool_awaited (endpoint, until) VALUES (?1, ?2)
+ON CONFLICT (endpoint) DO UPDATE SET until = excluded.until;
+
+-- name: awaited
+-- Until when tasks leave this endpoint, or the pool as a whole, to direct calls. A time further off than any wait is of a clock
+-- that was put back.
+SELECT max(until) FROM pool_awaited WHERE endpoint IN (?1, '*') AND until <= ?2;
+
 -- name: start
 INSERT INTO pool_start (endpoint, seq, at, token) VALUES (?, ?, ?, ?);
 
