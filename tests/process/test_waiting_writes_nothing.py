@@ -100,6 +100,27 @@ def test_who_finds_the_slots_taken_by_another_process_stays_out_of_the_database(
     assert found.opens_in == pytest.approx(opens_in, abs=0.001)
 
 
+@pytest.mark.parametrize("max_tokens", [10, 20])
+def test_who_waits_for_tokens_that_another_process_reserved_only_reads(make, tmp_path, clock, max_tokens):
+    winner, loser = make(), make()
+    winner.add(max_requests_per_minute=0, max_tokens_per_minute=40)
+    loser.learn()
+    payload = {"prompt": "hello", "max_tokens": max_tokens}
+    winner.publisher.publish_many([{"name": "ai_call", "payload": payload}] * 5)
+    assert len(winner.claim(limit=5).claims) == 40 // (6 + max_tokens)
+    assert loser.claim().opens_in == pytest.approx(LOOK_AGAIN), "the calls under way may end with fewer"
+
+    for _ in range(3):
+        clock.advance(LOOK_AGAIN)
+        with nobody_writes(tmp_path):
+            found = loser.claim()
+        assert found.claims == []
+        assert found.opens_in == pytest.approx(LOOK_AGAIN)
+
+    clock.advance(WINDOW)
+    assert len(loser.claim().claims) == 1
+
+
 def test_a_slot_that_comes_free_is_taken_by_the_one_that_was_told_to_wait(make, clock):
     winner, loser = make(), make()
     winner.add(max_requests_per_minute=1)

@@ -33,6 +33,7 @@ from core.cloud.pool.ledger import (
     is_unlimited,
     matters,
     over_daily_limit,
+    token_limited,
     until_tomorrow,
 )
 from core.cloud.pool.rate_limit import WINDOW
@@ -54,7 +55,7 @@ from core.cloud.store.pool_rows import (
     save_health,
     settings_of,
 )
-from core.cloud.store.pool_tokens import correct
+from core.cloud.store.pool_tokens import correct, room_seen
 from core.cloud.store.pool_windows import WHOLE_POOL, awaited, expect, full_until, give_back, take_slots
 from core.cloud.store.write_behind import WriteBehind
 from core.errors import HeablcoinError, InvalidArgument
@@ -347,7 +348,7 @@ class _PutBackError(Exception):
 class SqliteAccount:
     """An endpoint's book in the database. `health` is this process's newest knowledge of it."""
 
-    __slots__ = ("_day", "_first", "_store", "_unlimited", "endpoint", "full", "health", "in_flight")
+    __slots__ = ("_day", "_first", "_short", "_store", "_unlimited", "endpoint", "full", "health", "in_flight")
 
     def __init__(self, store: SqlitePoolStore, endpoint: ApiEndpoint) -> None:
         self._store = store
@@ -356,6 +357,8 @@ class SqliteAccount:
         self.in_flight = 0
         self.full: Refused | None = None
         """The newest refusal by the limit: no slot comes free before it says, so callers that wait need not ask the database."""
+        self._short = 0
+        """How many tokens were not to be had when they were last asked for: who waits for them reads before it writes."""
         self._day = self._first = 0
         """The newest day on which a call was admitted here, and the first token of that day."""
         self._unlimited = is_unlimited(endpoint)
@@ -374,7 +377,7 @@ class SqliteAccount:
         most = self.endpoint.max_concurrency
         if most and self.in_flight >= most:
             return Refused(Refusal.BUSY, clock.now() + BUSY_POLL)
-        name, full, given_back = self.endpoint.name, self._known_full(clock), self._store.given_back
+        name, full, given_back = self.endpoint.name, self._known_full(clock, tokens), self._store.given_back
         if full is not None:
             return full
         with self._store.transaction() as connection:
@@ -392,6 +395,7 @@ class SqliteAccount:
             if refused is None:
                 self._enter(connection, health, token, now)
         self._store._adopt(name, health)  # noqa: SLF001 - the account is the store's own other half
+        self._short = tokens if refused is not None and refused.why is Refusal.TOKENS else 0
         if refused is not None:
             self._store.remember(self, refused, given_back)
             return refused
@@ -420,9 +424,9 @@ class SqliteAccount:
         store, most = self._store, self.endpoint.max_concurrency
         if most and self.in_flight >= most:
             return Refused(Refusal.BUSY, clock.now() + BUSY_POLL)
-        if not (most or self.endpoint.max_requests_per_minute or store.max_per_minute):
+        if not (most or self.endpoint.max_requests_per_minute or store.max_per_minute or self._short):
             return None
-        full, given_back = self._known_full(clock), store.given_back
+        full, given_back = self._known_full(clock, self._short), store.given_back
         if full is not None or store.frees:
             return full
         with store.database.read() as connection:
@@ -434,8 +438,14 @@ class SqliteAccount:
                 return Refused(Refusal.BUSY, now + BUSY_POLL)
         return full
 
-    def _known_full(self, clock: Clock) -> Refused | None:
-        """A refusal by a limit of starts that still holds: whatever other processes do, no slot comes free before it says."""
+    def _known_full(self, clock: Clock, tokens: int) -> Refused | None:
+        """A refusal that still holds: by a limit of starts, where no slot comes free before it says, or of tokens, as can be read."""
+        store = self._store
+        if self._short and tokens and not store.frees:
+            with store.database.read() as connection:
+                until = room_seen(connection, self.endpoint, tokens, clock.now(), store.window)
+            if until:
+                return token_limited(self.endpoint, until)
         if self.full is None and self._store.full is None:
             return None
         now, window = clock.now(), self._store.window

@@ -33,7 +33,8 @@ class Settled:
     @property
     def frees(self) -> bool:
         """Whether it gives back what the database holds for it."""
-        return bool(self.endpoint.max_concurrency) and not self.report.opened
+        endpoint = self.endpoint
+        return bool(endpoint.max_concurrency or endpoint.max_tokens_per_minute) and not self.report.opened
 
 
 class Returned(Settled):

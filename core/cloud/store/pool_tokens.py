@@ -17,11 +17,22 @@ def room(connection: apsw.Connection, endpoint: ApiEndpoint, tokens: int, now: f
     connection.execute(POOL["drop_reservations"], (name, now - window))
     if _newest(connection, name) > now + CLOCK_SKEW:
         connection.execute(POOL["pull_back_reservations"], {"endpoint": name, "now": now})
-    excess = (row_of(connection, "reserved", (name,)) or (0,))[0] + tokens - endpoint.max_tokens_per_minute
+    (used,) = row_of(connection, "reserved", (name,)) or (0,)
+    return _opens(connection, endpoint, used + tokens, now, window)
+
+
+def room_seen(connection: apsw.Connection, endpoint: ApiEndpoint, tokens: int, now: float, window: float) -> float:
+    """`room`, for a connection that only reads."""
+    (used,) = row_of(connection, "reserved_since", (endpoint.name, now - window))
+    return _opens(connection, endpoint, used + tokens, now, window)
+
+
+def _opens(connection: apsw.Connection, endpoint: ApiEndpoint, tokens: int, now: float, window: float) -> float:
+    excess, since = tokens - endpoint.max_tokens_per_minute, (endpoint.name, now - window)
     if excess <= 0:
         return 0.0
-    (loose,) = row_of(connection, "reserved_under_way", (name,))
-    rows = ((at, size, flying == 1) for at, size, flying in connection.execute(POOL["reservations"], (name,)))
+    (loose,) = row_of(connection, "reserved_under_way", since)
+    rows = ((at, size, flying == 1) for at, size, flying in connection.execute(POOL["reservations"], since))
     return opens_at(cast("Iterable[tuple[float, int, bool]]", rows), excess, now, window, loose=loose)
 
 

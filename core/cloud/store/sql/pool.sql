@@ -172,14 +172,14 @@ SELECT max(at) FROM pool_reservation WHERE endpoint = ?;
 SELECT tokens FROM pool_reserved WHERE endpoint = ?;
 
 -- name: reserved_under_way
-SELECT coalesce(sum(tokens), 0) FROM pool_reservation WHERE endpoint = ? AND under_way = 1;
+SELECT coalesce(sum(tokens), 0) FROM pool_reservation WHERE endpoint = ? AND under_way = 1 AND at > ?;
 
 -- name: reserved_since
 SELECT coalesce(sum(tokens), 0) FROM pool_reservation WHERE endpoint = ? AND at > ?;
 
 -- name: reservations
 -- Read only when there are too few tokens, as far as they tell when there will be enough.
-SELECT at, tokens, under_way FROM pool_reservation WHERE endpoint = ? ORDER BY at;
+SELECT at, tokens, under_way FROM pool_reservation WHERE endpoint = ? AND at > ? ORDER BY at;
 
 -- name: reserve
 INSERT INTO pool_reservation (endpoint, at, token, tokens) VALUES (?, ?, ?, ?);

@@ -12,7 +12,7 @@ CREATE TABLE pool_reservation (
 CREATE UNIQUE INDEX pool_reservation_token ON pool_reservation (endpoint, token);
 
 -- Few: those of calls that run now, and of processes that died within the minute.
-CREATE INDEX pool_reservation_under_way ON pool_reservation (endpoint, tokens) WHERE under_way = 1;
+CREATE INDEX pool_reservation_under_way ON pool_reservation (endpoint, at, tokens) WHERE under_way = 1;
 
 -- The sum of what stands in the table, so that a call need not add up the minute's.
 CREATE TABLE pool_reserved (
