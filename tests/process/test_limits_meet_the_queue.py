@@ -32,6 +32,7 @@ class Process:
     def __init__(self, location, clock, when_limited="next", **options):
         self.clock = clock
         self.store = open_store(location, synchronous="NORMAL")
+        self.store.pool._clock = clock
         self.fake = FakeProvider()
         self.manager = ApiManager(
             self.store.pool, clock=clock, providers={"fake": self.fake}, when_limited=when_limited
@@ -272,6 +273,70 @@ def test_a_refusal_by_the_server_costs_no_retry_and_all_wait_until_it_is_over(pr
 
     assert before["failed"] == before["running"] == 0
     assert process.statuses(tasks) == {"completed": 5}
+
+
+@pytest.mark.parametrize(("endpoints", "hold"), [(1, 300.0), (3, HOLD)])
+def test_refusals_alone_cost_no_retry_however_long_they_last_and_however_many_endpoints_refuse(
+    process, endpoints, hold
+):
+    for number in range(endpoints):
+        process.add(f"e{number}")
+        process.fake.script(f"e{number}", FakeStep(status=429, retry_after=hold))
+    [task] = process.ask(1, max_retries=0)
+    process.settled()
+
+    refused = len(process.asked())
+    before = process.statuses([task])
+    pass_time(hold + 5, process, step=5)
+
+    assert (refused, before) == (endpoints, {"pending": 1})
+    assert process.statuses([task]) == {"completed": 1}
+    assert [each.outcome for each in process.publisher.attempts(task.task_id)] == ["interrupted", "completed"]
+
+
+def test_a_task_that_one_endpoint_cannot_serve_waits_for_the_slot_of_another_and_asks_the_first_once(process):
+    process.add("small", max_requests_per_minute=60)
+    process.add("large", max_requests_per_minute=1, priority=2)
+    process.ask(1, payload={"endpoint": "large"})
+    process.settled()
+    process.fake.script("small", *[FakeStep(status=400, code="context_length_exceeded")] * 20)
+
+    [task] = process.ask(1, max_retries=0)
+    wait_until(lambda: process.manager._pool.line.turns, "the call to wait for the other")
+    process.clock.advance(WINDOW)
+    process.manager._pool.line.turns[0].call(process.clock.monotonic())
+
+    wait_until(lambda: process.publisher.get_task(task.task_id).done, "its end")
+    assert process.statuses([task]) == {"completed": 1}
+    assert process.asked() == ["large", "small", "large"]
+
+
+def test_a_retry_waits_for_the_endpoint_that_failed_and_not_for_the_next_day_of_another(process):
+    process.add("spent", max_requests_per_day=1)
+    process.ask(1)
+    process.settled()
+    process.add("flaky", priority=2)
+    process.fake.script("flaky", FakeStep(fail="timeout"))
+
+    tasks = process.ask(1)
+    pass_time(20, process)
+
+    assert process.statuses(tasks) == {"completed": 1}
+    assert process.asked() == ["spent", "flaky", "flaky"]
+
+
+def test_an_endpoint_that_is_added_goes_to_the_most_urgent_that_wants_it(process):
+    process.add("first", max_requests_per_minute=1)
+    normal = process.ask(20)
+    [urgent] = process.ask(1, payload={"endpoint": "second"}, priority=TaskPriority.URGENT)
+    process.settled()
+
+    process.add("second", max_requests_per_minute=1, priority=2)
+    wait_until(lambda: "second" in process.asked(), "its first request")
+    process.settled()
+
+    assert process.statuses([urgent]) == {"completed": 1}
+    assert process.statuses(normal) == {"completed": 1, "pending": 19}
 
 
 def test_a_task_whose_request_failed_by_a_fault_has_had_its_attempt(process):

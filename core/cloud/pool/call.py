@@ -19,7 +19,7 @@ from typing import Any
 
 from core.cloud.pool.attempts import STAYS, AttemptRecord, exhausted
 from core.cloud.pool.commands import Admit, Attempt, Command, Event, KeepWaiting, Landed, Pause
-from core.cloud.pool.grant import met_only_limits, snoozed
+from core.cloud.pool.grant import met_a_fault, met_only_limits, snoozed
 from core.cloud.pool.health import HoldKind
 from core.cloud.pool.ledger import BUSY_POLL, Refusal, Refused
 from core.cloud.pool.limits import Limit
@@ -191,7 +191,13 @@ class Call:
     def _go_on(self) -> None:
         """Raise unless another attempt may be made."""
         if self._left() <= 0.0 or (self._started >= self._plan.max_attempts and not self._bend(last=True)):
-            raise self._failure(None)
+            raise self._end(None)
+
+    def _end(self, retry_after: float | None) -> HeablcoinError:
+        """What it ends with, now that no further attempt may be made. A task that met nothing but limits goes back to wait for them."""
+        if self._snoozes and met_only_limits(self._records):
+            return snoozed()
+        return self._failure(retry_after)
 
     def _wait_or_bend(self) -> Generator[Command, Event, None]:
         if not self._bend():
@@ -304,11 +310,12 @@ class Call:
         openings = {member: at for member in members if (at := self._opens_at(member, now)) is not None}
         first = min(openings.values(), default=None)
         if first is None or first - now > left or left <= 0.0:
-            raise self._failure(None if first is None else max(0.0, first - now))
+            raise self._end(self._retry_after(first, now))
         rests = any(at == first and member.last_resort_at < at for member, at in openings.items())
-        if self._snoozes and not rests:
-            # What waits for a limit waits in the queue, where it holds nothing. A rest between two tries is no limit.
-            raise snoozed() if met_only_limits(self._records) else self._failure(max(0.0, first - now))
+        if self._snoozes and not rests and (met_only_limits(self._records) or met_a_fault(self._records)):
+            # What waits for a limit waits in the queue, where it holds nothing. A rest between two tries is no limit. Who was
+            # refused as unsuited waits here for the others: from the queue it would be asked of the same endpoint again.
+            raise self._end(self._retry_after(first, now))
         # Who only gives an endpoint a rest stands in nobody's way to it.
         wants: AbstractSet[Member] = openings.keys() - self._again_at.keys()
         if wants:
@@ -322,6 +329,21 @@ class Call:
         if self._turn is not None:
             self._turn.due = pool.clock.monotonic() + wait
         return Pause(wait, self._turn)
+
+    def _retry_after(self, first: float | None, now: float) -> float | None:
+        """Seconds after which another call may be answered, None when that may be at once or never: it may ask those that this one did.
+
+        `first` is when this one could go on.
+        """
+        if first is None:
+            return None
+        again = (
+            member.last_resort_at
+            for member in self._choices().members
+            if member in self._asked and member.account.health.kind is not HoldKind.ENDPOINT_FAULT
+        )
+        wait = min(first, min(again, default=first)) - now
+        return wait if wait > 0.0 else None
 
     def _opens_at(self, member: Member, now: float) -> float | None:
         """When this call may ask `member`; None for never."""

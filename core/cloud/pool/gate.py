@@ -178,13 +178,13 @@ class PoolGate:
 
 
 def _opens_at(member: Member, now: float) -> float:
-    health, blocked = member.account.health, member.blocked
-    opens = member.last_resort_at
-    if health.probe and health.probe_until > now and (health.hard or member.ready_at > now):
-        return max(now, min(opens, now + LOOK_AGAIN)) if health.kind is not HoldKind.NONE else opens
-    if blocked is not None and blocked.why is Refusal.BUSY and opens > now:
-        return max(opens, now + LOOK_AGAIN)
-    return opens
+    health, blocked, opens = member.account.health, member.blocked, member.last_resort_at
+    if opens <= now:
+        return opens
+    busy = blocked is not None and blocked.why is Refusal.BUSY
+    if health.probe and health.probe_until > now and health.kind is not HoldKind.NONE:
+        return now + LOOK_AGAIN if busy else min(opens, now + LOOK_AGAIN)
+    return max(opens, now + LOOK_AGAIN) if busy else opens
 
 
 def _obstacle(refused: Refused, member: Member) -> str:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from core.cloud.pool.pool import Flight, Pool
 
 FAULTS = frozenset({OutcomeClass.TRANSIENT, OutcomeClass.ENDPOINT_FAULT})
-"""What an attempt that met one of these spends; limits are no fault of anybody's."""
+"""What an attempt that met one of these is spent by; limits are no fault of anybody's."""
 
 
 class PoolGrant:
@@ -43,7 +43,12 @@ class PoolGrant:
 
 def met_only_limits(records: Sequence[AttemptRecord]) -> bool:
     """Whether a call's attempts so far ended by limits alone, so that its task is to wait rather than to fail."""
-    return not any(record.outcome in FAULTS for record in records)
+    return all(record.outcome is OutcomeClass.RATE_LIMITED for record in records)
+
+
+def met_a_fault(records: Sequence[AttemptRecord]) -> bool:
+    """Whether one of a call's attempts so far ended by a fault."""
+    return any(record.outcome in FAULTS for record in records)
 
 
 def snoozed() -> Snoozed:

@@ -108,7 +108,9 @@ class Exchanger:
             self._changed.notify()
 
     def reconsider(self) -> None:
-        """What this process can run has changed: ask anew before the next claim. Never waits."""
+        """What this process can run may have changed: ask anew before the next claim, lest what it could run before takes slots that
+        something more urgent wants by now. Never waits.
+        """
         with self._changed:
             self._capabilities = frozenset()
             self._look = True

@@ -199,7 +199,7 @@ class TaskRunner:
         self._register()
         self._wakeup.notify(work=False, origin=self)
         self._unsubscribe = self._wakeup.subscribe(self._on_signal)
-        self._unwatch = self._handlers.on_opening(self._exchanger.look)
+        self._unwatch = self._handlers.on_opening(self._exchanger.reconsider)
         self._no_longer_holds = self._store.tasks.on_take_back(self._keeper.renew_now)
         self._state = "running"
         self._pid = os.getpid()
@@ -326,7 +326,7 @@ class TaskRunner:
             self._register(offers)
             offers = self._offers()
         log.debug("this process now runs: %s", ", ".join(offers) or "nothing")
-        self._exchanger.look()
+        self._exchanger.reconsider()
         self._wakeup.notify(origin=self)
 
     def _glance(self) -> None:
