@@ -54,6 +54,8 @@ class RuntimeOptions:
     """What calls of the pool do that do not say: ask the next endpoint when a limit is used up, or wait for the best ones."""
     max_per_minute: int = 0
     """Requests of the whole pool in any 60 s, over all processes that set it; 0 for no limit."""
+    http_max_per_minute: int | None = None
+    """`http_request` tasks that start in any 60 s for each host, over all processes; 0 for no limit, None for what another said."""
     endpoints_from_env: bool = False
     """Add an endpoint for each known `*_API_KEY` in the environment."""
 
@@ -104,7 +106,7 @@ class Runtime:
         if options.endpoints_from_env:
             for endpoint in discover(environ):
                 self.manager.add_endpoint(endpoint)
-        self.handlers = HandlerRegistry.with_builtins(self.url_policy)
+        self.handlers = HandlerRegistry.with_builtins(self.url_policy, options.http_max_per_minute)
         register_ai_call(self.handlers, self.manager)
         self.publisher = EnhancedCloudTaskPublisher(
             store=self.store, clock=self.clock, handlers=self.handlers, wakeup=self.wakeup

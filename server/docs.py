@@ -114,7 +114,7 @@ def settings_page() -> str:
 
 
 def _default(value: Any) -> str:
-    if value in ("", ()):
+    if value in ("", (), None):
         return ""
     if isinstance(value, tuple):
         return _code(",".join(value))

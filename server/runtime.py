@@ -21,6 +21,7 @@ def open_runtime(settings: Settings) -> Runtime:
             keys=settings.keys,
             when_limited=settings.when_limited,
             max_per_minute=settings.max_per_minute,
+            http_max_per_minute=settings.http_max_per_minute,
             endpoints_from_env=settings.endpoints_from_env,
         )
     )

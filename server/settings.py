@@ -66,6 +66,12 @@ class Settings(BaseSettings):
         le=1_000_000,
         description="Requests of the whole pool in any 60 s, over all processes that set it, each keeping to its own number; 0: no limit.",
     )
+    http_max_per_minute: int | None = Field(
+        default=None,
+        ge=0,
+        le=1_000_000,
+        description="`http_request` tasks that start in any 60 s for each host, over all processes; `0`: no limit. Unset: as it was last set.",
+    )
     concurrency: int = Field(default=10, ge=0, le=1000, description="Tasks run at once by this process; 0 runs none.")
     lease: float = Field(
         default=30.0, ge=2, le=3600, description="Seconds after which the tasks of a process that died are given back."

@@ -324,13 +324,25 @@ class EnhancedCloudTaskPublisher(TaskReader):
         *,
         isolation: Isolation = "thread",
         timeout: float | None = None,
+        max_per_minute: int = 0,
+        max_concurrency: int = 0,
+        key: str = "",
     ) -> None:
         """Have tasks with this name run by `func(payload)` or `func(payload, context)`, `def` or `async def`.
 
-        See HandlerRegistry.register. With `isolation="process"` a child process imports the script or module of `func` for each
+        At most `max_per_minute` of them start in any 60 s and at most `max_concurrency` run at once, over all processes on the database;
+        with `key`, a field of the payload, for each of its values by itself. See HandlerRegistry.register. With `isolation="process"` a child process imports the script or module of `func` for each
         attempt: what the script does must stand under `if __name__ == "__main__":`, and is refused there otherwise.
         """
-        self.handlers.register(name, func, isolation=isolation, timeout=timeout)
+        self.handlers.register_handler(
+            name,
+            func,
+            isolation=isolation,
+            timeout=timeout,
+            max_per_minute=max_per_minute,
+            max_concurrency=max_concurrency,
+            key=key,
+        )
 
     def execute_task(self, task: Task | str) -> Any:
         """Run one ready task here and now, in this thread; returns what its handler returns.

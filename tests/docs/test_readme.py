@@ -163,6 +163,8 @@ def shown_default(value: object) -> str:
         return value.get_secret_value()
     if isinstance(value, bool):
         return str(value).lower()
+    if value is None:
+        return ""
     if isinstance(value, tuple):
         return ",".join(value)
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -194,6 +194,16 @@ async def test_the_handlers_file_in_a_chats_server(reader: Reader) -> None:
         waited = await chat.use("wait_for_task", task_id=wrong["task_id"])
         assert "A symbol is needed." in waited["tasks"][0]["error"]
         assert waited["next"].startswith("its error says what to correct")
+        many = [
+            {"key": f"{symbol}{number}", "name": "market_analysis", "payload": {"symbol": symbol}}
+            for symbol, count in (("BTC", 32), ("ETH", 1))
+            for number in range(count)
+        ]
+        made = {row["key"]: row["task_id"] for row in (await chat.use("publish_task_graph", tasks=many))["tasks"]}
+        assert await chat.outcome(made["ETH0"]) == {"symbol": "ETH", "attempt": 1}
+        assert await chat.outcome(made["BTC29"]) == {"symbol": "BTC", "attempt": 1}
+        shown = await chat.use("get_task_status", task_id=made["BTC31"])
+        assert shown["why"].startswith("It waits for market_analysis's limit of 30 a minute (symbol BTC): about ")
 
 
 async def test_a_question_in_the_middle_of_a_graph(reader: Reader) -> None:

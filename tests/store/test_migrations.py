@@ -144,3 +144,44 @@ def test_processes_that_start_on_a_new_file_at_the_same_instant_all_succeed(path
     assert sorted(store.tasks.newest_ids(10)) == ids
     assert store.health(1.0).sound
     store.close()
+
+
+def test_the_kinds_of_before_there_were_limits_keep_their_numbers_and_their_tasks(path):
+    before = [each for each in migrations() if each[0] <= 11]
+    connection = apsw.Connection(str(path))
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA foreign_keys=ON")
+    migrate(connection, str(path), before)
+    connection.execute(
+        "INSERT INTO kind (id, name, capability) VALUES (7, 'report', 'report'), (9, 'ai_call', 'ai_call@x')"
+    )
+    for seq in range(1, 2001):
+        states = ("ready", None, None), ("completed", None, 5.0), ("running", "w", None), ("failed", None, 5.0)
+        state, owner, ended = states[seq % 4]
+        row = (seq, f"{seq:016x}", 7 + 2 * (seq % 2), state, owner, owner and 9.0, 1.0, ended, 1)
+        connection.execute(
+            "INSERT INTO task (seq, id, kind, state, owner, lease_until, created_at, started_at, ended_at, priority, max_retries, attempt) "
+            "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7, ?8, 2, 3, ?9)",
+            row,
+        )
+        connection.execute("INSERT INTO body (task, payload) VALUES (?, '{}')", (seq,))
+    connection.execute("INSERT INTO dependency (parent, child, position) VALUES (1, 4, 0)")
+    tables = ("kind", "task", "body", "dependency", "counter")
+    rows = {table: connection.execute(f"SELECT * FROM {table}").fetchall() for table in tables}
+    connection.close()
+
+    store = open_store(str(path))
+
+    with store.database.read() as connection:
+        rows["kind"] = [(*row, "") for row in rows["kind"]]
+        assert {table: connection.execute(f"SELECT * FROM {table}").fetchall() for table in tables} == rows
+        assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
+        assert connection.execute("PRAGMA foreign_keys").fetchall() == [(1,)]
+    assert store.health(1.0).sound
+    with store.database.write() as connection, pytest.raises(apsw.ConstraintError):
+        connection.execute("DELETE FROM kind WHERE id = 7")
+    store.tasks.publish([NewTask("a" * 16, "report", "{}", "report")], 1.0)
+    assert store.tasks.get("a" * 16).name == "report"
+    with store.database.read() as connection:
+        assert connection.execute("SELECT kind FROM task WHERE id = ?", ("a" * 16,)).fetchall() == [(7,)]
+    store.close()

@@ -7,10 +7,10 @@ import apsw
 import pytest
 
 from core.cloud.store.database import Database
-from core.cloud.store.queries import ATTEMPT, DEPENDENCY, LEADER, TASK, WORKER
+from core.cloud.store.queries import ATTEMPT, DEPENDENCY, LEADER, LIMIT, TASK, WORKER
 
 STORE = Path(__file__).parents[2] / "core" / "cloud" / "store"
-NOUNS = {queries.noun: queries for queries in (TASK, DEPENDENCY, ATTEMPT, WORKER, LEADER)}
+NOUNS = {queries.noun: queries for queries in (TASK, DEPENDENCY, ATTEMPT, WORKER, LEADER, LIMIT)}
 NAMED = [(noun, name) for noun, queries in NOUNS.items() for name in queries]
 
 SCANS = {
@@ -18,6 +18,8 @@ SCANS = {
     ("task", "counters"): "the table has 36 rows",
     ("task", "all_capabilities"): "a row for each kind of task",
     ("task", "next_suspect"): "the index holds the suspects only, which are as many as ran when a process crashed",
+    ("limit", "all"): "a row for each handler with limits",
+    ("limit", "suspects"): "like next_suspect",
     ("worker", "forget_dead"): "a row for each process",
     ("worker", "alive"): "a row for each process",
     ("worker", "able"): "a row for each process",
@@ -30,7 +32,7 @@ SORTS = {
     ("dependency", "of_tasks"): "the dependencies of one page",
     ("worker", "alive"): "a row for each process",
 }
-NOT_TABLES = ("json_each", "wanted", "other", "has", "doomed", "(subquery", "CONSTANT ROW")
+NOT_TABLES = ("json_each", "wanted", "other", "has", "doomed", "lane", "(subquery", "CONSTANT ROW")
 
 
 @pytest.fixture(scope="module")

@@ -49,8 +49,10 @@ def check_sleep(payload: Json) -> None:
         seconds_of(with_stand_ins(payload, {"seconds": 1}))
 
 
-def register_builtins(registry: HandlerRegistry, policy: UrlPolicy | None = None) -> None:
+def register_builtins(
+    registry: HandlerRegistry, policy: UrlPolicy | None = None, http_max_per_minute: int | None = None
+) -> None:
     """Put echo, sleep and http_request into `registry`."""
     registry.register("echo", echo)
     registry.register("sleep", sleep, check=check_sleep)
-    register_http_request(registry, policy)
+    register_http_request(registry, policy, http_max_per_minute)

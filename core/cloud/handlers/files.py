@@ -25,7 +25,15 @@ class Registrar(Protocol):
     """What `register` is given: a publisher, or a bare HandlerRegistry."""
 
     def register_handler(
-        self, name: str, func: HandlerFunction, *, isolation: Isolation = "thread", timeout: float | None = None
+        self,
+        name: str,
+        func: HandlerFunction,
+        *,
+        isolation: Isolation = "thread",
+        timeout: float | None = None,
+        max_per_minute: int = 0,
+        max_concurrency: int = 0,
+        key: str = "",
     ) -> None: ...
 
 

@@ -69,9 +69,17 @@ class HttpRequests:
         return as_result(response, time.time())
 
 
-def register_http_request(registry: HandlerRegistry, policy: UrlPolicy | None = None) -> None:
-    """Have `http_request` tasks run under `policy`."""
-    registry.register(NAME, HttpRequests(policy).run, check=check)
+def register_http_request(
+    registry: HandlerRegistry, policy: UrlPolicy | None = None, max_per_minute: int | None = None
+) -> None:
+    """Have `http_request` tasks run under `policy`; `max_per_minute` to each host, 0 for no limit, None for what another process said."""
+    registry.register(
+        NAME,
+        HttpRequests(policy).run,
+        check=check,
+        max_per_minute=max_per_minute,
+        key="host(url)" if max_per_minute else "",
+    )
 
 
 def check(payload: Json) -> None:

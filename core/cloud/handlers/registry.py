@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 from core.cloud.gate import Closed, Gate
 from core.cloud.handlers.task_context import TaskContext
+from core.cloud.limits import HandlerLimits
 from core.cloud.queue.submission import check_name, handler_of
 from core.errors import HeablcoinError, InvalidArgument, NoHandler, Permanent
 from core.json_types import Json
@@ -58,7 +59,9 @@ class Handler:
     check: PayloadCheck | None
     """Raises Permanent or InvalidArgument for a payload that this handler could only fail with."""
     gate: Gate | None
-    """The limits that each of its tasks has to pass before it is claimed; None for none."""
+    """The limits of something else that each of its tasks has to pass before it is claimed, such as the pool; None for none."""
+    limits: HandlerLimits | None
+    """Those of its own, over all processes; None leaves those that another process has registered."""
 
     @property
     def place(self) -> Place:
@@ -96,14 +99,14 @@ class HandlerRegistry:
         """True while more handlers may come by themselves."""
 
     @classmethod
-    def with_builtins(cls, policy: "UrlPolicy | None" = None) -> Self:
+    def with_builtins(cls, policy: "UrlPolicy | None" = None, http_max_per_minute: int | None = None) -> Self:
         """A registry with the handlers that need no key: echo, sleep, and http_request under `policy` (None: the
-        environment's).
+        environment's), `http_max_per_minute` to each host (0: no limit; None: what another process said).
         """
         from core.cloud.handlers.builtin import register_builtins
 
         registry = cls()
-        register_builtins(registry, policy)
+        register_builtins(registry, policy, http_max_per_minute)
         return registry
 
     def register(
@@ -117,6 +120,9 @@ class HandlerRegistry:
         lacking: Lacking | None = None,
         check: PayloadCheck | None = None,
         gate: Gate | None = None,
+        max_per_minute: int | None = 0,
+        max_concurrency: int = 0,
+        key: str = "",
     ) -> Handler:
         """Have tasks named `name` run by `func(payload)` or `func(payload, context)`, `def` or `async def`.
 
@@ -124,8 +130,17 @@ class HandlerRegistry:
         is read again as text, an object or a list. `timeout` is in seconds, for tasks that set none.
         `isolation="process"` runs each attempt in a fresh child process that is killed at the timeout; the function must
         then be importable by name, and what its script does at the top level must stand under `if __name__ == "__main__":`,
-        since each child imports it. Raises InvalidArgument when the function cannot be used so.
+        since each child imports it.
+
+        At most `max_per_minute` tasks start in any 60 s and at most `max_concurrency` run at once (0: no limit), over all processes on the
+        database; with `key`, a field of the payload such as `customer`, `order.customer` or `host(url)`, for each of its values by
+        itself. A task that has to wait stays pending, and holds up no other. When processes register a name with different limits,
+        what the runner of one registers last counts for all, none included; `max_per_minute=None` leaves them as they are.
+        What is run by hand, or claimed by an agent, is not held up, but counts as running.
+
+        Raises InvalidArgument when the function cannot be used so, or for limits that cannot be.
         """
+        limits = None if max_per_minute is None else HandlerLimits(max_per_minute, max_concurrency, key)
         check_name(name)
         if isolation not in ("thread", "process"):
             raise InvalidArgument(f"There is no isolation {isolation!r}.", 'use "thread" or "process".')
@@ -142,6 +157,7 @@ class HandlerRegistry:
             lacking=lacking,
             check=check,
             gate=gate,
+            limits=limits,
         )
         if isolation == "process":
             from core.cloud.handlers.address import address_of
@@ -155,10 +171,26 @@ class HandlerRegistry:
         return handler
 
     def register_handler(
-        self, name: str, func: HandlerFunction, *, isolation: Isolation = "thread", timeout: float | None = None
+        self,
+        name: str,
+        func: HandlerFunction,
+        *,
+        isolation: Isolation = "thread",
+        timeout: float | None = None,
+        max_per_minute: int = 0,
+        max_concurrency: int = 0,
+        key: str = "",
     ) -> None:
         """The publisher's method of the same name, so that a handlers file works on either."""
-        self.register(name, func, isolation=isolation, timeout=timeout)
+        self.register(
+            name,
+            func,
+            isolation=isolation,
+            timeout=timeout,
+            max_per_minute=max_per_minute,
+            max_concurrency=max_concurrency,
+            key=key,
+        )
 
     def get(self, name: str) -> Handler | None:
         """The handler for tasks named `name`, or None."""

@@ -131,7 +131,7 @@ class TaskReader:
 
     def _closed(self, situation: Situation) -> Closed | None:
         ready = situation.task.status is TaskStatus.PENDING and not situation.unfinished
-        return self._abilities.closed(situation.capability) if ready else None
+        return (situation.closed or self._abilities.closed(situation.capability)) if ready else None
 
     def nobody_can_run(self, task_id: str) -> bool:
         """True for a task that waits and that no live process has what it takes to run. Raises UnknownTask."""

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from core.clock import Clock
 from core.cloud.gate import Gate
+from core.cloud.queue.graph import resolve
 from core.cloud.running.flight import FlightKey, Flights
 from core.cloud.running.pace import Pace
 from core.cloud.store.base import Claim, ClaimRequest, Exchanged, Settlement, TaskStore
@@ -43,6 +44,7 @@ class Exchanger:
         flights: Flights,
         *,
         gates: Callable[[frozenset[str]], Mapping[str, Gate]],
+        limited: Callable[[frozenset[str]], frozenset[str]],
         worker: str,
         concurrency: int,
         lease: float,
@@ -57,6 +59,7 @@ class Exchanger:
         self._tasks = tasks
         self._abilities = abilities
         self._gates_of = gates
+        self._limited_of = limited
         self._flights = flights
         self._worker = worker
         self._concurrency = concurrency
@@ -75,6 +78,7 @@ class Exchanger:
         self._closing = False
         self._capabilities: frozenset[str] = frozenset()
         self._gates: Mapping[str, Gate] = {}
+        self._limited: frozenset[str] = frozenset()
         self._opens_at = math.inf
         """Monotonic time at which the first gate may open before which ready tasks wait."""
         self._suspect: FlightKey | None = None
@@ -228,6 +232,8 @@ class Exchanger:
                 ageing=self._ageing,
                 suspects=suspects,
                 gates=self._gates,
+                limited=self._limited,
+                resolve=resolve,
                 # None ahead of a free slot: what was granted is sent at once.
                 granted=max(0, min(free, self._concurrency - self._flights.busy)),
             )
@@ -258,6 +264,7 @@ class Exchanger:
     def _refresh(self) -> frozenset[str]:
         self._capabilities = self._abilities()
         self._gates = self._gates_of(self._capabilities)
+        self._limited = self._limited_of(self._capabilities)
         return self._capabilities
 
     def _keep(self) -> None:

@@ -25,6 +25,7 @@ from core.cloud.running.exchanger import Exchanger
 from core.cloud.running.executor import Executor
 from core.cloud.running.flight import Flight, Flights, StopReason
 from core.cloud.running.lease_keeper import LeaseKeeper
+from core.cloud.running.limits import RegisteredLimits
 from core.cloud.running.maintenance import Maintenance, standard_duties
 from core.cloud.running.outcome import Outcomes
 from core.cloud.running.rest import Rests
@@ -104,6 +105,7 @@ class TaskRunner:
         self._seen_at = float("-inf")
         self._no_longer_holds: Callable[[], object] = _nothing
         self._flights = Flights()
+        self._limits = RegisteredLimits(store.tasks, handlers, clock)
         self._watchdog = Watchdog(clock)
         self._announcer = Announcer(self._wakeup, self._watchdog, clock, origin=self)
         self._exchanger = Exchanger(
@@ -111,6 +113,7 @@ class TaskRunner:
             self._able,
             self._flights,
             gates=handlers.gates,
+            limited=self._limits.among,
             worker=self.worker_id,
             concurrency=concurrency,
             lease=lease,
@@ -316,9 +319,16 @@ class TaskRunner:
             )
             self._offered = offers
             self._seen_at = self._clock.monotonic()
+        self._heed_limits(look=True)
+
+    def _heed_limits(self, *, look: bool) -> None:
+        if self._runs and self._limits.bring_up_to_date(look=look):
+            self._exchanger.reconsider()
+            self._wakeup.notify(origin=self)
 
     def _offer(self) -> None:
         """Write down what this process can run as soon as it is other than what was written last; then claim it."""
+        self._heed_limits(look=False)
         if (offers := self._offers()) == self._offered:
             return
         # Somebody else may write what he saw a moment earlier: whoever writes last looks again.

@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple, Protocol
 
-from core.cloud.gate import Gate, Grant
+from core.cloud.gate import Closed, Gate, Grant
+from core.cloud.limits import HandlerLimits
 from core.cloud.task import Attempt, AttemptOutcome, OnDependencyFailure, Task, TaskStatus
+from core.json_types import Json
 
 
 @dataclass(slots=True)  # not frozen: that takes several times as long to make
@@ -117,8 +119,12 @@ class ClaimRequest:
     """0 or 1: how many tasks to claim whose workers died SUSPECT_AFTER times or more; None for any number."""
     gates: Mapping[str, Gate] = field(default_factory=dict)
     """The capabilities whose tasks have to pass limits: none of them is claimed without a grant."""
+    limited: Collection[str] = ()
+    """Those of `capabilities` that may have limits (see `TaskStore.set_limits`): their tasks start as far as these let them."""
     granted: int | None = None
-    """How many such tasks to claim at most; None for `limit`."""
+    """How many tasks with gates or limits to claim at most; None for `limit`."""
+    resolve: Callable[[Json, Mapping[str, Json]], Json] | None = None
+    """Fills results, by task id, into what a payload has in the field that limits go by; raises HeablcoinError for what leads nowhere."""
 
 
 @dataclass(slots=True)  # not frozen: that takes several times as long to make
@@ -221,6 +227,8 @@ class Situation:
     """Those of them that want the same as it (the same handler, and the same endpoint or any), counted up to 100,000."""
     capability: str
     """What a process must have to run it."""
+    closed: Closed | None = None
+    """The limit of its handler that it waits for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,6 +316,18 @@ class TaskStore(Protocol):
 
     def exchange(self, settlements: Sequence[Settlement], request: ClaimRequest | None, now: float) -> Exchanged:
         """Settle attempts, free or cancel their dependents, then claim ready tasks: one transaction."""
+        ...
+
+    def set_limits(self, limits: Mapping[str, HandlerLimits], now: float) -> None:
+        """The limits of these handlers from now on, for every claim that names them as `limited`; none lifts what there was.
+
+        A task that has to wait stays as it is. Starts are counted per value of the limits' key, and outlive a change; what is held
+        counts as running, whoever holds it, until its lease is taken back.
+        """
+        ...
+
+    def limits(self) -> dict[str, HandlerLimits]:
+        """The limits that count now, by handler."""
         ...
 
     def renew(

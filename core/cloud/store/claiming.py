@@ -10,6 +10,7 @@ import apsw
 
 from core.cloud.gate import Grant
 from core.cloud.store.base import Claim, ClaimRequest, Settlement
+from core.cloud.store.lanes import ONE_OF_OURS, LaneMemory, Lanes
 from core.cloud.store.publishing import dependency_failed
 from core.cloud.store.queries import ATTEMPT, DEPENDENCY, TASK, Binding, Row, first, many, one, rows
 from core.cloud.store.states import waiting_state
@@ -89,11 +90,11 @@ def cancel_dependents(connection: apsw.Connection, lost: Iterable[tuple[int, str
     return count
 
 
-def claim(connection: apsw.Connection, request: ClaimRequest, now: float) -> list[Claim]:
+def claim(connection: apsw.Connection, request: ClaimRequest, now: float, lanes: Lanes | None = None) -> list[Claim]:
     """Take ready tasks for a worker: URGENT first, then oldest; with `ageing` both count.
 
     Those that have to pass limits are taken with a grant each, in the same order; what gets none holds up no other.
-    `request` is as `sift` left it.
+    `request` is as `sift` left it; `lanes` are the tasks of handlers that have limits.
     """
     if request.limit < 1:
         return []
@@ -105,8 +106,11 @@ def claim(connection: apsw.Connection, request: ClaimRequest, now: float) -> lis
     if request.suspects:
         found = first(connection, TASK["next_suspect"], (capabilities, now))
         suspect = NO_SUSPECT if found is None else found[0]
-    if request.gates:
-        return _claim_granted(connection, request, now, (capabilities, suspect), hold)
+    if lanes is not None:
+        ours = ONE_OF_OURS if request.suspects and suspect == NO_SUSPECT else suspect
+        lanes.prepare(ours, request.ageing, request.resolve)
+    if request.gates or (lanes is not None and lanes.first() is not None):
+        return _claim_granted(connection, request, now, (capabilities, suspect), hold, lanes=lanes)
     which = (*hold, request.limit, capabilities, suspect)
     if request.ageing is None:
         taken = rows(connection, TASK["claim"], which)
@@ -123,6 +127,8 @@ def _claim_granted(
     now: float,
     which: tuple[Binding, ...],
     hold: tuple[Binding, ...],
+    *,
+    lanes: Lanes | None,
 ) -> list[Claim]:
     """`claim` where some of the ready tasks have to pass limits."""
     bindings = (now, request.limit, *which)
@@ -132,7 +138,7 @@ def _claim_granted(
         heads = rows(connection, TASK["heads_aged"], (*bindings, request.ageing))
     grants: dict[int, Grant] = {}
     try:
-        chosen = _choose(connection, request, heads, grants)
+        chosen = _choose(connection, request, heads, lanes, grants)
         taken = {row[0]: row for row in rows(connection, TASK["claim_these"], (*hold, json.dumps(chosen)))}
         return _claims(connection, [taken[seq] for seq in chosen], grants)
     except BaseException:
@@ -142,25 +148,41 @@ def _claim_granted(
 
 
 def _choose(
-    connection: apsw.Connection, request: ClaimRequest, heads: Sequence[Row], grants: dict[int, Grant]
+    connection: apsw.Connection,
+    request: ClaimRequest,
+    heads: Sequence[Row],
+    lanes: Lanes | None,
+    grants: dict[int, Grant],
 ) -> list[int]:
-    """Of `heads`, in their order, those that may start; what their gates took is put into `grants`."""
+    """Of `heads` and the heads of `lanes`, in their order, those that may start; what gates took is put into `grants`."""
     chosen: list[int] = []
+    limited = 0
     most = request.limit if request.granted is None else request.granted
     closed: set[str] = set()
-    for seq, capability in heads:
-        if len(chosen) == request.limit:
+    waiting = iter(heads)
+    head = next(waiting, None)
+    while len(chosen) < request.limit:
+        lane = lanes.first() if lanes is not None and limited < most else None
+        if lanes is not None and lane is not None and (head is None or lane < (head[2], head[0])):
+            if lanes.take_first():
+                limited += 1
+                chosen.append(lane[1])
+            continue
+        if head is None:
             break
+        seq, capability = head[:2]
+        head = next(waiting, None)
         gate = request.gates.get(capability)
         if gate is None:
             chosen.append(seq)
             continue
-        if capability in closed or len(grants) >= most:
+        if capability in closed or limited >= most:
             continue
         grant = gate.take(capability, str(one(connection, TASK["payload"], (seq,))))
         if grant is None:
             closed.add(capability)
         else:
+            limited += 1
             grants[seq] = grant
             chosen.append(seq)
     return chosen
@@ -179,6 +201,18 @@ def sift(connection: apsw.Connection, request: ClaimRequest) -> tuple[ClaimReque
     left = [each for each in request.capabilities if each in gates or each not in request.gates]
     opens_in = min((wait for wait in waits.values() if wait > 0.0), default=math.inf)
     return replace(request, capabilities=left, gates=gates), opens_in
+
+
+def part(
+    connection: apsw.Connection, memory: LaneMemory, request: ClaimRequest, now: float
+) -> tuple[ClaimRequest, Lanes | None]:
+    """`request` without the handlers that have limits now, and the lanes in which their tasks stand."""
+    if not request.limited or request.capabilities is None:
+        return request, None
+    lanes = Lanes(connection, memory, request.limited, now)
+    if not lanes.limits:
+        return request, None
+    return replace(request, capabilities=[each for each in request.capabilities if each not in lanes.limits]), lanes
 
 
 def first_opening(request: ClaimRequest) -> float:

@@ -18,6 +18,9 @@ from core.errors import InvalidArgument
 
 POOL = Queries("pool")
 
+STARRED = "*\U0010ffff"
+"""Comes after all names of starts that are no endpoint's: the whole pool's, and those of handlers, of which there may be many."""
+
 NEVER_LEFT = Report(CANCELLED, 0.0, 0.0, 0.0, 0.0)
 _SETTINGS = tuple(item.name for item in fields(ApiEndpoint) if item.name != "name")
 
@@ -102,7 +105,7 @@ def _add_adapted(connection: apsw.Connection, endpoint: ApiEndpoint, text: str) 
 def forget_removed(connection: apsw.Connection, now: float, window: float) -> None:
     """Drop what removed endpoints left behind, once it counts no more; of the others the spending of days gone by."""
     kept = {row[1] for row in connection.execute(POOL["endpoints"])}
-    for name in _names(connection, "next_started"):
+    for name in _names(connection, "next_started", after=STARRED):
         if name not in kept:
             connection.execute(POOL["forget_starts"], (name, now - window))
     for name in _names(connection, "next_reserver"):
@@ -112,9 +115,9 @@ def forget_removed(connection: apsw.Connection, now: float, window: float) -> No
         connection.execute(POOL["forget_spending"], (name, day_of(now)))
 
 
-def _names(connection: apsw.Connection, statement: str) -> list[str]:
+def _names(connection: apsw.Connection, statement: str, after: str = "") -> list[str]:
     names: list[str] = []
-    while (name := row_of(connection, statement, (names[-1] if names else "",))[0]) is not None:
+    while (name := row_of(connection, statement, (names[-1] if names else after,))[0]) is not None:
         names.append(name)
     return names
 

@@ -18,6 +18,8 @@ COMES_WITHIN = 0.25
 """Seconds after the opening of a slot within which a direct call that waits for it comes, or it is anybody's."""
 WHOLE_POOL = "*"
 """The name under which the pool's own starts stand: one that no endpoint can have."""
+HANDLERS = "*handler "
+"""What the names begin with under which starts of handlers stand."""
 
 
 @dataclass(slots=True)
@@ -84,15 +86,15 @@ def full_until(
 ) -> Refused | None:
     """What `take_slots` would refuse a task, found without a write; None as well where the clock was put back, which only that puts right."""
     limit = endpoint.max_requests_per_minute
-    own = _opens_at(connection, endpoint.name, limit, now, window) if limit else 0.0
+    own = opens_at(connection, endpoint.name, limit, now, window) if limit else 0.0
     if own:
         return limited(endpoint, own)
-    whole = _opens_at(connection, WHOLE_POOL, pool_limit, now, window) if pool_limit else 0.0
+    whole = opens_at(connection, WHOLE_POOL, pool_limit, now, window) if pool_limit else 0.0
     return pool_limited(pool_limit, whole) if whole else awaited(connection, endpoint, now, window)
 
 
-def _opens_at(connection: apsw.Connection, name: str, limit: int, now: float, window: float) -> float:
-    """When the next slot opens; 0.0 when it is open."""
+def opens_at(connection: apsw.Connection, name: str, limit: int, now: float, window: float) -> float:
+    """Pool time from which one more may start of what stands under `name`; 0.0 when it may now. Reads only."""
     _, at, oldest = row_of(connection, "ring", {"endpoint": name, "limit": limit}) or (0, 0.0, None)
     if oldest is None or at > now + CLOCK_SKEW or oldest + window <= now:
         return 0.0
@@ -127,8 +129,16 @@ def _look(connection: apsw.Connection, name: str, limit: int, now: float, window
     return Slot(name, opens, newest + 1, max(now, at), now - window)
 
 
-def _take(connection: apsw.Connection, slot: Slot, token: int) -> None:
+def _take(connection: apsw.Connection, slot: Slot, token: int | None) -> None:
     """A call starts. Only in a slot that is open."""
     connection.execute(POOL["start"], (slot.name, slot.number, slot.at, token))
     names = {"endpoint": slot.name, "before": slot.before, "newest": slot.number}
     connection.execute(POOL["drop_starts"], names)
+
+
+def take_start(connection: apsw.Connection, name: str, limit: int, now: float, window: float) -> float:
+    """One more starts, for good: 0.0; or the pool time from which it may."""
+    slot = _look(connection, name, limit, now, window)
+    if not slot.opens:
+        _take(connection, slot, None)
+    return slot.opens

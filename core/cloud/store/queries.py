@@ -42,6 +42,7 @@ DEPENDENCY = Queries("dependency")
 ATTEMPT = Queries("attempt")
 WORKER = Queries("worker")
 LEADER = Queries("leader")
+LIMIT = Queries("limit")
 
 
 def rows(connection: apsw.Connection, statement: str, bindings: tuple[Binding, ...] = ()) -> list[Row]:

@@ -12,6 +12,7 @@ import apsw
 from core.clock import to_datetime
 from core.cloud.store.base import Page, QueueStats, Situation, TaskQuery
 from core.cloud.store.claiming import dependencies
+from core.cloud.store.limit_reading import closed_for
 from core.cloud.store.queries import ATTEMPT, TASK, WORKER, Binding, Row, first, one, rows
 from core.cloud.store.states import BLOCKED, HELD_STATES, LATER, READY, STATES_OF, STATUS_OF
 from core.cloud.task import Attempt, AttemptOutcome, OnDependencyFailure, Task, TaskPriority, TaskStatus, unknown_task
@@ -148,7 +149,12 @@ class _Ranges:
         if self._kinds is None:
             parts = [self._seqs("page", state, *place) for state in self._states]
         else:
-            parts = [self._seqs("page_kind", state, *place, kind) for state in self._states for kind in self._kinds]
+            parts = [
+                self._seqs("page_kind", state, *place, kind)
+                for state in self._states
+                for kind in self._kinds
+                if kind > 0 or state == READY or state in HELD_STATES  # no others are sorted by limits
+            ]
         return heapq.merge(*parts, reverse=self._order == "newest")
 
     def _seqs(self, name: str, *bindings: Binding) -> Iterator[int]:
@@ -205,7 +211,7 @@ def situation(connection: apsw.Connection, task_id: str, now: float) -> Situatio
     row = first(connection, TASK["find"], (task_id,))
     if row is None:
         return None
-    seq, kind, priority = row[0], row[8], row[9]
+    seq, state, kind, priority = row[0], row[1], row[8], row[9]
     unfinished = [
         (parent, STATUS_OF[state])
         for parent, state in dependencies(connection, [seq]).get(seq, ())
@@ -218,4 +224,5 @@ def situation(connection: apsw.Connection, task_id: str, now: float) -> Situatio
         ahead=int(one(connection, TASK["ahead"], (priority, seq, AHEAD_LIMIT))),
         before=int(one(connection, TASK["before_in_gate"], (priority, seq, BEFORE_LIMIT, kind))),
         capability=str(one(connection, TASK["capability_of"], (kind,))),
+        closed=closed_for(connection, seq, kind, now) if state == READY else None,
     )

@@ -3,11 +3,13 @@
 import builtins
 import json
 import math
-from collections.abc import Callable, Collection, Generator, Iterable, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 
-from core.cloud.store import claiming, publishing, reading, reporting, restoring, upkeep
+from core.cloud.limits import HandlerLimits
+from core.cloud.store import claiming, publishing, reading, reporting, restoring, sorting, upkeep
 from core.cloud.store.base import (
     Claim,
     ClaimRequest,
@@ -26,6 +28,7 @@ from core.cloud.store.base import (
     TaskQuery,
 )
 from core.cloud.store.database import Database
+from core.cloud.store.lanes import LaneMemory, Lanes
 from core.cloud.store.lost import settle_in_copy, still_held
 from core.cloud.store.queries import TASK, first, one, rows
 from core.cloud.task import Attempt, Task, TaskStatus
@@ -33,6 +36,7 @@ from core.failpoints import failpoint
 
 RESTORED_AT_ONCE = 500
 """Tasks of an import that are looked at and written together; it is one transaction in any case."""
+NO_LIMITS = HandlerLimits()
 SHUT_DOWN = "Given back: its worker was shut down."
 
 
@@ -42,6 +46,7 @@ class SqliteTaskStore:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._holders: dict[object, Callable[[], object]] = {}
+        self._memory = LaneMemory()
 
     def publish(self, tasks: Sequence[NewTask], now: float) -> builtins.list[Published]:
         if not tasks:
@@ -95,38 +100,58 @@ class SqliteTaskStore:
         opens_in = math.inf
         if not settlements:
             # Asked on the reading connection first, so that an idle process takes no write lock.
-            request, opens_in = self._worth_it(request)
+            request, opens_in = self._worth_it(request, now)
             if request is None:
                 return Exchanged([], [], opens_in)
         claims: builtins.list[Claim] = []
+        lanes: Lanes | None = None
         try:
             with self._database.write(durable=bool(settlements)) as connection:
                 refused = claiming.settle(connection, settlements, now) if settlements else []
-                if request is not None and settlements:
-                    request, opens_in = claiming.sift(connection, request)
                 if request is not None:
-                    claims = claiming.claim(connection, request, now)
+                    if settlements:
+                        request, opens_in = claiming.sift(connection, request)
+                    request, lanes = claiming.part(connection, self._memory, request, now)
+                    claims = claiming.claim(connection, request, now, lanes)
         except BaseException:
-            for claim in claims:
-                if claim.grant is not None:
-                    claim.grant.give_back()
+            self._memory.forget()  # what was found full may have been so by starts that are taken back
+            for grant in (claim.grant for claim in claims):
+                if grant is not None:
+                    grant.give_back()
             raise
         # From here on nothing may fail: what was claimed is known to nobody else until its lease ends.
         if request is not None:
-            opens_in = min(opens_in, claiming.first_opening(request))
+            opens_in = min(opens_in, claiming.first_opening(request), math.inf if lanes is None else lanes.opens_in)
         if refused and self._database.kept:
             refused = settle_in_copy(self._database, refused, now)
         return Exchanged(claims, refused, opens_in)
 
-    def _worth_it(self, request: ClaimRequest | None) -> tuple[ClaimRequest | None, float]:
+    def _worth_it(self, request: ClaimRequest | None, now: float) -> tuple[ClaimRequest | None, float]:
         """What of the request may find something, None for nothing; and when the first closed gate opens, in seconds."""
         if request is None or request.task_id is not None:
             return request, math.inf
         with self._database.read() as connection:
             request, opens_in = claiming.sift(connection, request)
+            request, lanes = claiming.part(connection, self._memory, request, now)
+            any_open = lanes is not None and lanes.any_open()
+            if lanes is not None and not any_open:
+                opens_in = min(opens_in, lanes.opens_in)
+                request = replace(request, limited=())
             capabilities = claiming.capabilities_json(connection, request)
-            any_ready = bool(request.gates) or bool(one(connection, TASK["has_ready"], (capabilities,)))
+            any_ready = any_open or bool(request.gates) or bool(one(connection, TASK["has_ready"], (capabilities,)))
         return (request if any_ready else None), opens_in
+
+    def set_limits(self, limits: Mapping[str, HandlerLimits], now: float) -> None:
+        with self._database.read() as connection:
+            there = sorting.registered(connection)
+        changed = {name: said for name, said in limits.items() if there.get(name, NO_LIMITS) != said}
+        if changed:
+            with self._database.write() as connection:
+                sorting.register(connection, changed, now, self._memory.window)
+
+    def limits(self) -> dict[str, HandlerLimits]:
+        with self._database.read() as connection:
+            return sorting.registered(connection)
 
     def renew(
         self, worker: str, held: Sequence[tuple[str, int]], lease: float, now: float

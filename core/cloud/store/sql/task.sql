@@ -1,12 +1,12 @@
 -- name: kind_find
--- The number of a name with its capability.
-SELECT id FROM kind WHERE capability = ?1 AND name = ?2;
+-- The number of a name with its capability, before its tasks are sorted by what limits them.
+SELECT id FROM kind WHERE capability = ?1 AND name = ?2 AND key = '';
 
 -- name: kind_add
 INSERT INTO kind (capability, name) VALUES (?1, ?2) RETURNING id;
 
 -- name: kinds_named
--- A name has several kinds when some of its tasks need one endpoint only.
+-- A name has several kinds when some of its tasks need one endpoint only, or share a limit (those below 0: ready or held).
 SELECT id FROM kind WHERE name = ?1 ORDER BY id;
 
 -- name: capability_of
@@ -95,7 +95,7 @@ RETURNING
 
 -- name: heads
 -- The same without taking any, for a claim that has to ask limits one task at a time. Binds now, limit, capabilities, suspect.
-SELECT head.seq, kind.capability
+SELECT head.seq, kind.capability, -head.priority
 FROM kind CROSS JOIN task AS head ON head.seq IN (
     SELECT waiting.seq FROM task AS waiting
     WHERE waiting.kind = kind.id AND waiting.state = 'ready'
@@ -109,7 +109,7 @@ ORDER BY head.priority DESC, head.seq;
 
 -- name: heads_aged
 -- The same when waiting counts. Binds also the seconds of a step.
-SELECT head.seq, kind.capability
+SELECT head.seq, kind.capability, max(head.created_at, coalesce(head.run_at, 0)) - ?5 * head.priority
 FROM kind CROSS JOIN (SELECT value AS priority FROM json_each('[4,3,2,1]')) AS step CROSS JOIN task AS head ON head.seq IN (
     SELECT waiting.seq FROM task AS waiting
     WHERE waiting.kind = kind.id AND waiting.state = 'ready' AND waiting.priority = step.priority
@@ -394,12 +394,14 @@ SELECT count(*) FROM (
 
 -- name: before_in_gate
 -- Ready tasks of the same handler that go before one, counted up to a limit; of those bound to one endpoint (NAME@ENDPOINT)
--- only its own, and for one that is bound itself those that any endpoint may serve. Binds priority, seq, limit, kind.
+-- only its own, and for one that is bound itself those that any endpoint may serve; of those sorted by a limit only those that share it.
+-- Binds priority, seq, limit, kind.
 SELECT count(*) FROM (
     SELECT 1
     FROM kind AS mine CROSS JOIN kind AS mate ON mate.name = mine.name CROSS JOIN task AS other ON other.kind = mate.id
     WHERE mine.id = ?4 AND other.state = 'ready' AND other.priority >= ?1 AND (other.priority > ?1 OR other.seq < ?2)
         AND (mate.id = mine.id OR instr(mate.capability, '@') = 0 OR instr(mine.capability, '@') = 0)
+        AND (mate.key = mine.key OR mate.key = '' OR mine.key = '')
     LIMIT ?3
 );
 
