@@ -16,6 +16,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=usual.workers)
     parser.add_argument("--lease", type=float, default=usual.lease, help="seconds")
     parser.add_argument("--seed", type=int, default=usual.seed)
+    parser.add_argument("--calls", type=float, default=usual.calls, help="share of the tasks that are ai_calls")
     options = parser.parse_args()
     figures = run(Plan(**vars(options)))
     for name, value in asdict(figures).items():

@@ -1,5 +1,6 @@
 """The books: what the database says, and what the handlers' own records say against it."""
 
+import json
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from typing import Any
 
 from core.cloud.store import open_store
 from tests.chaos.event_log import DONE, START, Event, read_events
+from tests.chaos.provider import Provider
 
 UNFINISHED = ("pending", "acknowledged", "running")
 
@@ -22,6 +24,8 @@ class Audit:
     started_early: int
     run_after_completion: int
     cuts_not_shown: int
+    failed_attempts: int
+    """No handler and no endpoint ever fails here: what does has failed for a limit, or by a fault of ours."""
 
 
 class Books:
@@ -32,6 +36,10 @@ class Books:
 
     def close(self) -> None:
         self._store.close()
+
+    def introduce(self, provider: Provider) -> None:
+        """Have the pool of this database know the provider's endpoints."""
+        provider.add_to(self._store)
 
     def unfinished(self) -> int:
         """Tasks that are not in a final status."""
@@ -63,7 +71,23 @@ class Books:
                 event.kind == START and event.at > ended.get(event.task_id, float("inf")) for event in events
             ),
             cuts_not_shown=self._cuts_not_shown(events, attempts),
+            failed_attempts=sum(outcome not in ("completed", "interrupted") for outcome in attempts.values()),
         )
+
+    def calls_answered(self) -> set[str]:
+        """The prompts of `ai_call`s that are shown as completed."""
+        rows = self._rows(
+            "SELECT body.payload FROM task JOIN kind ON kind.id = task.kind JOIN body ON body.task = task.seq"
+            " WHERE kind.name = 'ai_call' AND task.state = 'completed'"
+        )
+        return {json.loads(payload)["prompt"] for (payload,) in rows}
+
+    def why_failed(self) -> set[str]:
+        """What attempts that failed said of it."""
+        return {
+            str(error)
+            for (error,) in self._rows("SELECT error FROM attempt WHERE outcome NOT IN ('completed', 'interrupted')")
+        }
 
     def _started_early(self, events: list[Event], ended: dict[str, float]) -> int:
         parents: dict[str, list[str]] = {}

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from core.failpoints import ENVIRONMENT
 from tests.chaos.audit import Books
+from tests.chaos.provider import Limits, Provider
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKER_FAILPOINTS = {
@@ -49,14 +50,17 @@ class Plan:
     longest_task: float = 0.3
     """Seconds."""
     longest_life: float = 3.0
-    """Seconds after which a worker that has not met its failpoint is killed like any other."""
+    """Seconds of work after which a worker that has not met its failpoint is killed like any other."""
     patience: float = 120.0
     """Seconds without any progress after which what is unfinished counts as lost."""
+    calls: float = 0.15
+    """Share of the tasks that are `ai_call`s, which wait for the limits of the endpoints they want."""
+    limits: Limits = field(default_factory=Limits)
 
 
 @dataclass(slots=True)
 class Figures:
-    """What a run found. All of the last six must be zero."""
+    """What a run found. All from `lost` on must be zero."""
 
     tasks: int = 0
     kills: int = 0
@@ -64,12 +68,25 @@ class Figures:
     interrupted_attempts: int = 0
     seconds: float = 0.0
     longest_overdue_seconds: float = 0.0
+    longest_neglected_seconds: float = 0.0
+    """The same without the time in which no worker was at work, all of them being started anew."""
+    calls: int = 0
+    """Tasks that were `ai_call`s."""
+    requests: int = 0
+    """Those that came to the provider: of an attempt that was cut off, perhaps one of its own."""
+    most_seen: dict[str, str] = field(default_factory=dict)
+    """By endpoint, the most in a window, or at one time."""
     lost: int = 0
     stuck: int = 0
     finished_twice: int = 0
     started_early: int = 0
     run_after_completion: int = 0
     cuts_not_shown: int = 0
+    failed_attempts: int = 0
+    limits_passed: int = 0
+    """Requests beyond what a window, or an endpoint at one time, allows."""
+    answered_unasked: int = 0
+    """Calls that are shown as completed and never came to the provider."""
 
     @property
     def sound(self) -> bool:
@@ -80,6 +97,9 @@ class Figures:
             + self.started_early
             + self.run_after_completion
             + self.cuts_not_shown
+            + self.failed_attempts
+            + self.limits_passed
+            + self.answered_unasked
         )
 
 
@@ -93,7 +113,7 @@ class Child:
             environment[ENVIRONMENT] = f"{failpoint}:kill:{probability}"
         self.failpoint = failpoint
         self.words: list[str] = []
-        self.started_at = time.monotonic()
+        self.ready_at = float("inf")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.chaos.processes", role, json.dumps(options)],
             stdin=subprocess.PIPE,
@@ -109,11 +129,16 @@ class Child:
         assert self.process.stdout is not None
         with self.process.stdout as lines:
             for line in lines:
+                self.ready_at = min(self.ready_at, time.monotonic())
                 self.words.append(line.strip())
 
     @property
     def alive(self) -> bool:
         return self.process.poll() is None
+
+    @property
+    def at_work(self) -> bool:
+        return self.ready_at < float("inf") and self.alive
 
     def kill(self) -> None:
         """Kill it, if it still lives, and clear up after it."""
@@ -145,33 +170,47 @@ class Chaos:
         self.gate = directory / "gate"
         self.gate.touch()
         self.kills: Counter[str] = Counter()
+        self.provider = Provider(plan.limits)
         self.figures = Figures(tasks=plan.tasks)
         self._failpoints = iter(())
+        self.workers: list[Child] = []
+        self._looked_at = time.monotonic()
+        self._deserted = 0.0
+        """Seconds without a worker at work, of those in which a lease has been overdue."""
 
     def run(self) -> Figures:
+        self.provider.start()
+        try:
+            return self._run()
+        finally:
+            self.provider.stop()
+
+    def _run(self) -> Figures:
         started = time.monotonic()
         self._migrate_under_fire()
         self.books = Books(self.database)
-        workers = [self._worker() for _ in range(self.plan.workers)]
+        self.books.introduce(self.provider)
+        self.workers = [self._worker() for _ in range(self.plan.workers)]
         producer = self._producer("in_transaction_before_commit", 0.3)
         try:
             while sum(self.kills.values()) < self.plan.kills or "published" not in producer.words:
                 time.sleep(self.plan.kill_every * self.rng.random() / self.plan.workers)
                 self._open_gate()
                 self._watch_leases()
-                workers = [self._strike(worker) for worker in workers]
+                self.workers = [self._strike(worker) for worker in self.workers]
                 producer = self._strike_producer(producer)
-            for worker in workers:
+            for worker in self.workers:
                 worker.end() if worker.alive and not worker.failpoint else worker.kill()
-            workers = [self._calm_worker() for _ in range(self.plan.workers)]
+            self.workers = [self._calm_worker() for _ in range(self.plan.workers)]
             self._drain()
-            for worker in workers:
+            for worker in self.workers:
                 assert worker.end() == 0, "a worker that was asked to end did not end cleanly"
         finally:
-            for child in (*workers, producer):
+            for child in (*self.workers, producer):
                 child.kill()
         try:
             found = self.books.audit(self.log, self.plan.tasks)
+            self._audit_calls()
         finally:
             self.books.close()
         self.figures.seconds = round(time.monotonic() - started, 1)
@@ -180,6 +219,14 @@ class Chaos:
         for name, value in asdict(found).items():
             setattr(self.figures, name, value)
         return self.figures
+
+    def _audit_calls(self) -> None:
+        answered, seen, figures = self.books.calls_answered(), self.provider.seen(), self.figures
+        figures.calls, figures.requests, figures.most_seen = len(answered), seen.requests, seen.most
+        figures.limits_passed = seen.passed
+        figures.answered_unasked = len(answered - self.provider.prompts())
+        for error in self.books.why_failed():
+            print(error, file=sys.stderr)
 
     def _migrate_under_fire(self) -> None:
         """The first two processes die in the middle of making the database."""
@@ -204,6 +251,7 @@ class Chaos:
             "lease": self.plan.lease,
             "leader_ttl": self.plan.leader_ttl,
             "gate": str(self.gate),
+            "window": self.plan.limits.window,
         }
 
     def _worker(self) -> Child:
@@ -234,7 +282,7 @@ class Chaos:
             worker.kill()
             self.kills[worker.failpoint or "random"] += 1
             return self._worker()
-        tired = time.monotonic() - worker.started_at > self.plan.longest_life
+        tired = time.monotonic() - worker.ready_at > self.plan.longest_life
         if "ready" in worker.words and (tired or (not worker.failpoint and self.rng.random() < 0.1)):
             worker.kill()
             self.kills["random"] += 1
@@ -258,10 +306,16 @@ class Chaos:
         return self._producer(failpoint, PRODUCER_FAILPOINTS.get(failpoint, 0.0))
 
     def _watch_leases(self) -> None:
-        late = self.books.overdue()
-        self.figures.longest_overdue_seconds = round(max(self.figures.longest_overdue_seconds, late), 2)
+        late, now = self.books.overdue(), time.monotonic()
+        if not any(worker.at_work for worker in self.workers):
+            self._deserted += now - self._looked_at
+        self._deserted, self._looked_at = min(self._deserted, late), now
+        neglected = late - self._deserted
+        figures = self.figures
+        figures.longest_overdue_seconds = round(max(figures.longest_overdue_seconds, late), 2)
+        figures.longest_neglected_seconds = round(max(figures.longest_neglected_seconds, neglected), 2)
         # A lease that is over for longer than an upkeep round, or a new leader's first one, is nobody's business any more.
-        self.figures.stuck = max(self.figures.stuck, int(late > self.plan.leader_ttl + SLACK))
+        figures.stuck = max(figures.stuck, int(neglected > self.plan.leader_ttl + SLACK))
 
     def _drain(self) -> None:
         """Let calm workers finish; give up when nothing moves for `patience` seconds."""
@@ -281,12 +335,12 @@ def make_plan(plan: Plan, rng: random.Random) -> list[list[dict[str, object]]]:
     tasks: list[dict[str, object]] = []
     for step in range(plan.tasks):
         parents = rng.sample(range(max(0, step - 200), step), min(step, rng.choice([0, 0, 1, 2, 3])))
-        drawn = rng.random()
+        name, payload = make_work(plan, rng, step)
         tasks.append(
             {
                 "step": step,
-                "name": "isolated_step" if drawn < 0.01 else "sync_step" if drawn < 0.3 else "async_step",
-                "seconds": round(rng.random() * plan.longest_task, 4),
+                "name": name,
+                "payload": payload,
                 "priority": rng.choice([1, 2, 2, 3, 4]),
                 "parents": parents,
             }
@@ -297,6 +351,16 @@ def make_plan(plan: Plan, rng: random.Random) -> list[list[dict[str, object]]]:
         batches.append(tasks[:size])
         tasks = tasks[size:]
     return batches
+
+
+def make_work(plan: Plan, rng: random.Random, step: int) -> tuple[str, dict[str, object]]:
+    """A task's name and payload."""
+    if rng.random() < plan.calls:
+        wants = rng.choice([{}, {"when_limited": "wait"}, {"endpoint": "first"}, {"endpoint": "few"}])
+        return "ai_call", {"prompt": f"step {step}", **wants}
+    drawn = rng.random()
+    name = "isolated_step" if drawn < 0.01 else "sync_step" if drawn < 0.3 else "async_step"
+    return name, {"step": step, "seconds": round(rng.random() * plan.longest_task, 4)}
 
 
 def run(plan: Plan) -> Figures:

@@ -30,6 +30,9 @@ def isolated_step(payload: Any, context: Any) -> Any:
 
 def worker(options: dict[str, Any]) -> None:
     """Run tasks until stdin ends."""
+    from core.cloud.handlers.ai_call import register_ai_call
+    from tests.chaos.provider import pool  # a producer, which is killed often, should not take long to come back
+
     events = EventLog(Path(options["log"]))
     store = open_store(options["database"], busy_timeout=30.0)
     wakeup = WakeUp(store.workers)
@@ -48,6 +51,8 @@ def worker(options: dict[str, Any]) -> None:
         events.write(DONE, context.task_id, context.attempt)
         return {"step": payload["step"], "of": sorted(context.results)}
 
+    manager = pool(store, options["window"])
+    register_ai_call(registry, manager)
     registry.register("async_step", async_step)
     registry.register("sync_step", sync_step)
     registry.register("isolated_step", isolated_step, isolation="process")
@@ -70,6 +75,7 @@ def worker(options: dict[str, Any]) -> None:
     _say("ready")
     sys.stdin.read()
     runner.stop(1.0)
+    manager.close()
 
 
 def producer(options: dict[str, Any]) -> None:
@@ -84,7 +90,7 @@ def producer(options: dict[str, Any]) -> None:
         graph = {
             f"step-{task['step']}": {
                 "name": task["name"],
-                "payload": {"step": task["step"], "seconds": task["seconds"]},
+                "payload": task["payload"],
                 "priority": task["priority"],
                 "depends_on": [ids.get(parent, f"step-{parent}") for parent in task["parents"]],
                 "idempotency_key": f"step-{task['step']}",

@@ -11,6 +11,8 @@ from core.cloud.store.base import ClaimRequest, Settlement
 from core.cloud.task import AttemptOutcome, TaskStatus
 from tests.chaos.audit import Books
 from tests.chaos.harness import Chaos, Plan
+from tests.chaos.provider import Limits, Provider
+from tests.support.llm_server import Arrival
 
 
 @pytest.fixture
@@ -49,7 +51,14 @@ class Log:
 
 
 def damage(audit) -> dict[str, int]:
-    names = ("lost", "finished_twice", "started_early", "run_after_completion", "cuts_not_shown")
+    names = (
+        "lost",
+        "finished_twice",
+        "started_early",
+        "run_after_completion",
+        "cuts_not_shown",
+        "failed_attempts",
+    )
     return {name: getattr(audit, name) for name in names if getattr(audit, name)}
 
 
@@ -92,6 +101,49 @@ def test_a_second_completion_is_found(books, history):
             (parent,),
         )
     assert damage(books.audit(log.directory, 2)) == {"finished_twice": 1}
+
+
+def test_an_attempt_that_failed_is_found_although_its_task_was_completed_later(books, history):
+    with books._store.database.write() as connection:
+        connection.execute(
+            "INSERT INTO attempt SELECT task, 9, worker, started_at, ended_at, 'failed', 'rate limit' FROM attempt"
+            " WHERE task = (SELECT seq FROM task WHERE id = ?)",
+            (history[0],),
+        )
+    assert damage(books.audit(history[2].directory, 2)) == {"failed_attempts": 1}
+    assert books.why_failed() == {"rate limit"}
+
+
+@pytest.mark.parametrize(
+    ("moments", "passed"),
+    [
+        ({"first": [0.0, 0.5, 1.1]}, 0),
+        ({"first": [0.0, 0.5, 0.9]}, 1),
+        ({"first": [0.0, 0.5], "second": [0.2, 0.7]}, 0),
+        ({"few": [0.0, 0.09]}, 1),
+        ({"few": [0.0, 0.11]}, 0),
+    ],
+)
+def test_requests_beyond_what_a_window_or_an_endpoint_allows_are_counted(moments, passed):
+    provider = Provider(Limits(minute=1.0, each_minute=2, at_once=1))
+    for name, times in moments.items():
+        provider._server._arrivals += [Arrival(name, at, "POST", "/", {}, None, 200) for at in times]
+
+    assert provider.seen().passed == passed
+
+
+def test_a_call_that_is_completed_and_was_never_asked_is_found(books, tmp_path: Path):
+    with EnhancedCloudTaskPublisher(str(tmp_path / "queue.db")) as publisher:
+        task = publisher.publish("ai_call", {"prompt": "step 1"})
+        (claim,) = publisher.store.tasks.exchange([], ClaimRequest("w", ["ai_call"], 1, 30.0), time.time()).claims
+        done = Settlement(task.task_id, claim.attempt, "w", AttemptOutcome.COMPLETED, TaskStatus.COMPLETED, "{}")
+        publisher.store.tasks.exchange([done], None, time.time())
+    chaos = Chaos(Plan(tasks=1), make_directory(tmp_path / "run"))
+    chaos.books = books
+
+    chaos._audit_calls()
+    assert (chaos.figures.calls, chaos.figures.answered_unasked) == (1, 1)
+    assert not chaos.figures.sound
 
 
 def test_a_lease_that_nobody_takes_back_is_overdue(books, history, tmp_path: Path):
