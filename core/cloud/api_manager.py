@@ -24,7 +24,7 @@ from core.cloud.pool.chat_stream import stream_chat
 from core.cloud.pool.drivers import adrive, as_work, drive, within
 from core.cloud.pool.endpoint import ApiEndpoint, ApiStatus
 from core.cloud.pool.gate import PoolGate
-from core.cloud.pool.grant import PoolGrant
+from core.cloud.pool.grant import PoolGrant, snoozed
 from core.cloud.pool.hedge import checked_hedge
 from core.cloud.pool.ledger import PoolStore
 from core.cloud.pool.membership import Membership, lacking
@@ -37,7 +37,7 @@ from core.cloud.pool.selection import check_strategy, check_when_limited
 from core.cloud.pool.statistics import pool_stats
 from core.cloud.providers.base import ChatAnswer, ChatChunk, ChatRequest, Message, Provider
 from core.cloud.providers.returned_error import unless_error
-from core.errors import InvalidArgument
+from core.errors import InvalidArgument, UnknownEndpoint
 from core.fork import ForkAware, abandon, tell_of_forks
 from core.network import UrlPolicy
 from core.redaction import redact
@@ -231,7 +231,12 @@ class ApiManager(ForkAware):
         """
         await self._arefresh(options.get("endpoint"))
         request = request_of(messages, options)
-        plan = self._chat_plan(options, request)
+        try:
+            plan = self._chat_plan(options, request)
+        except UnknownEndpoint:
+            if grant is None:
+                raise
+            raise snoozed() from None  # removed since the task was claimed, which waits for it as it did before
         plan.grant = grant
         self._readiness.make()
 

@@ -325,6 +325,49 @@ def test_a_retry_waits_for_the_endpoint_that_failed_and_not_for_the_next_day_of_
     assert process.asked() == ["spent", "flaky", "flaky"]
 
 
+@pytest.mark.parametrize("answered", [False, True])
+def test_a_task_whose_endpoint_is_removed_before_it_met_a_fault_waits_until_it_is_there_again(make, answered):
+    process = make()
+    process.add("bound")
+    [task] = process.ask(1, payload={"endpoint": "bound"}, max_retries=0)
+    if answered:
+        process.fake.script("bound", FakeStep(status=429, retry_after=HOLD))
+    begun, go_on = threading.Event(), threading.Event()
+    held = process.fake if answered else process.manager
+    name = "chat" if answered else "achat"
+    real = getattr(held, name)
+
+    async def later(*arguments, **options):
+        begun.set()
+        await asyncio.to_thread(go_on.wait, 30)
+        return await real(*arguments, **options)
+
+    setattr(held, name, later)
+    process.runner.start()
+    wait_until(begun.is_set, "the attempt to begin")
+    process.manager.remove_endpoint("bound")
+    setattr(held, name, real)
+    go_on.set()
+    wait_until(lambda: process.statuses([task]) == {"pending": 1}, "the task to be given back")
+
+    process.add("bound")
+
+    wait_until(lambda: process.statuses([task]) == {"completed": 1}, "its answer")
+    assert [each.outcome for each in process.publisher.attempts(task.task_id)] == ["interrupted", "completed"]
+
+
+def test_a_process_whose_pool_is_empty_is_at_rest(process):
+    process.settled()
+    rounds = []
+    process.runner._exchanger.step = lambda *_, real=process.runner._exchanger.step: rounds.append(1) or real()
+
+    [task] = process.ask(1)
+    process.settled()
+
+    assert process.statuses([task]) == {"pending": 1}
+    assert len(rounds) < 20
+
+
 def test_an_endpoint_that_is_added_goes_to_the_most_urgent_that_wants_it(process):
     process.add("first", max_requests_per_minute=1)
     normal = process.ask(20)

@@ -108,6 +108,7 @@ class Checks:
         if row.state in WAITING:
             assert row.owner is None and row.lease_until is None
             assert counted <= allowed, "it has no retry left, and waits"
+            assert counted or row.state != "later", "it was put off, though nothing failed"
         elif row.state == "failed":
             assert counted == allowed + 1 or row.interruptions > POISON_LIMIT, "it failed with retries left"
         elif row.state == "expired":
@@ -147,6 +148,19 @@ class Checks:
             )
 
         return [row for row in waiting if not stands_behind(row)]
+
+    def check_patience(self, process: Process, claims: Sequence[Claim]) -> None:
+        """Who waits for the best endpoints got none of the others while only a limit kept it from those."""
+        rows = {row.task_id: row for row in self.rows()} if self.model.all_know_the_settings() else {}
+        pool = process.manager._pool
+        for claim in claims:
+            if claim.task_id in rows and claim.grant is not None and self.waits_for_the_best(rows[claim.task_id]):
+                better = [
+                    each
+                    for each in pool.members.values()
+                    if each.endpoint.priority < claim.grant.member.endpoint.priority and each.able(pool.time())
+                ]
+                assert not better, f"{better[0].name} was able, and {claim.grant.member.name} was asked"
 
     def rank(self, row: Row) -> tuple[float, int]:
         if self.ageing is None:

@@ -46,6 +46,10 @@ class Start:
     over: bool = False
     written: bool = False
     """The others can know that it is over."""
+    asked_until: float = 0.0
+    """Monotonic: so long its server asked to be left alone."""
+    current: bool = True
+    """The endpoint's settings and the clock are still those of its beginning."""
     free: bool = False
     """It was given back: all is as if it had not been taken."""
     freed_at: float = -FOREVER
@@ -78,6 +82,8 @@ class LimitsModel:
         self.starts: list[Start] = []
         self.tried: dict[tuple[str, int], Tried] = {}
         self.settings: dict[str, ApiEndpoint] = {}
+        self._closed: dict[str, tuple[float, float]] = {}
+        """Monotonic: until when servers asked to be left alone, and since when all can know."""
         self._past: list[tuple[float, ApiEndpoint]] = []
         """Settings that held until then (monotonic)."""
 
@@ -86,11 +92,17 @@ class LimitsModel:
     def changes(self, name: str, endpoint: ApiEndpoint | None) -> None:
         if name in self.settings:
             self._past.append((self.clock.monotonic(), self.settings.pop(name)))
+        self._closed.pop(name, None)
+        for start in self.starts:
+            start.current = start.current and start.endpoint != name
         if endpoint is not None:
             self.settings[name] = endpoint
 
     def clock_jumps(self, seconds: float) -> None:
         now = self.clock.now()
+        self._closed = {}
+        for start in self.starts:
+            start.current = False
         if seconds > 0:
             self.era += 1
         else:
@@ -132,6 +144,7 @@ class LimitsModel:
             attempt,
         )
         self.within_the_days_budget(start)
+        self.leaves_alone_who_asks_for_it(start)
         self.starts.append(start)
         return start
 
@@ -148,7 +161,11 @@ class LimitsModel:
     def writes(self, process: str) -> None:
         """What ended in a process is in the database now."""
         for start in self.starts:
-            start.written = start.written or (start.over and start.process == process)
+            if start.over and start.process == process and not start.written:
+                start.written = True
+                until = max(start.asked_until, self._closed.get(start.endpoint, (0.0, 0.0))[0])
+                if start.asked_until > 0.0 and start.current:
+                    self._closed[start.endpoint] = until, self.clock.monotonic()
 
     def dies(self, process: str) -> None:
         for tried in self.tried.values():
@@ -186,6 +203,14 @@ class LimitsModel:
     def within_the_days_budget(self, start: Start) -> None:
         allowed = self._allowed(start.endpoint, "max_requests_per_day")
         assert self.spent(start.endpoint, start.day) < allowed, "the day's budget was passed"
+
+    def leaves_alone_who_asks_for_it(self, start: Start) -> None:
+        """A call of an endpoint without limits asks no database first: it learns what others met within a moment."""
+        until, known = self._closed.get(start.endpoint, (0.0, 0.0))
+        if start.token < 0:
+            known += UNNOTICED
+        now = start.monotonic + ROUNDING
+        assert now >= until or now < known, "an endpoint was asked before the time that its server had told"
 
     # What is left
 

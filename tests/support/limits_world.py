@@ -295,6 +295,7 @@ class LimitsWorld(Checks):
                 endpoint = claim.grant.member.endpoint
                 self.model.takes(process.name, endpoint, claim.grant._token, key)
         self.check_order(process, claims)
+        self.check_patience(process, claims)
         self.check_direct_calls_first(process, claims)
 
     def check_direct_calls_first(self, process: Process, claims: Sequence[Claim]) -> None:
@@ -312,6 +313,9 @@ class LimitsWorld(Checks):
         mover.start = self.start_of(process, flight.member.name, flight.token)
         tried = self.model.tried.get(mover.key)
         if tried is not None:
+            assert tried.sent or mover.start.attempt == mover.key, (
+                "a first request left in another slot than was granted"
+            )
             tried.sent += 1
         self.model.sends(mover.start)
         if self.rng.random() < ANSWERED:
@@ -320,6 +324,8 @@ class LimitsWorld(Checks):
 
     def landed(self, mover: Mover, error: BaseException | None) -> None:
         mover.start.over = True
+        if isinstance(error, HttpError) and "retry-after" in error.headers:
+            mover.start.asked_until = self.clock.monotonic() + float(error.headers["retry-after"])
         tried = self.model.tried.get(mover.key)
         if tried is not None:
             tried.ends.append(how_it_ended(error))

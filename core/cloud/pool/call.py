@@ -33,7 +33,7 @@ from core.cloud.pool.token_limit import Thirst
 from core.cloud.pool.unsuited import Unsuited
 from core.cloud.pool.usage import tokens_told
 from core.cloud.pool.waits import exhausted_for
-from core.errors import AllEndpointsFailed, HeablcoinError
+from core.errors import AllEndpointsFailed, HeablcoinError, UnknownEndpoint
 
 log = logging.getLogger(__name__)
 
@@ -133,17 +133,22 @@ class Call:
                     return success
                 flight = None
                 self._go_on()
-        except HeablcoinError:
-            raise
         except Exception as error:
-            if error is self._callers:
+            told = self._told(error)
+            if told is error:
                 raise
-            raise pool_failed(error) from error
+            raise told from error
         finally:
             for flight in self._flying:
                 self._pool.abandon(flight)
                 log.debug("%s is not waited for any more", flight.member.name)
             self._leave_line()
+
+    def _told(self, error: Exception) -> Exception:
+        """What its driver is told of an error."""
+        if isinstance(error, UnknownEndpoint) and self._goes_back():
+            return snoozed()  # removed meanwhile: its task waits for it as it did before
+        return error if isinstance(error, HeablcoinError) or error is self._callers else pool_failed(error)
 
     def cause(self) -> Exception | None:
         """What to chain to the failure: the last error, or a stand-in when it would show a key in a traceback."""
@@ -194,10 +199,12 @@ class Call:
             raise self._end(None)
 
     def _end(self, retry_after: float | None) -> HeablcoinError:
-        """What it ends with, now that no further attempt may be made. A task that met nothing but limits goes back to wait for them."""
-        if self._snoozes and met_only_limits(self._records):
-            return snoozed()
-        return self._failure(retry_after)
+        """What it ends with, now that no further attempt may be made."""
+        return snoozed() if self._goes_back() else self._failure(retry_after)
+
+    def _goes_back(self) -> bool:
+        """It is a task's, and met nothing but limits: its task goes back to wait for them."""
+        return self._snoozes and met_only_limits(self._records)
 
     def _wait_or_bend(self) -> Generator[Command, Event, None]:
         if not self._bend():

@@ -102,9 +102,13 @@ class Membership:
                 self._install(list(self._pool.members.values()))
             self._store.refresh()
             now = self._pool.time()
+            sooner = False
             for member in self._pool.members.values():
+                before = member.ready_at, member.last_resort_at
                 member.refresh(now)
-        self._pool.tell()
+                sooner = sooner or member.ready_at < before[0] or member.last_resort_at < before[1]
+        if sooner:  # not each time: who is told looks, and who looks refreshes
+            self._pool.tell()
 
     def _kept(self, member: Member | None, listing: Listing) -> Member:
         """The member there is, when its settings are still those; else a new one."""
