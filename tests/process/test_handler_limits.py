@@ -1,6 +1,7 @@
 """Limits of the user's own handlers, over runners and processes. Minutes pass by the clock that is handed in."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from core.cloud.handlers.http_request import register_http_request
 from core.cloud.handlers.registry import HandlerRegistry
 from core.cloud.limits import HandlerLimits
 from core.cloud.pool.rate_limit import WINDOW
+from core.cloud.queue.reader import WaitingTasks
 from core.cloud.running.maintenance import Maintenance
 from core.cloud.running.runner import TaskRunner
 from core.cloud.running.wakeup import WakeUp
@@ -256,6 +258,34 @@ def test_why_says_which_limit_a_task_waits_for(make):
         "It waits for report's limit of 2 a minute (customer acme): about 35 s, 1 before it. "
         "Waiting uses up no retry and none of its timeout."
     )
+
+
+def test_statistics_tell_how_many_wait_for_which_limit_and_until_when(make):
+    process = make()
+    process.limit(max_per_minute=2, key="customer")
+    process.runner.start()
+    process.publish(*["acme"] * 7, *["b"] * 3)
+    process.settled()
+
+    assert process.publisher.waiting_for_limits() == [
+        WaitingTasks("report's limit of 2 a minute (customer acme)", 5, WINDOW, WINDOW * 3),
+        WaitingTasks("report's limit of 2 a minute (customer b)", 1, WINDOW, WINDOW),
+    ]
+
+
+def test_of_many_values_those_with_the_most_are_told_and_the_others_together(make):
+    process = make()
+    process.limit(max_per_minute=1, key="customer")
+    process.runner.start()
+    process.publish(*[f"c{number}" for number in range(30) for _ in range(2)], "c7")
+    process.settled()
+
+    told = process.publisher.waiting_for_limits()
+
+    assert len(told) == 11
+    assert {waiting.limit: waiting.tasks for waiting in told}["report's limit of 1 a minute (customer c7)"] == 2
+    assert told[-1] == WaitingTasks("report's limits (20 other values of customer)", 20, WINDOW, math.inf)
+    assert sum(waiting.tasks for waiting in told) == 31
 
 
 def test_why_says_that_as_many_run_as_may(make):

@@ -124,6 +124,8 @@ class TaskReader:
                 closed = self._abilities.closed(capability)
                 if closed is not None:
                     found[closed.what] = (closed, count + found.get(closed.what, (closed, 0))[1])
+        for closed, count in self.store.tasks.waiting_for_limits(self._clock.now()):
+            found[closed.what] = (closed, count)
         return [
             WaitingTasks(what, count, closed.opens_in, closed.starts_in(count - 1))
             for what, (closed, count) in sorted(found.items())

@@ -326,6 +326,10 @@ class TaskStore(Protocol):
         """
         ...
 
+    def waiting_for_limits(self, now: float) -> builtins.list[tuple[Closed, int]]:
+        """The limits of handlers that ready tasks wait for, and how many do; where a key has many values, most of them together."""
+        ...
+
     def limits(self) -> dict[str, HandlerLimits]:
         """The limits that count now, by handler."""
         ...

@@ -169,7 +169,7 @@ class Lanes:
     def take_first(self) -> bool:
         """Have that task start, if its limit still lets it; the next is another in any case."""
         _, seq, lane = heapq.heappop(self._heads)
-        share = self._known.share(self._connection, _kind_of(lane))
+        share = self._known.share(self._connection, kind_of(lane))
         if share is None or not self._start(share):
             return False
         if seq == self._suspect:
@@ -261,5 +261,6 @@ def row_name(name: str, key: str) -> str:
     return f"{HANDLERS}{name}\n{key}"
 
 
-def _kind_of(lane: int) -> int:
+def kind_of(lane: int) -> int:
+    """The kind of the tasks in a lane."""
     return -(-lane // 8)  # a lane's number is its kind's times 8, less the priority

@@ -1,14 +1,19 @@
 """What a task waits for because of its handler's limits, in words. Reads only."""
 
+from collections import Counter
+
 import apsw
 
 from core.cloud.gate import Closed
 from core.cloud.limits import HandlerLimits, value_in_words
 from core.cloud.pool.rate_limit import WINDOW
-from core.cloud.store.lanes import row_name
+from core.cloud.store.lanes import kind_of, row_name
 from core.cloud.store.pool_windows import opens_at
-from core.cloud.store.queries import LIMIT, TASK, first, one
-from core.cloud.store.sorting import value_of
+from core.cloud.store.queries import LIMIT, TASK, first, one, rows
+from core.cloud.store.sorting import registered, value_of
+
+MOST_NAMED = 10
+"""Values of one handler that are told by themselves."""
 
 
 def closed_for(connection: apsw.Connection, seq: int, kind: int, now: float) -> Closed | None:
@@ -24,6 +29,37 @@ def closed_for(connection: apsw.Connection, seq: int, kind: int, now: float) -> 
         found = first(connection, LIMIT["kind_find"], (name, key))
         kind = 0 if found is None else found[0]
     return closed(connection, kind, name, key, limits, now=now)
+
+
+def waiting(connection: apsw.Connection, now: float) -> list[tuple[Closed, int]]:
+    """The limits that ready tasks wait for, and how many do; of each handler the values with the most, the others together.
+
+    Walks those tasks in their index.
+    """
+    limits = registered(connection)
+    if not limits:
+        return []
+    counts = Counter[int]()
+    for (lane,) in rows(connection, LIMIT["lanes"]):
+        counts[kind_of(lane)] += one(connection, LIMIT["in_lane"], (lane,))
+    found: dict[str, list[tuple[Closed, int]]] = {}
+    for kind, count in counts.most_common():
+        name, key = first(connection, LIMIT["kind"], (kind,)) or ("", "")
+        said = limits.get(name)
+        if said is not None and said.sorts(key):
+            what = closed(connection, kind, name, key, said, now=now)
+            if what is not None:
+                found.setdefault(name, []).append((what, count))
+    return [each for name, all_of_it in found.items() for each in _told(name, limits[name].key, all_of_it)]
+
+
+def _told(name: str, key: str, found: list[tuple[Closed, int]]) -> list[tuple[Closed, int]]:
+    others = found[MOST_NAMED:]
+    if not others:
+        return found
+    opens_in = min(what.opens_in for what, _ in others)
+    rest = Closed(f"{name}'s limits ({len(others):,} other values of {key})", opens_in)
+    return [*found[:MOST_NAMED], (rest, sum(count for _, count in others))]
 
 
 def closed(

@@ -8,8 +8,9 @@ from dataclasses import replace
 from functools import partial
 from itertools import islice
 
+from core.cloud.gate import Closed
 from core.cloud.limits import HandlerLimits
-from core.cloud.store import claiming, publishing, reading, reporting, restoring, sorting, upkeep
+from core.cloud.store import claiming, limit_reading, publishing, reading, reporting, restoring, sorting, upkeep
 from core.cloud.store.base import (
     Claim,
     ClaimRequest,
@@ -148,6 +149,10 @@ class SqliteTaskStore:
         if changed:
             with self._database.write() as connection:
                 sorting.register(connection, changed, now, self._memory.window)
+
+    def waiting_for_limits(self, now: float) -> builtins.list[tuple[Closed, int]]:
+        with self._database.snapshot() as connection:
+            return limit_reading.waiting(connection, now)
 
     def limits(self) -> dict[str, HandlerLimits]:
         with self._database.read() as connection:

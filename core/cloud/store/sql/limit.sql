@@ -37,6 +37,9 @@ WITH RECURSIVE lane (number) AS (
 )
 SELECT number FROM lane WHERE number IS NOT NULL;
 
+-- name: in_lane
+SELECT count(*) FROM task INDEXED BY task_lane WHERE state = 'ready' AND kind < 0 AND kind * 8 - priority = ?1;
+
 -- name: heads
 -- The first task of each of these lanes. Of the suspects only ?3; NULL lets all be.
 SELECT lane.value, (
