@@ -127,7 +127,7 @@ def test_the_log_names_the_endpoint_and_the_status_of_a_failed_pool_call_and_no_
     def refuses(endpoint):
         raise HttpError(401)
 
-    manager = ApiManager()
+    manager = ApiManager(clock=ManualClock())
     manager.add_endpoint(ApiEndpoint("deepseek", "https://deepseek.example", "k"))
     with pytest.raises(AllEndpointsFailed) as failure:
         manager.call_with_retry(refuses)
