@@ -1,6 +1,7 @@
 """Limits of one handler's tasks: how many may start and run, and which of them share a limit. Pure."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 from urllib.parse import urlsplit
@@ -60,12 +61,13 @@ class HandlerLimits:
         return f"{self.key}={_text(self.key, value)}"
 
 
-def field_of(key: str, payload: Json) -> Json:
-    """What a payload has in the field that a key names; None when it has none."""
+def field_of(key: str, payload: Json, fill: Callable[[Json], Json] = lambda value: value) -> Json:
+    """What a payload has in the field that a key names; None when it has none. `fill` puts results where a value refers to them."""
     host = _HOST.fullmatch(key)
-    value = payload
+    value = fill(payload) if isinstance(payload, str) else payload
     for step in (host["path"] if host else key).split("."):
         value = value.get(step) if isinstance(value, dict) else None
+        value = fill(value) if isinstance(value, str) else value
     return value
 
 

@@ -274,15 +274,26 @@ def test_tasks_with_one_value_share_a_limit(limited, key, payloads, groups):
     assert limited.started() == firsts
 
 
-def test_a_value_that_comes_from_a_result_is_limited_as_what_it_is(limited):
-    limited.set(max_concurrency=1, key="customer")
+@pytest.mark.parametrize(
+    ("key", "refer"),
+    [
+        ("order.customer", {"order": {"customer": "${%s.order.customer}"}}),
+        ("order.customer", {"order": "${%s.order}"}),
+        ("order.customer", "${%s}"),
+        ("host(order.url)", {"order": {"url": "https://${%s.order.customer}/path"}}),
+    ],
+)
+def test_a_value_that_comes_from_a_result_is_limited_as_what_it_is(limited, key, refer):
+    limited.set(max_concurrency=1, key=key)
     parents = [limited.publish(name="work") for _ in range(3)]
-    refer = [limited.publish(f"${{{parent}.customer}}", depends_on=[parent]) for parent in parents]
-    plain = limited.publish("acme", priority=3)
+    tasks = [
+        limited.publish(payload=json.dumps(refer).replace("%s", parent), depends_on=[parent]) for parent in parents
+    ]
+    plain = limited.publish(payload=json.dumps({"order": {"customer": "acme", "url": "https://acme"}}), priority=3)
     for parent, customer in zip(parents, ("acme", "b", "acme"), strict=True):
-        limited.queue.complete(parent, result=json.dumps({"customer": customer}))
+        limited.queue.complete(parent, result=json.dumps({"order": {"customer": customer}}))
 
-    assert limited.started() == [plain, refer[1]]
+    assert limited.started() == [plain, tasks[1]]
 
 
 def test_a_value_that_refers_to_nothing_that_is_there_counts_as_none(limited):
@@ -466,3 +477,29 @@ def test_limits_that_cannot_be_are_refused(wrong):
     with pytest.raises(InvalidArgument) as refused:
         HandlerLimits(**wrong)
     assert refused.value.fix
+
+
+def test_a_list_of_a_name_goes_page_by_page_through_thousands_of_values(limited):
+    limited.set(max_concurrency=1, key="customer")
+    limited.tasks.publish(
+        [
+            NewTask(
+                f"{number:016x}", "report", json.dumps({"customer": number % 300}), "report", priority=1 + number % 4
+            )
+            for number in range(1200)
+        ],
+        limited.queue.now,
+    )
+    while limited.exchange().opens_in == 0.0:
+        pass
+
+    for newest_first in (False, True):
+        seen, cursor = [], ""
+        while not seen or cursor:
+            query = TaskQuery(name="report", limit=500, cursor=cursor, newest_first=newest_first)
+            page = limited.tasks.list(query, limited.queue.now)
+            seen += page.tasks
+            cursor = page.next_cursor
+        assert len({task.task_id for task in seen}) == len(seen) == 1200
+        order = [(-task.priority, task.task_id) if not newest_first else int(task.task_id, 16) for task in seen]
+        assert order == sorted(order, reverse=newest_first)

@@ -29,6 +29,8 @@ SORTS = {
     ("task", "heads"): "a few heads for each kind",
     ("task", "heads_aged"): "a few heads for each kind and priority",
     ("task", "claim_aged"): "a few heads for each kind and priority",
+    ("task", "page_sorted_oldest"): "the ready tasks of a handler with limits",
+    ("task", "page_sorted_newest"): "the ready tasks of a handler with limits",
     ("dependency", "of_tasks"): "the dependencies of one page",
     ("worker", "alive"): "a row for each process",
 }
@@ -84,7 +86,9 @@ def test_every_query_is_used_and_every_use_has_its_query():
     used = {(noun.lower(), name) for noun, name in re.findall(r"\b([A-Z]+)\[\"([a-z_]+)\"\]", code)}
     used = {pair for pair in used if pair[0] in NOUNS}
     pages = {
-        ("task", f"{name}_{order}") for name in ("page", "page_kind", "page_tag") for order in ("oldest", "newest")
+        ("task", f"{name}_{order}")
+        for name in ("page", "page_kind", "page_sorted", "page_tag")
+        for order in ("oldest", "newest")
     }
     assert used | pages | {("task", name) for name in ("next_later", "next_expiring", "next_lost")} == set(NAMED)
 

@@ -21,6 +21,8 @@ from core.json_types import loads
 
 NEWER_THAN_ALL = (1 << 63) - 1
 AHEAD_LIMIT = 1000
+SORTED = {READY, *HELD_STATES}
+"""The states in which a task may be sorted by what limits it."""
 BEFORE_LIMIT = 100_000
 WORKER_TTL = 30.0
 """Seconds after its last sign of life during which a worker counts as alive."""
@@ -135,6 +137,7 @@ class _Ranges:
         self._kinds: list[int] | None = None
         if query.name is not None:
             self._kinds = [row[0] for row in rows(connection, TASK["kinds_named"], (query.name,))]
+        self._name = query.name
         self.priorities = [
             int(each) for each in sorted(TaskPriority, reverse=True) if each >= (query.priority_min or 0)
         ]
@@ -153,8 +156,12 @@ class _Ranges:
                 self._seqs("page_kind", state, *place, kind)
                 for state in self._states
                 for kind in self._kinds
-                if kind > 0 or state == READY or state in HELD_STATES  # no others are sorted by limits
+                if kind > 0
             ]
+            if any(kind < 0 for kind in self._kinds):
+                parts += [
+                    self._seqs("page_sorted", state, *place, self._name) for state in self._states if state in SORTED
+                ]
         return heapq.merge(*parts, reverse=self._order == "newest")
 
     def _seqs(self, name: str, *bindings: Binding) -> Iterator[int]:

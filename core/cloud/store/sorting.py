@@ -94,12 +94,16 @@ class _Kinds:
 
 
 def value_of(connection: apsw.Connection, seq: int, payload: str, key: str, resolve: Resolve | None) -> Json:
-    """What a task has in the field of the key, a reference to a result filled in."""
-    value = field_of(key, loads(payload))
-    if resolve is None or not isinstance(value, str) or "${" not in value:
-        return value
+    """What a task has in the field of the key, results filled in."""
+    if resolve is None or "${" not in payload:
+        return field_of(key, loads(payload))
+    filling = resolve
+
+    def fill(value: Json) -> Json:
+        return filling(value, _results(connection, seq)) if isinstance(value, str) and "${" in value else value
+
     try:
-        return resolve(value, _results(connection, seq))
+        return field_of(key, loads(payload), fill)
     except HeablcoinError as error:  # its attempt will fail by it, and say so
         log.debug("what a task is limited by cannot be told: %s", error.message)
         return None

@@ -338,6 +338,19 @@ WHERE kind = ?6 AND state = ?1 AND priority = ?2 AND seq < ?3
     AND (?5 IS NULL OR expires_at IS NULL OR expires_at > ?5)
 ORDER BY seq DESC LIMIT ?4;
 
+-- name: page_sorted_oldest
+-- Of all kinds of a name that share limits: there may be thousands, so they are not merged one by one.
+SELECT seq FROM task INDEXED BY task_kind
+WHERE kind IN (SELECT id FROM kind WHERE name = ?6 AND id < 0) AND state = ?1 AND priority = ?2 AND seq > ?3
+    AND (?5 IS NULL OR expires_at IS NULL OR expires_at > ?5)
+ORDER BY seq LIMIT ?4;
+
+-- name: page_sorted_newest
+SELECT seq FROM task INDEXED BY task_kind
+WHERE kind IN (SELECT id FROM kind WHERE name = ?6 AND id < 0) AND state = ?1 AND priority = ?2 AND seq < ?3
+    AND (?5 IS NULL OR expires_at IS NULL OR expires_at > ?5)
+ORDER BY seq DESC LIMIT ?4;
+
 -- name: page_tag_oldest
 -- Walks the tasks of one tag and keeps those that meet the other conditions.
 SELECT tag.task FROM tag
