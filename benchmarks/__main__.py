@@ -24,9 +24,20 @@ def server(options: argparse.Namespace) -> list[Table]:
     return bench.main(quick=options.quick)
 
 
+def limits(options: argparse.Namespace) -> list[Table]:
+    from benchmarks.limits import bench
+
+    return bench.main(quick=options.quick, only=options.only)
+
+
 RUNS = 5
 """What is published is the median of so many, with its range."""
-SUITES: dict[str, Callable[[argparse.Namespace], list[Table]]] = {"queue": queue, "pool": pool, "server": server}
+SUITES: dict[str, Callable[[argparse.Namespace], list[Table]]] = {
+    "queue": queue,
+    "pool": pool,
+    "limits": limits,
+    "server": server,
+}
 
 
 def main() -> None:

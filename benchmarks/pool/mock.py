@@ -2,7 +2,7 @@
 
 `python -m benchmarks.pool.mock` prints its port, then serves until stdin is closed. Requests go to `/e/NAME/...`; POST
 `/_ctl` with `{NAME: {"phases": [...], "limit": [calls, seconds]}}` starts its clock anew, GET `/_ctl` returns
-`{NAME: [[seconds, status], ...]}`. A phase holds from its `from` until the next: `delay` seconds before each answer,
+`{"now": seconds, "log": {NAME: [[seconds, status], ...]}}`. A phase holds from its `from` until the next: `delay` seconds before each answer,
 `error_rate` share answered with `status`, `slow_rate` share answered after `slow_delay` seconds instead.
 """
 
@@ -83,9 +83,8 @@ class Planned:
         now = asyncio.get_running_loop().time()
         if path == "/_ctl":
             if method == b"GET":
-                return 0.0, response(
-                    200, json.dumps({name: each.log for name, each in self.endpoints.items()}).encode()
-                )
+                log = {name: each.log for name, each in self.endpoints.items()}
+                return 0.0, response(200, json.dumps({"now": now - self.began, "log": log}).encode())
             self.endpoints = {name: Endpoint(name, plan) for name, plan in json.loads(body).items()}
             self.began = now
             return 0.0, response(200, b"{}")
@@ -156,8 +155,12 @@ class Mock:
 
     def log(self) -> dict[str, list[tuple[float, int]]]:
         """For each endpoint, when (seconds since `plan`) a request came and what it was answered."""
-        answer = json.loads(self._control(None))
+        answer = json.loads(self._control(None))["log"]
         return {name: [(float(at), int(status)) for at, status in rows] for name, rows in answer.items()}
+
+    def now(self) -> float:
+        """Seconds since `plan`, by the clock of the log."""
+        return float(json.loads(self._control(None))["now"])
 
     def _control(self, data: bytes | None) -> bytes:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
