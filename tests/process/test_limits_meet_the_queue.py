@@ -16,6 +16,7 @@ from core.cloud.providers.fake import FakeProvider, FakeStep
 from core.cloud.queue.reader import WaitingTasks
 from core.cloud.running.runner import TaskRunner
 from core.cloud.running.wakeup import WakeUp
+from core.cloud.scheduler import CloudScheduler
 from core.cloud.store import open_store
 from core.cloud.store.base import ClaimRequest
 from core.cloud.store.pool_windows import COMES_WITHIN
@@ -130,6 +131,26 @@ def test_what_waits_for_a_limit_holds_no_slot_no_lease_and_no_attempt(process):
 
     [echo] = process.ask(1, "echo", priority=TaskPriority.URGENT)
     wait_until(lambda: process.publisher.get_task(echo.task_id).done, "the echo, at once")
+
+
+def test_a_schedule_runs_on_time_beside_what_waits(process):
+    process.add(max_requests_per_minute=60)
+    calls = process.ask(200)
+    schedule = CloudScheduler(process.publisher, clock=process.clock)
+    schedule.add_task("echo", "now", every=5)
+    started = process.clock.now()
+    process.settled()
+
+    for _ in range(60):
+        process.clock.advance(1)
+        schedule.fire_due()
+        process.look()
+        process.settled()
+
+    ticks = process.publisher.list_tasks(name="echo")
+    assert [round((tick.started_at.timestamp() - started) / 5) for tick in ticks] == list(range(1, 13))
+    assert {tick.status.value for tick in ticks} == {"completed"}
+    assert process.statuses(calls)["completed"] == 60
 
 
 def test_all_complete_by_the_minute_and_the_limit_is_kept_exactly(process):
