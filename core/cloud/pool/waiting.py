@@ -42,14 +42,24 @@ _HOST: ContextVar[tuple[int, Host] | None] = ContextVar("heablcoin_cloud_host", 
 """With the process it belongs to: a fork inherits the context, and nothing of what runs its parent's tasks."""
 
 
-@contextmanager
-def told_to(host: Host | None) -> Iterator[None]:
-    """Calls made in this context tell `host`, and nobody when it is None."""
-    token = _HOST.set(None if host is None else (os.getpid(), host))
-    try:
-        yield
-    finally:
-        _HOST.reset(token)
+def tell(host: Host | None) -> None:
+    """Calls made in this context from here on tell `host`, and nobody when it is None: for a context that ends with the code it is for."""
+    _HOST.set(None if host is None else (os.getpid(), host))
+
+
+class told_to:  # noqa: N801 - read as `with told_to(host):`; a generator would take several times as long, for every task
+    """The same until the block ends."""
+
+    __slots__ = ("_host", "_token")
+
+    def __init__(self, host: Host | None) -> None:
+        self._host = host
+
+    def __enter__(self) -> None:
+        self._token = _HOST.set(None if self._host is None else (os.getpid(), self._host))
+
+    def __exit__(self, *failure: object) -> None:
+        _HOST.reset(self._token)
 
 
 class _Does(Enum):

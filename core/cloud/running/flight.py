@@ -135,7 +135,8 @@ class Flights:
             if flight.settled:
                 return False
             flight.settled = True
-            self._wake(flight)
+            if flight.resting:
+                self._wake(flight)
             del self._held[flight.key]
             if not self._held:
                 self._empty.notify_all()

@@ -141,10 +141,10 @@ class Lane:
             failpoint("before_handler")
             if flight.settled or flight.unwanted() or self._too_late(flight):
                 raise asyncio.CancelledError
-            with waiting.told_to(flight.rest):
-                value = await (
-                    handler.func(flight.payload, context) if handler.takes_context else handler.func(flight.payload)
-                )
+            waiting.tell(flight.rest)  # the context is the asyncio task's own
+            value = await (
+                handler.func(flight.payload, context) if handler.takes_context else handler.func(flight.payload)
+            )
         except BaseException as error:  # noqa: BLE001  # whatever a handler raises is its task's failure, never ours
             failure = error
         survived("after_handler")

@@ -243,7 +243,7 @@ def _claims(connection: apsw.Connection, taken: Sequence[Row], grants: Mapping[i
             interruptions=row[7],
             depends_on=tuple(task_id for task_id, _ in parents[row[0]]) if row[9] else (),
             suspect=bool(row[10]),
-            grant=grants.get(row[0]),
+            grant=grants.get(row[0]) if grants else None,
         )
         for row in taken
     ]
