@@ -3,6 +3,8 @@
 import itertools
 import json
 import math
+import tempfile
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -31,14 +33,16 @@ LIMITS = st.one_of(
 
 
 class LimitedQueue(RuleBasedStateMachine):
-    """Two workers of one process, two handlers with limits and one without."""
+    """Two processes, two handlers with limits and one without."""
 
     names = ("report", "order", "work")
 
     @initialize()
     def begin(self):
-        self.store = open_store(":memory:")
-        self.tasks = self.store.tasks
+        self.folder = tempfile.TemporaryDirectory()
+        location = str(Path(self.folder.name) / "queue.db")
+        self.stores = {worker: open_store(location, synchronous="NORMAL") for worker in ("w1", "w2")}
+        self.tasks = self.stores["w1"].tasks
         self.now = 1_000_000.0
         self.ids = itertools.count(1)
         self.limits = {name: HandlerLimits() for name in self.names}
@@ -48,8 +52,10 @@ class LimitedQueue(RuleBasedStateMachine):
         self.starts = []
 
     def teardown(self):
-        if hasattr(self, "store"):
-            self.store.close()
+        if hasattr(self, "stores"):
+            for store in self.stores.values():
+                store.close()
+            self.folder.cleanup()
 
     def group(self, name, payload):
         return name, self.limits[name].key, payload.get(self.limits[name].key)
@@ -102,7 +108,8 @@ class LimitedQueue(RuleBasedStateMachine):
     @rule(worker=st.sampled_from(["w1", "w2"]), limit=st.integers(1, 6))
     def claim(self, worker, limit):
         expected, openings = self.may_start(limit)
-        self.check(self.tasks.exchange([], self.request(worker, limit), self.now), worker, expected, openings)
+        done = self.stores[worker].tasks.exchange([], self.request(worker, limit), self.now)
+        self.check(done, worker, expected, openings)
 
     @rule(data=st.data(), limit=st.integers(1, 6), again=st.booleans())
     def end_and_claim(self, data, limit, again):
@@ -117,7 +124,7 @@ class LimitedQueue(RuleBasedStateMachine):
             self.ready[task_id] = task
         end = Settlement(task_id, claim.attempt, claim.worker, outcome, status)
         expected, openings = self.may_start(limit)
-        done = self.tasks.exchange([end], self.request(claim.worker, limit), self.now)
+        done = self.stores[claim.worker].tasks.exchange([end], self.request(claim.worker, limit), self.now)
         assert done.refused == []
         self.check(done, claim.worker, expected, openings)
 
@@ -151,14 +158,14 @@ class LimitedQueue(RuleBasedStateMachine):
         pairs = [(task_id, claim.attempt) for task_id, (claim, _) in self.held.items() if claim.worker == other]
         assert self.tasks.renew(other, pairs, LEASE, self.now) == []
 
-    @rule(name=st.sampled_from(["report", "order"]), limits=LIMITS)
-    def register(self, name, limits):
+    @rule(name=st.sampled_from(["report", "order"]), limits=LIMITS, worker=st.sampled_from(["w1", "w2"]))
+    def register(self, name, limits, worker):
         self.limits[name] = limits
-        self.tasks.set_limits({name: limits}, self.now)
+        self.stores[worker].tasks.set_limits({name: limits}, self.now)
 
     @invariant()
     def what_waits_is_pending_and_holds_nothing(self):
-        if hasattr(self, "store"):
+        if hasattr(self, "stores"):
             assert self.tasks.stats().ready == len(self.ready)
 
     def request(self, worker, limit):

@@ -50,7 +50,7 @@ class Known:
     Whatever other processes do, none opens earlier.
     """
 
-    __slots__ = ("full", "limits", "shares", "stale")
+    __slots__ = ("full", "limits", "quiet", "shares", "stale")
 
     def __init__(self, limits: Mapping[str, HandlerLimits]) -> None:
         self.limits = limits
@@ -60,6 +60,8 @@ class Known:
         """Those last ones, with their handler."""
         self.full: dict[int, float] = {}
         """By kind: the epoch seconds at which its window opens."""
+        self.quiet = (-1, 0.0, 0.0)
+        """The version of the lanes in which none was open, when that was seen, and until when it stays so."""
 
     def share(self, connection: apsw.Connection, kind: int) -> Share | None:
         """What a kind stands for; None for what does not concern this process now."""
@@ -119,7 +121,10 @@ class Lanes:
         self._suspect: int | None = None
         self._ageing: float | None = None
         self._heads: list[tuple[float, int, int]] = []
-        for name, *said, base in rows(connection, LIMIT["of_names"], (json.dumps(list(names), ensure_ascii=False),)):
+        self._version = -1
+        for name, *said, self._version, base in rows(
+            connection, LIMIT["of_names"], (json.dumps(list(names), ensure_ascii=False),)
+        ):
             self.limits[name] = limits_of(*said)
             if base is not None:
                 self._unsorted[base] = name
@@ -130,19 +135,26 @@ class Lanes:
         """Whether it is worth a transaction that writes: something may start, or has to be sorted. Reads only."""
         if self._unsorted:
             return True
+        if self._quiet():
+            return False
         for share in self._shares():
             most = share.limits.max_per_minute
             opens = opens_at(self._connection, share.row, most, self._now, self._memory.window) if most else 0.0
             if not opens:
                 return True
             self._close(share, opens)
-        return bool(self._unsorted)
+        if self._unsorted:
+            return True
+        self._keep_quiet()
+        return False
 
     def prepare(self, suspect: int | None, ageing: float | None, resolve: Resolve | None) -> None:
         """Sort, and find the head of each lane. Until all tasks of a handler are sorted none of them is a head, so that order holds.
 
         `suspect` is the one that may be claimed, ONE_OF_OURS for one that is found here, None for any.
         """
+        if not self._unsorted and self._quiet():
+            return
         if self._counts:
             self._memory.added += sort_held(self._connection, self.limits, resolve=resolve)
         room = self._sort(SORTED_AT_ONCE, resolve)
@@ -156,11 +168,25 @@ class Lanes:
             found = [(lane, share) for lane, share in found if share.name not in behind]
         self._ageing = ageing
         self._suspect = self._next_suspect({share.kind for _, share in found}) if suspect == ONE_OF_OURS else suspect
+        if not found and not self._unsorted:
+            self._keep_quiet()
         if found:
             asked = (json.dumps([lane for lane, _ in found]), self._now, self._suspect)
             heads = rows(self._connection, LIMIT["heads"], asked)
             self._heads = [self._head(lane, seq) for lane, seq in heads if seq is not None]
             heapq.heapify(self._heads)
+
+    def _quiet(self) -> bool:
+        """Whether nothing may start since an earlier look found that nothing may."""
+        version, since, until = self._known.quiet
+        if version != self._version or not since <= self._now < until:
+            return False
+        self.opens_in = until - self._now
+        return True
+
+    def _keep_quiet(self) -> None:
+        """All are closed. The version is that of before the look, so that no change is overlooked."""
+        self._known.quiet = (self._version, self._now, self._now + self.opens_in)
 
     def first(self) -> tuple[float, int] | None:
         """What the next task that may start is ordered by, and its number; None when there is none."""

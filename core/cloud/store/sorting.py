@@ -8,7 +8,7 @@ publishes has to know of limits, and those published before there were any obey 
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import apsw
 
@@ -51,7 +51,7 @@ def sort(
     """Give up to `most` ready tasks of a kind the kinds of their values; how many there were, and how many new kinds."""
     found = rows(connection, LIMIT["to_sort"], (kind, most))
     kinds = _Kinds(connection, resolve)
-    connection.executemany(LIMIT["sort"], [(seq, kinds.of(seq, name, payload, limits)) for seq, payload in found])
+    _move(connection, [(seq, kinds.of(seq, name, payload, limits)) for seq, payload in found])
     return len(found), kinds.added
 
 
@@ -59,10 +59,14 @@ def sort_held(connection: apsw.Connection, limits: Mapping[str, HandlerLimits], 
     """The same for tasks that are held and were not sorted when somebody took them; how many new kinds."""
     found = [row for row in rows(connection, LIMIT["held_to_sort"]) if row[1] in limits]
     kinds = _Kinds(connection, resolve)
-    connection.executemany(
-        LIMIT["sort"], [(seq, kinds.of(seq, name, payload, limits[name])) for seq, name, payload in found]
-    )
+    _move(connection, [(seq, kinds.of(seq, name, payload, limits[name])) for seq, name, payload in found])
     return kinds.added
+
+
+def _move(connection: apsw.Connection, moves: Sequence[tuple[int, int]]) -> None:
+    if moves:
+        connection.executemany(LIMIT["sort"], moves)
+        connection.execute(LIMIT["changed"])
 
 
 class _Kinds:

@@ -14,15 +14,18 @@ SELECT name, max_per_minute, max_concurrency, key FROM handler_limit;
 SELECT max_per_minute, max_concurrency, key FROM handler_limit WHERE name = ?1;
 
 -- name: of_names
--- With each the kind that its tasks are published with, when some of these are ready and so have to be sorted.
+-- With each the kind that its tasks are published with, when some of these are ready and so have to be sorted; and the version of the lanes.
 SELECT
-    handler_limit.name, max_per_minute, max_concurrency, handler_limit.key,
+    handler_limit.name, max_per_minute, max_concurrency, handler_limit.key, (SELECT version FROM lane_version WHERE id = 1),
     (
         SELECT kind.id FROM kind
         WHERE kind.capability = handler_limit.name AND kind.name = handler_limit.name AND kind.key = ''
             AND EXISTS (SELECT 1 FROM task WHERE task.kind = kind.id AND task.state = 'ready')
     )
 FROM json_each(?1) AS wanted CROSS JOIN handler_limit ON handler_limit.name = wanted.value;
+
+-- name: changed
+UPDATE lane_version SET version = version + 1 WHERE id = 1;
 
 -- name: lanes
 -- The numbers of the lanes that have a task, one step in their index each, however many tasks there are.
