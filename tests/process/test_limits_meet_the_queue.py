@@ -21,6 +21,7 @@ from core.cloud.store import open_store
 from core.cloud.store.base import ClaimRequest
 from core.cloud.store.pool_windows import COMES_WITHIN
 from core.cloud.task import TaskPriority
+from core.errors import AllEndpointsFailed
 from tests.process.queue_setup import FAST_RETRIES, NEVER
 from tests.support.waiting import wait_until
 
@@ -387,6 +388,20 @@ def test_a_process_whose_pool_is_empty_is_at_rest(process):
 
     assert process.statuses([task]) == {"pending": 1}
     assert len(rounds) < 20
+
+
+def test_a_limit_that_is_taken_away_leaves_no_slot_to_who_waited_for_the_old_one(make):
+    process, other = make(), make()
+    process.add(max_requests_per_minute=1)
+    process.manager.chat("takes the slot")
+    with pytest.raises(AllEndpointsFailed):
+        process.manager.chat("is told to wait", deadline=1.0)
+
+    other.add(max_requests_per_minute=50)
+    other.runner.start()
+    [task] = other.ask(1)
+
+    wait_until(lambda: other.statuses([task]) == {"completed": 1}, "the task, with no time passing")
 
 
 def test_an_endpoint_that_is_added_goes_to_the_most_urgent_that_wants_it(process):

@@ -74,6 +74,14 @@ class Checks:
             self.check_state(row, list(ended[row.task_id].values()))
             if row.owner in held:
                 assert (row.task_id, row.attempt) in held[row.owner], "a task is held by a process that does not run it"
+        for process in self.processes:
+            waits = [flight for flight in process.runner._flights.all() if flight.claim.grant and not flight.launched]
+            assert not waits, "a task got a slot of an endpoint, and none of its process"
+        self.notice_what_is_given_back()
+
+    def notice_what_is_given_back(self) -> None:
+        """The slots of attempts that are over, in a process that lives, and of which nothing was sent."""
+        held = {process.name: process.held() for process in self.processes}
         for start in self.model.starts:
             unsent = start.attempt is not None and not (start.sent or start.free)
             if unsent and start.process in held and start.attempt not in held[start.process]:

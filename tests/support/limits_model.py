@@ -49,7 +49,7 @@ class Start:
     asked_until: float = 0.0
     """Monotonic: so long its server asked to be left alone."""
     current: bool = True
-    """The endpoint's settings and the clock are still those of its beginning."""
+    """The endpoint's settings and the clock are still those of its beginning, and its process knew them."""
     free: bool = False
     """It was given back: all is as if it had not been taken."""
     freed_at: float = -FOREVER
@@ -79,11 +79,14 @@ class LimitsModel:
         """Monotonic: when the wall clock was last put back."""
         self._wanted: dict[str, float] = {}
         """Monotonic: since when somebody asks for an endpoint, after the clock was put back."""
+        self.uncounted: set[str] = set()
+        """Endpoints that were removed, or of which a process that died had ends to write: their totals are not known."""
         self.starts: list[Start] = []
         self.tried: dict[tuple[str, int], Tried] = {}
         self.settings: dict[str, ApiEndpoint] = {}
         self._closed: dict[str, tuple[float, float]] = {}
         """Monotonic: until when servers asked to be left alone, and since when all can know."""
+        self._changed_at: dict[str, float] = {}
         self._past: list[tuple[float, ApiEndpoint]] = []
         """Settings that held until then (monotonic)."""
 
@@ -93,10 +96,13 @@ class LimitsModel:
         if name in self.settings:
             self._past.append((self.clock.monotonic(), self.settings.pop(name)))
         self._closed.pop(name, None)
+        self._changed_at[name] = self.clock.monotonic()
         for start in self.starts:
             start.current = start.current and start.endpoint != name
         if endpoint is not None:
             self.settings[name] = endpoint
+        else:
+            self.uncounted.add(name)
 
     def clock_jumps(self, seconds: float) -> None:
         now = self.clock.now()
@@ -142,6 +148,7 @@ class LimitsModel:
             endpoint.max_concurrency > 0,
             monotonic + endpoint.timeout + PROBE_GRACE,
             attempt,
+            current=self._changed_at.get(endpoint.name, -FOREVER) < monotonic - UNNOTICED,
         )
         self.within_the_days_budget(start)
         self.leaves_alone_who_asks_for_it(start)
@@ -168,6 +175,7 @@ class LimitsModel:
                     self._closed[start.endpoint] = until, self.clock.monotonic()
 
     def dies(self, process: str) -> None:
+        self.uncounted |= {each.endpoint for each in self.starts if each.process == process and not each.written}
         for tried in self.tried.values():
             tried.lost = tried.lost or tried.process == process
 
@@ -255,6 +263,9 @@ class LimitsModel:
             for each in self.starts
             if each.freed_at > since and (each.endpoint == name or self.pool_limit)
         )
+
+    def ended(self, name: str) -> int:
+        return sum(each.endpoint == name and each.over for each in self.starts)
 
     def started(self, names: Iterable[str]) -> int:
         wanted = set(names)

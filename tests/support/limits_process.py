@@ -15,6 +15,7 @@ from core.clock import ManualClock
 from core.cloud.api_manager import ApiManager
 from core.cloud.handlers.ai_call import register_ai_call
 from core.cloud.handlers.registry import HandlerRegistry
+from core.cloud.providers.fake import FakeProvider
 from core.cloud.queue.patience import Patience
 from core.cloud.retry import POISON_LIMIT
 from core.cloud.running import runner
@@ -27,7 +28,7 @@ from tests.support.limits_calls import FOREVER, Bench, Mover, Watch
 from tests.support.queue_process import Deadlines
 
 LEASE = 30.0
-POLL = 5.0
+POLL = 60.0
 """Seconds: so long that a gate whose opening is not waited for shows."""
 SLOTS = 3
 WRITTEN_WITHIN = 0.1
@@ -113,7 +114,9 @@ class Process:
         self.store.pool._writer.close()
         self.writer = self.store.pool._writer = Writer(clock)
         self.rng = random.Random(seed)
-        self.manager = SteppedManager(self.store.pool, clock=clock, rng=self.rng, **pool)
+        # With its provider from the beginning: else a real thread would load that, while no time passes here.
+        providers = {"fake": FakeProvider()}
+        self.manager = SteppedManager(self.store.pool, clock=clock, rng=self.rng, providers=providers, **pool)
         self.handlers = HandlerRegistry()
         register_ai_call(self.handlers, self.manager)
         self.handlers.register("plain", plain)

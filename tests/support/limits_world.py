@@ -90,7 +90,7 @@ class LimitsWorld(Checks):
             store=self.store, clock=self.clock, wakeup=wakeup, rng=self.rng, draw_id=lambda: f"{next(self.ids):016x}"
         )
         self.dead: list[Process] = []
-        self.processes = [self.new_process() for _ in range(2 + seed % 2)]
+        self.processes = [self.new_process() for _ in range(1 + seed % 3)]
         self.set_endpoint("a", ENDPOINTS["a"][1])
         self.set_endpoint("b", ENDPOINTS["b"][0])
 
@@ -136,7 +136,7 @@ class LimitsWorld(Checks):
             name = choose(["ai_call"] * 6 + ["plain"])
             payload = {"prompt": "?", **choose([{}, {}, {"when_limited": "wait"}, {"when_limited": "next"}])}
             payload |= choose([{}, {}, {"endpoint": choose(sorted(ENDPOINTS))}, {"strategy": "round_robin"}])
-            max_retries, expires_in = choose([0, 0, 1, 3]), choose([None, None, None, 40.0])
+            max_retries, expires_in = choose([0, 0, 1, 3]), choose([None, None, 3.0, 40.0])
             task = self.publisher.publish(
                 name,
                 payload,
@@ -156,8 +156,12 @@ class LimitsWorld(Checks):
 
     def cancel(self, choose: Choose) -> None:
         waiting = [row.task_id for row in self.rows() if row.state in ("ready", "later", "running")]
-        if waiting:
-            self.publisher.cancel_task(choose(waiting))
+        begins = [flight.claim.task_id for process in self.processes for flight in process.bench.queue]
+        choices = choose([waiting, [each for each in begins if each in waiting]]) or waiting
+        if choices:
+            self.publisher.cancel_task(choose(choices))
+            for process in self.processes if choose([True, False]) else ():
+                process.runner._keeper.step()  # it learns of it before anything else happens
 
     def change_endpoint(self, choose: Choose) -> None:
         name = choose(sorted(ENDPOINTS))
@@ -180,15 +184,22 @@ class LimitsWorld(Checks):
         return choose(self.processes)
 
     def look(self, choose: Choose) -> None:
-        """One exchange, and perhaps what it claimed begins."""
+        """One exchange, perhaps a while after anything was done, and perhaps what it claimed begins."""
         process = self.some_process(choose)
+        for each in self.processes:
+            each.bench.step()
+        self.clock.advance(choose([0.0, 0.0, 0.0, 0.5, 4.0]))
         process.runner._exchanger.look()
         process.exchange()
         if choose([True, True, False]):
             process.bench.step()
+        elif process.bench.queue and choose([True, False]):
+            self.cancel(choose)
 
     def commit_fails(self, choose: Choose) -> None:
         process = self.some_process(choose)
+        for mover in process.asking()[: choose([0, 1])]:
+            mover.land(ENDS[choose(LIKELY)]())
         process.commit_fails = True
         process.runner._exchanger.look()
         process.exchange()
@@ -276,13 +287,23 @@ class LimitsWorld(Checks):
             self.check()
             left = [row for row in self.rows() if row.state in UNFINISHED]
             if not left and not any(process.direct for process in self.processes):
+                self.check_totals()
                 return
         raise AssertionError(f"these do not come to an end: {left}")
+
+    def check_totals(self) -> None:
+        """Each request that ended is counted once."""
+        stats = self.processes[0].manager.get_stats()["endpoints"]
+        for name in set(stats) - self.model.uncounted:
+            assert sum(stats[name]["outcomes"].values()) == self.model.ended(name), (
+                f"the calls of {name} are miscounted"
+            )
 
     # What processes tell
 
     def claimed(self, process: Process, claims: Sequence[Claim]) -> None:
         try:
+            self.notice_what_is_given_back()
             self.takes_note(process, claims)
         except AssertionError as error:  # the exchanger would log it and go on
             self.broken = self.broken or error
@@ -306,6 +327,7 @@ class LimitsWorld(Checks):
                 assert claim.grant is None or claim.grant.member not in turn.wants, "a task went before a direct call"
 
     def admitted(self, process: Process, command: Admit, token: int) -> None:
+        self.notice_what_is_given_back()
         self.model.takes(process.name, command.member.endpoint, token)
 
     def left(self, process: Process, mover: Mover, command: Attempt) -> None:
@@ -339,6 +361,8 @@ class LimitsWorld(Checks):
             for each in self.model.starts
             if (each.process, each.endpoint, each.token) == (process.name, name, token)
         ]
+        if self.broken is not None:
+            raise self.broken
         assert len(found) == 1, "a request left that no slot was taken for"
         return found[0]
 

@@ -152,6 +152,7 @@ class SqlitePoolStore(ForkAware):
         row = {"name": endpoint.name, "settings": settings_of(endpoint), "needs_key": int(listing.needs_key)}
         with self.transaction() as connection:
             connection.execute(POOL["save_endpoint"], row)
+            connection.execute(POOL["await_no_longer"], (endpoint.name,))
             health = clean_health(connection, endpoint.name)
             forget_removed(connection, self._clock.now(), self.window)
         account = self.open(endpoint)

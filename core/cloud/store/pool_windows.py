@@ -77,7 +77,9 @@ def expect(connection: apsw.Connection, name: str, refused: Refused) -> None:
 
 def awaited(connection: apsw.Connection, endpoint: ApiEndpoint, now: float, window: float) -> Refused | None:
     """Why a task leaves a slot that is open to a direct call; None when none waits, in any process."""
-    (until,) = row_of(connection, "awaited", (endpoint.name, now + window + COMES_WITHIN))
+    # A process that did not know yet that the endpoint's limit is gone may have noted that somebody waits for its next slot.
+    name = endpoint.name if endpoint.max_requests_per_minute else WHOLE_POOL
+    (until,) = row_of(connection, "awaited", (name, now + window + COMES_WITHIN))
     return None if until is None or until <= now else Refused(Refusal.AWAITED, until)
 
 

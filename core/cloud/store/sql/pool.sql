@@ -48,6 +48,10 @@ LEFT JOIN pool_start AS oldest ON oldest.endpoint = :endpoint AND oldest.seq = n
 INSERT INTO pool_awaited (endpoint, until) VALUES (?1, ?2)
 ON CONFLICT (endpoint) DO UPDATE SET until = excluded.until;
 
+-- name: await_no_longer
+-- Its limit is another now: who was told when its next slot opens was told by the old one.
+DELETE FROM pool_awaited WHERE endpoint = ?;
+
 -- name: awaited
 -- Until when tasks leave this endpoint, or the pool as a whole, to direct calls. A time further off than any wait is of a clock
 -- that was put back.
