@@ -111,12 +111,14 @@ class LimitedQueue(RuleBasedStateMachine):
         done = self.stores[worker].tasks.exchange([], self.request(worker, limit), self.now)
         self.check(done, worker, expected, openings)
 
-    @rule(data=st.data(), limit=st.integers(1, 6), again=st.booleans())
-    def end_and_claim(self, data, limit, again):
-        """One that runs ends, for good or to be tried again, and the same transaction claims."""
+    @rule(data=st.data(), limit=st.integers(1, 6), again=st.booleans(), looks=st.integers(0, 2))
+    def end_and_claim(self, data, limit, again, looks):
+        """One that runs ends, for good or to be tried again, and the same transaction claims; its worker may have looked in vain before."""
         if not self.held:
             return
         task_id = data.draw(st.sampled_from(sorted(self.held)))
+        for _ in range(looks):
+            self.claim(self.held[task_id][0].worker, 6)
         claim, task = self.held.pop(task_id)
         outcome, status = AttemptOutcome.COMPLETED, TaskStatus.COMPLETED
         if again:
