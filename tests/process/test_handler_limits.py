@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from core.clock import ManualClock
 from core.cloud.enhanced_publisher import EnhancedCloudTaskPublisher
 from core.cloud.handlers.files import load_handlers
 from core.cloud.handlers.http_request import register_http_request
@@ -25,13 +24,16 @@ from core.cloud.running.wakeup import WakeUp
 from core.cloud.store import open_store
 from core.cloud.task import TaskPriority
 from core.errors import InvalidArgument
+from tests.process.limited_processes import Runs, clock, making, pass_time
 from tests.process.queue_setup import FAST_RETRIES, NEVER
 from tests.support.waiting import wait_until
+
+__all__ = ["clock"]
 
 ROOT = Path(__file__).parents[2]
 
 
-class Process:
+class Process(Runs):
     """A runner and a publisher on one database: what one process of ours is. It keeps the times at which its handler began."""
 
     def __init__(self, location, clock, **options):
@@ -57,22 +59,6 @@ class Process:
     def publish(self, *customers, name="report", **settings):
         return [self.publisher.publish(name, {"customer": each}, **settings) for each in customers or (None,)]
 
-    def look(self):
-        self.runner._exchanger.look()
-
-    def idle(self):
-        exchanger = self.runner._exchanger
-        with exchanger._changed:
-            at_rest = bool(exchanger._changed._waiters)  # between two rounds
-            return at_rest and not (self.runner.in_flight or exchanger._look or exchanger._waiting)
-
-    def settled(self):
-        """Until it has started all it may, and that has ended."""
-        wait_until(lambda: self.idle() and self.idle(), "the process to be idle")
-
-    def statuses(self, tasks):
-        return Counter(self.publisher.get_task(task.task_id).status.value for task in tasks)
-
     def close(self):
         self.runner.stop(0.2)
         self.publisher.close()
@@ -81,30 +67,9 @@ class Process:
 
 
 @pytest.fixture
-def clock():
-    return ManualClock()
-
-
-@pytest.fixture
 def make(tmp_path, clock):
-    made = []
-
-    def process(**options):
-        made.append(Process(str(tmp_path / "queue.db"), clock, **options))
-        return made[-1]
-
-    yield process
-    for each in made:
-        each.close()
-
-
-def pass_time(seconds, *processes, step=1.0):
-    for _ in range(round(seconds / step)):
-        processes[0].clock.advance(step)
-        for process in processes:
-            process.look()
-        for process in processes:
-            process.settled()
+    with making(Process, tmp_path, clock) as make:
+        yield make
 
 
 def test_what_has_to_wait_holds_nothing_and_holds_up_nothing(make):

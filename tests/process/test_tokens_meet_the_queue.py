@@ -10,17 +10,11 @@ from core.cloud.pool.rate_limit import WINDOW
 from core.cloud.pool.token_limit import TOKENS_PER_MESSAGE, Need, need_of_task
 from core.cloud.providers.fake import FakeProvider, FakeStep
 from core.errors import AllEndpointsFailed
-from tests.process.test_limits_meet_the_queue import Process, pass_time
+from tests.process.limited_processes import clock, make, pass_time, process
+
+__all__ = ["clock", "make", "process"]
 
 LIMIT = 100
-
-
-@pytest.fixture
-def process(tmp_path):
-    one = Process(str(tmp_path / "queue.db"), ManualClock())
-    one.runner.start()
-    yield one
-    one.close()
 
 
 def add(process, name="deepseek", limit=LIMIT, **settings):

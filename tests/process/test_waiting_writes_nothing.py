@@ -5,7 +5,6 @@ from contextlib import contextmanager
 import apsw
 import pytest
 
-from core.clock import ManualClock
 from core.cloud.api_manager import ApiEndpoint, ApiManager
 from core.cloud.enhanced_publisher import EnhancedCloudTaskPublisher
 from core.cloud.handlers.ai_call import register_ai_call
@@ -15,6 +14,9 @@ from core.cloud.pool.rate_limit import WINDOW
 from core.cloud.providers.fake import FakeProvider
 from core.cloud.store import open_store
 from core.cloud.store.base import ClaimRequest
+from tests.process.limited_processes import clock, making
+
+__all__ = ["clock"]
 
 NAME = "deepseek"
 
@@ -48,21 +50,9 @@ class Process:
 
 
 @pytest.fixture
-def clock():
-    return ManualClock()
-
-
-@pytest.fixture
 def make(tmp_path, clock):
-    made = []
-
-    def process(**options):
-        made.append(Process(str(tmp_path / "queue.db"), clock, **options))
-        return made[-1]
-
-    yield process
-    for each in made:
-        each.close()
+    with making(Process, tmp_path, clock) as make:
+        yield make
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """The book that all callers of an endpoint share: limiter slots, holds, probes, spending, totals.
 
-One port, two implementations: `memory_ledger.py` for a pool private to its process, `store/pool.py` for one that several processes
+One port, two implementations: `memory_ledger.py` for a pool private to its process, `store/pool.py` (with `pool_account.py`) for one that several processes
 share. The decisions in this file and in `health.py` are pure, and the same code for both.
 """
 

@@ -12,7 +12,7 @@ import os
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 
 import apsw
@@ -22,23 +22,16 @@ from core.cloud.pool.adaptation import from_text, merged
 from core.cloud.pool.endpoint import ApiEndpoint
 from core.cloud.pool.health import Health
 from core.cloud.pool.ledger import (
-    BUSY_POLL,
-    MINUTES,
-    PROBE_GRACE,
     Listing,
     Refusal,
     Refused,
     apply,
-    has_daily_limit,
-    is_unlimited,
     matters,
-    over_daily_limit,
-    token_limited,
-    until_tomorrow,
 )
 from core.cloud.pool.rate_limit import WINDOW
-from core.cloud.pool.tally import Report, Spending, Tally, day_of
+from core.cloud.pool.tally import Report
 from core.cloud.store.database import Database
+from core.cloud.store.pool_account import SqliteAccount
 from core.cloud.store.pool_rows import (
     POOL,
     Returned,
@@ -49,14 +42,12 @@ from core.cloud.store.pool_rows import (
     endpoint_of,
     forget_removed,
     read_health,
-    read_spending,
-    read_total,
     row_of,
     save_health,
     settings_of,
 )
-from core.cloud.store.pool_tokens import correct, room_seen
-from core.cloud.store.pool_windows import WHOLE_POOL, awaited, expect, full_until, give_back, take_slots
+from core.cloud.store.pool_tokens import correct
+from core.cloud.store.pool_windows import WHOLE_POOL, give_back
 from core.cloud.store.write_behind import WriteBehind
 from core.errors import HeablcoinError, InvalidArgument
 from core.fork import ForkAware, tell_of_forks
@@ -65,7 +56,6 @@ log = logging.getLogger(__name__)
 
 FLUSH_WITHIN = 0.1
 """Seconds that a count may wait to be written."""
-FOREVER = float("inf")
 _OF_THE_DATABASE = (
     apsw.BusyError,
     apsw.LockedError,
@@ -185,7 +175,7 @@ class SqlitePoolStore(ForkAware):
         with self.database.read() as connection:
             return int(row_of(connection, "version", ())[0])
 
-    def open(self, endpoint: ApiEndpoint) -> "SqliteAccount":
+    def open(self, endpoint: ApiEndpoint) -> SqliteAccount:
         with self._lock:
             account = self._accounts.get(endpoint.name)
             if account is None:
@@ -266,7 +256,7 @@ class SqlitePoolStore(ForkAware):
     def new_token(self) -> int:
         return next(self._tokens)
 
-    def settle(self, account: "SqliteAccount", token: int, report: Report) -> None:
+    def settle(self, account: SqliteAccount, token: int, report: Report) -> None:
         """Note a call's end; the database learns it soon, at once when other callers depend on it. Never raises."""
         with self._lock:
             # None is left of those that were under way when this process was forked.
@@ -285,7 +275,7 @@ class SqlitePoolStore(ForkAware):
         else:
             self._writer.soon()
 
-    def give_back(self, account: "SqliteAccount", token: int, day: int) -> None:
+    def give_back(self, account: SqliteAccount, token: int, day: int) -> None:
         """Note that a call never left; the next admission of this process finds its slot free, other processes soon. Never raises."""
         with self._lock:
             account.in_flight -= account.in_flight > 0
@@ -314,7 +304,7 @@ class SqlitePoolStore(ForkAware):
                 self._undone.add(token)
             self._pending = left  # whoever it was given to gave it back while it was being undone
 
-    def remember(self, account: "SqliteAccount", refused: Refused, given_back: int) -> None:
+    def remember(self, account: SqliteAccount, refused: Refused, given_back: int) -> None:
         """Note a refusal by a limit of starts, made when so many slots had been given back."""
         with self._lock:
             still = refused if given_back == self.given_back else None
@@ -340,188 +330,6 @@ class SqlitePoolStore(ForkAware):
 def _tokens() -> Iterator[int]:
     """Numbers that are unique over processes: a random half, a counted half."""
     return itertools.count((int.from_bytes(os.urandom(4)) >> 1) << 32)
-
-
-class _PutBackError(Exception):
-    """Rolls back what was only tried."""
-
-
-class SqliteAccount:
-    """An endpoint's book in the database. `health` is this process's newest knowledge of it."""
-
-    __slots__ = ("_day", "_first", "_short", "_store", "_unlimited", "endpoint", "full", "health", "in_flight")
-
-    def __init__(self, store: SqlitePoolStore, endpoint: ApiEndpoint) -> None:
-        self._store = store
-        self.endpoint = endpoint
-        self.health = Health()
-        self.in_flight = 0
-        self.full: Refused | None = None
-        """The newest refusal by the limit: no slot comes free before it says, so callers that wait need not ask the database."""
-        self._short = 0
-        """How many tokens were not to be had when they were last asked for: who waits for them reads before it writes."""
-        self._day = self._first = 0
-        """The newest day on which a call was admitted here, and the first token of that day."""
-        self._unlimited = is_unlimited(endpoint)
-
-    def configure(self, endpoint: ApiEndpoint) -> None:
-        self.endpoint, self.full, self._unlimited = endpoint, None, is_unlimited(endpoint)
-
-    def admit(
-        self, clock: Clock, *, last_resort: bool = False, new_key: bool = False, tokens: int = 0, task: bool = False
-    ) -> int | Refused:
-        if self._unlimited and self.health.clean and not self._store.max_per_minute:
-            # Nothing to take a slot of: what other processes find out about its health arrives with the next refresh.
-            with self._store._lock:  # noqa: SLF001
-                self.in_flight += 1
-            return -self._store.new_token()
-        most = self.endpoint.max_concurrency
-        if most and self.in_flight >= most:
-            return Refused(Refusal.BUSY, clock.now() + BUSY_POLL)
-        name, full, given_back = self.endpoint.name, self._known_full(clock, tokens), self._store.given_back
-        if full is not None:
-            return full
-        with self._store.transaction() as connection:
-            now = clock.now()
-            health = read_health(connection, name)
-            if health is None:
-                return Refused(Refusal.REMOVED, FOREVER)
-            if health.rewind(now):
-                save_health(connection, name, health)
-            token = self._store.new_token()
-            opens = health.opens_at(now, last_resort=last_resort, new_key=new_key)
-            refused = self._refusal(connection, health, now, opens)
-            if refused is None:
-                refused = self._take_slot(connection, now, token, tokens, task=task)
-            if refused is None:
-                self._enter(connection, health, token, now)
-        self._store._adopt(name, health)  # noqa: SLF001 - the account is the store's own other half
-        self._short = tokens if refused is not None and refused.why is Refusal.TOKENS else 0
-        if refused is not None:
-            self._store.remember(self, refused, given_back)
-            return refused
-        self._store.given(token)
-        with self._store._lock:  # noqa: SLF001
-            self.in_flight += 1
-        return token
-
-    def look(self, clock: Clock, tokens: int = 0) -> Refused | None:
-        """Taken and put back, so that it can say nothing else than `admit` would."""
-        refused = None
-        with suppress(_PutBackError), self._store.database.write(durable=False) as connection:
-            now = clock.now()
-            health = read_health(connection, self.endpoint.name)
-            if health is None:
-                refused = Refused(Refusal.REMOVED, FOREVER)
-            else:
-                health.rewind(now)
-                refused = self._refusal(
-                    connection, health, now, health.opens_at(now, last_resort=True)
-                ) or self._take_slot(connection, now, 0, tokens)
-            raise _PutBackError
-        return refused
-
-    def peek(self, clock: Clock) -> Refused | None:
-        store, most = self._store, self.endpoint.max_concurrency
-        if most and self.in_flight >= most:
-            return Refused(Refusal.BUSY, clock.now() + BUSY_POLL)
-        if not (most or self.endpoint.max_requests_per_minute or store.max_per_minute or self._short):
-            return None
-        full, given_back = self._known_full(clock, self._short), store.given_back
-        if full is not None or store.frees:
-            return full
-        with store.database.read() as connection:
-            now = clock.now()
-            full = full_until(connection, self.endpoint, store.max_per_minute, now, store.window)
-            if full is not None and full.why in MINUTES:
-                store.remember(self, full, given_back)
-            elif most and row_of(connection, "flights", (self.endpoint.name, now))[0] >= most:
-                return Refused(Refusal.BUSY, now + BUSY_POLL)
-        return full
-
-    def _known_full(self, clock: Clock, tokens: int) -> Refused | None:
-        """A refusal that still holds: by a limit of starts, where no slot comes free before it says, or of tokens, as can be read."""
-        store = self._store
-        if self._short and tokens and not store.frees:
-            with store.database.read() as connection:
-                until = room_seen(connection, self.endpoint, tokens, clock.now(), store.window)
-            if until:
-                return token_limited(self.endpoint, until)
-        if self.full is None and self._store.full is None:
-            return None
-        now, window = clock.now(), self._store.window
-        for full in (self.full, self._store.full):
-            if full is not None and full.until > now >= full.until - window:
-                return full
-        return None
-
-    def _refusal(self, connection: apsw.Connection, health: Health, now: float, opens: float) -> Refused | None:
-        endpoint = self.endpoint
-        if opens > now:
-            return Refused(Refusal.HELD if health.held_until > now else Refusal.PROBING, opens)
-        most = endpoint.max_concurrency
-        if most and row_of(connection, "flights", (endpoint.name, now))[0] >= most:
-            return Refused(Refusal.BUSY, now + BUSY_POLL)
-        if has_daily_limit(endpoint):
-            over = over_daily_limit(endpoint, read_spending(connection, endpoint.name, now))
-            if over:
-                return Refused(Refusal.SPENT, until_tomorrow(now, now), over)
-        return None
-
-    def _take_slot(
-        self, connection: apsw.Connection, now: float, token: int, tokens: int, *, task: bool = False
-    ) -> Refused | None:
-        limit, window = self._store.max_per_minute, self._store.window
-        if task and (refused := awaited(connection, self.endpoint, now, window)):
-            return refused
-        refused = take_slots(connection, self.endpoint, limit, now, window, token=token, tokens=tokens)
-        if refused is not None and refused.why in MINUTES and not task:
-            expect(connection, self.endpoint.name, refused)
-        return refused
-
-    def _enter(self, connection: apsw.Connection, health: Health, token: int, now: float) -> None:
-        endpoint, day = self.endpoint, day_of(now)
-        ends = now + endpoint.timeout + PROBE_GRACE
-        if day != self._day:
-            self._day, self._first = day, token
-        connection.execute(POOL["spend"], (endpoint.name, day, 1, 0, 0.0))
-        if health.begin(token, ends):
-            save_health(connection, endpoint.name, health)
-        if endpoint.max_concurrency:
-            connection.execute(POOL["drop_flights"], (endpoint.name, now))
-            connection.execute(POOL["add_flight"], (endpoint.name, token, ends))
-
-    def settle(self, token: int, report: Report) -> None:
-        self._store.settle(self, token, report)
-
-    def give_back(self, token: int) -> None:
-        # Tokens of one process count up. One below 0 was given without asking the database: nothing counts it.
-        self._store.give_back(self, token, self._day if token >= self._first else 0)
-
-    def adapt(self, endpoint: ApiEndpoint) -> None:
-        self._store.adapt(endpoint)
-
-    def slept(self, seconds: float) -> None:
-        """Its times are the wall clock's."""
-
-    def spending(self, epoch: float) -> Spending:
-        self._store.flush()
-        with self._store.database.read() as connection:
-            return read_spending(connection, self.endpoint.name, epoch)
-
-    def used(self, now: float) -> int:
-        return self._store.used_by(self.endpoint.name, now)
-
-    def used_tokens(self, now: float) -> int:
-        self._store.flush()
-        with self._store.database.read() as connection:
-            return int(row_of(connection, "reserved_since", (self.endpoint.name, now - self._store.window))[0])
-
-    def totals(self) -> Tally:
-        self._store.flush()
-        name = self.endpoint.name
-        with self._store.database.snapshot() as connection:
-            return read_total(connection, name)
 
 
 def _write_what_can_be(connection: apsw.Connection, settled: Sequence[Settled]) -> dict[str, Health]:
