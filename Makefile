@@ -12,7 +12,7 @@ endif
 BIN := $(VENV)/bin
 PEERS := .venv-peers
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-PYTEST ?= -n 2 --dist worksteal -m "not soak and not inspector and not conformance and not clients and not peers"
+PYTEST ?= -n 3 --dist worksteal -m "not soak and not inspector and not conformance and not clients and not peers"
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check format lock chaos soak property bench inspector conformance clients peers mcpb docs picture clean

@@ -39,12 +39,14 @@ class Host(Protocol):
 
 
 _HOST: ContextVar[tuple[int, Host] | None] = ContextVar("heablcoin_cloud_host", default=None)
-"""With the process it belongs to: a fork inherits the context, and nothing of what runs its parent's tasks."""
+"""With the number of forks before: a fork inherits the context, and nothing of what runs its parent's tasks."""
+
+_forks = 0
 
 
 def tell(host: Host | None) -> None:
     """Calls made in this context from here on tell `host`, and nobody when it is None: for a context that ends with the code it is for."""
-    _HOST.set(None if host is None else (os.getpid(), host))
+    _HOST.set(None if host is None else (_forks, host))
 
 
 class told_to:  # noqa: N801 - read as `with told_to(host):`; a generator would take several times as long, for every task
@@ -56,7 +58,7 @@ class told_to:  # noqa: N801 - read as `with told_to(host):`; a generator would 
         self._host = host
 
     def __enter__(self) -> None:
-        self._token = _HOST.set(None if self._host is None else (os.getpid(), self._host))
+        self._token = _HOST.set(None if self._host is None else (_forks, self._host))
 
     def __exit__(self, *failure: object) -> None:
         _HOST.reset(self._token)
@@ -127,4 +129,13 @@ _NOBODYS = Presence(None, SystemClock())
 def attend(clock: Clock) -> Presence:
     """The presence of a call that begins here."""
     here = _HOST.get()
-    return _NOBODYS if here is None or here[0] != os.getpid() else Presence(here[1], clock)
+    return _NOBODYS if here is None or here[0] != _forks else Presence(here[1], clock)
+
+
+def _forked() -> None:
+    global _forks  # noqa: PLW0603
+    _forks += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)

@@ -78,6 +78,8 @@ class Executor:
         self._crew = Crew(self._run_here, self._no_thread)
         self._lock = threading.Lock()
         self._waiting: deque[Flight] = deque()
+        self._watching = False
+        """True while a look at what waits is to come."""
         self._active = 0
         self._lane: Lane | None = None
         self._retired: list[Lane] = []
@@ -104,8 +106,8 @@ class Executor:
         self._launch()
         if self._closing:
             self.stop_all()
-        elif self._waiting:
-            self._call_at(self._clock.monotonic() + LONGEST_QUEUE, self._give_back_stale)
+        else:
+            self._watch_queue()
 
     def _call_at(self, moment: float, action: Callable[[], None]) -> bool:
         """False when there is no thread that could do it."""
@@ -209,15 +211,27 @@ class Executor:
             self._call_at(until, self._abilities_changed)
         self._finish([(flight, None, NotStarted(f"Given back: {reason}.")) for flight in (*flights, *also)])
 
+    def _watch_queue(self) -> None:
+        """Have a look at what waits for a slot when the first of it has waited for too long: one look at a time."""
+        with self._lock:
+            if self._watching or not self._waiting:
+                return
+            self._watching = True
+            moment = self._waiting[0].boarded_at + LONGEST_QUEUE
+        if not self._call_at(moment, self._give_back_stale):
+            self._watching = False
+
     def _give_back_stale(self) -> None:
         """Tasks were claimed ahead because others ended fast; now that they do not, let other processes have them."""
         oldest = self._clock.monotonic() - LONGEST_QUEUE
         with self._lock:
+            self._watching = False
             stale = bool(self._waiting) and self._waiting[0].boarded_at <= oldest
             waiting = list(self._waiting) if stale else []
         for flight in waiting:
             if not flight.launched:
                 self.stop(flight, StopReason.CUT)
+        self._watch_queue()
 
     def _board(self, claim: Claim, lease_until: float) -> Flight | None:
         """A flight ready to start; None when its attempt is over already, one way or the other."""

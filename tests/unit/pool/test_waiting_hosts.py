@@ -1,14 +1,16 @@
 """What a call of the pool tells the host of the code that makes it."""
 
 import asyncio
+import os
 import random
+import subprocess
+import sys
 import threading
 
 import pytest
 
 from core.clock import ManualClock
 from core.cloud.api_manager import ApiEndpoint, ApiManager
-from core.cloud.pool import waiting
 from core.cloud.pool.memory_ledger import MemoryPoolStore
 from core.cloud.pool.waiting import attend, told_to
 from core.cloud.providers.fake import FakeProvider
@@ -182,11 +184,33 @@ def test_a_wait_that_nobody_wants_any_more_ends_at_once(host, way):
     manager.close()
 
 
-def test_a_fork_of_its_process_tells_it_nothing(host, monkeypatch):
-    with told_to(host):
-        monkeypatch.setattr(waiting.os, "getpid", lambda: -1)
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="POSIX")
+def test_a_fork_of_its_process_tells_it_nothing(tmp_path):
+    program = tmp_path / "forks.py"
+    program.write_text(
+        """
+import os, warnings
+warnings.simplefilter("ignore")
+from tests.unit.pool.test_waiting_hosts import Host, answers, manager_of
+from core.cloud.pool.waiting import told_to
+host = Host()
+with told_to(host):
+    manager_of().call_with_retry(answers)
+    assert host.states, "its own process is told"
+    host.states.clear()
+    child = os.fork()
+    if child == 0:
         manager_of().call_with_retry(answers)
-    assert host.states == []
+        inherited = list(host.states)
+        with told_to(host):
+            manager_of().call_with_retry(answers)
+        os._exit(1 if inherited else 0 if host.states else 2)
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+""",
+        encoding="utf-8",
+    )
+    done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_outside_its_code_nothing_is_told(host):
