@@ -96,7 +96,7 @@ mcpb: $(VENV)/.dev ## the one-click bundle for Claude Desktop
 	@$(BIN)/python packaging/build_mcpb.py
 
 docs: $(VENV)/.dev ## write the generated pages anew
-	@$(BIN)/python -m server.docs
+	@$(BIN)/python -m server.commands.docs
 
 picture: $(VENV)/.dev ## draw docs/demo.svg from a run of the demo
 	@$(BIN)/python packaging/draw_demo.py

@@ -12,8 +12,8 @@ from core.clock import Clock, SystemClock
 from core.cloud.api_manager import ApiManager
 from core.cloud.enhanced_publisher import EnhancedCloudTaskPublisher
 from core.cloud.handlers.ai_call import register_ai_call
+from core.cloud.handlers.builtin import builtin_handlers
 from core.cloud.handlers.files import load_handlers
-from core.cloud.handlers.registry import HandlerRegistry
 from core.cloud.keys.secrets import KeyStore
 from core.cloud.pool.discovery import discover
 from core.cloud.running.maintenance import Maintenance, Schedules, standard_duties
@@ -106,7 +106,7 @@ class Runtime:
         if options.endpoints_from_env:
             for endpoint in discover(environ):
                 self.manager.add_endpoint(endpoint)
-        self.handlers = HandlerRegistry.with_builtins(self.url_policy, options.http_max_per_minute)
+        self.handlers = builtin_handlers(self.url_policy, options.http_max_per_minute)
         register_ai_call(self.handlers, self.manager)
         self.publisher = EnhancedCloudTaskPublisher(
             store=self.store, clock=self.clock, handlers=self.handlers, wakeup=self.wakeup

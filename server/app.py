@@ -12,9 +12,11 @@ from mcp.shared.exceptions import MCPError
 from mcp.types import INVALID_PARAMS, CallToolResult, GetPromptResult, InputRequiredResult
 
 from server import DISTRIBUTION, package_version
+from server.answers.error_text import explain, unknown_prompt, unknown_tool
+from server.changes import ChangeFeed
 from server.completions import add_completions
+from server.configured_runtime import add_handlers, open_runtime
 from server.context import App
-from server.errors import explain, unknown_prompt, unknown_tool
 from server.extensions import TaskListenHandler, TasksExtension, tasks_extension
 from server.logs import redact
 from server.notifications import Notifier
@@ -22,7 +24,7 @@ from server.prompts import add_prompts
 from server.resources import add_resources
 from server.settings import Settings
 from server.tools import all_toolsets
-from server.tools.registry import ToolSpec
+from server.tools.tool_registry import ToolSpec
 
 TITLE = "Heablcoin Cloud"
 DESCRIPTION = "A pool of LLM APIs with failover, and a durable background task queue."
@@ -107,3 +109,10 @@ def build_server(
     notifier.attach(server)
     TaskListenHandler(app, tasks, notifier.bus).attach(server)
     return server
+
+
+def open_app(settings: Settings) -> App:
+    """The App of this process."""
+    runtime = open_runtime(settings)
+    add_handlers(runtime, settings)
+    return App(runtime, settings, ChangeFeed(runtime.publisher))

@@ -130,15 +130,15 @@ def _serve(options: argparse.Namespace) -> int:
     if options.transport == "stdio" and (options.host, options.port) != (None, None):
         options.refuse("--host and --port need --transport streamable-http or sse: stdio has neither")
     with _importing():
-        from server import serving
+        from server.serving.start import serve
     host = DEFAULT_HOST if options.host is None else options.host
     port = DEFAULT_PORT if options.port is None else options.port
-    return serving.serve(options.transport, host, port, options.database, options.handlers)
+    return serve(options.transport, host, port, options.database, options.handlers)
 
 
 def _worker(options: argparse.Namespace) -> int:
     with _importing():
-        from server import worker
+        from server.commands import worker
     return worker.work(options.database, options.handlers)
 
 
@@ -149,36 +149,36 @@ def _demo(_options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from server import doctor
+    from server.commands import doctor
 
     return doctor.main(options.database, options.handlers, as_json=options.json)
 
 
 def _print_config(options: argparse.Namespace) -> int:
-    from server import print_config
+    from server.commands import print_config
 
     return print_config.main(options.client, options.database, options.handlers)
 
 
 def _set_key(options: argparse.Namespace) -> int:
-    from server import set_key
+    from server.commands import set_key
 
     return set_key.main(options.name, options.base_url, options.database, remove=options.remove)
 
 
 def _tools(options: argparse.Namespace) -> int:
-    from server import list_tools
+    from server.commands import list_tools
 
     return list_tools.main(as_json=options.json)
 
 
 def _import(options: argparse.Namespace) -> int:
-    from server import transfer
+    from server.commands import import_export
 
-    return transfer.bring_in(options.file, options.database)
+    return import_export.bring_in(options.file, options.database)
 
 
 def _export(options: argparse.Namespace) -> int:
-    from server import transfer
+    from server.commands import import_export
 
-    return transfer.write_out(options.file, options.database)
+    return import_export.write_out(options.file, options.database)

@@ -17,8 +17,8 @@ from mcp.server.subscriptions import InMemorySubscriptionBus, ResourceUpdated
 from mcp.shared.exceptions import MCPError
 from mcp.types import INVALID_PARAMS, EmptyResult, SubscribeRequestParams, UnsubscribeRequestParams
 
+from server.answers.records import task_uri
 from server.context import App
-from server.records import task_uri
 from server.resources import ENDPOINTS_URI, QUEUE_URI
 
 log = logging.getLogger(__name__)

@@ -10,8 +10,8 @@ from mcp.server.mcpserver.prompts.base import PromptArgument
 from mcp.shared.exceptions import MCPError
 from mcp.types import INVALID_PARAMS
 
+from core.cloud.endpoint import NAME as ENDPOINT_NAME
 from core.cloud.pool.discovery import VENDORS
-from core.cloud.pool.endpoint import NAME as ENDPOINT_NAME
 
 MAX_ARGUMENT = 200
 

@@ -6,9 +6,9 @@ from mcp.server import MCPServer
 from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
 
 from core.errors import HeablcoinError, UnknownTask
+from server.answers.error_text import explain
+from server.answers.records import json_text
 from server.context import App
-from server.errors import explain
-from server.records import json_text
 
 QUEUE_URI = "queue://stats"
 ENDPOINTS_URI = "endpoints://stats"

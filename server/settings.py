@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_v
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from core.errors import InvalidArgument
-from server.rules import Wanted, explained
+from server.answers.rules import Wanted, explained
 
 PREFIX = "HEABLCOIN_CLOUD_"
 TOOLSETS = ("tasks", "workers", "endpoints", "schedules", "legacy")

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import anyio
 
 from core.cloud.task import HELD, Task
+from server.answers.records import is_open_question
 from server.context import App
-from server.records import is_open_question
 
 NET_SECONDS = 2.0
 """How often a waiter looks by itself, should a wake-up have been lost (a datagram from another process can be)."""

@@ -16,7 +16,7 @@ from benchmarks.limits.worker import Options, Used, opened
 from benchmarks.pool.mock import Mock, mock
 from benchmarks.queue import records
 from core.clock import SystemClock
-from core.cloud.pool.endpoint import ApiEndpoint
+from core.cloud.endpoint import ApiEndpoint
 from core.cloud.pool.rate_limit import MARGIN, WINDOW
 from core.cloud.task import Task
 from core.json_types import JsonObject

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from core.cloud.api_manager import ApiManager
-from core.cloud.pool.endpoint import ApiEndpoint
-from core.cloud.pool.ledger import PoolStore
+from core.cloud.endpoint import ApiEndpoint
+from core.cloud.pool.pool_state import PoolStore
 from core.cloud.providers import provider_for
 from core.network import UrlPolicy, open_transport
 

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 from benchmarks.measure import percentile, timed
 from core.cloud.enhanced_publisher import EnhancedCloudTaskPublisher
-from core.cloud.store.base import ClaimRequest, Settlement
+from core.cloud.store_contract import ClaimRequest, Settlement
 from core.cloud.task import AttemptOutcome, TaskStatus
 
 COUNT = 1_000_000

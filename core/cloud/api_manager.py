@@ -17,25 +17,26 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from core.clock import Clock, SystemClock
-from core.cloud.pool.attempts import AttemptRecord
+from core.cloud.chat import ChatAnswer, ChatChunk, ChatRequest, Message
+from core.cloud.endpoint import ApiEndpoint, ApiStatus
+from core.cloud.pool.attempt_records import AttemptRecord
 from core.cloud.pool.bounds import check_bounds, check_max_per_minute
-from core.cloud.pool.chat import JSON_NEEDS, ChatOptions, ChatResult, request_of, usage_of
+from core.cloud.pool.chat_call import JSON_NEEDS, ChatOptions, ChatResult, request_of, usage_of
 from core.cloud.pool.chat_stream import stream_chat
 from core.cloud.pool.drivers import adrive, as_work, drive, within
-from core.cloud.pool.endpoint import ApiEndpoint, ApiStatus
-from core.cloud.pool.gate import PoolGate
 from core.cloud.pool.grant import PoolGrant, snoozed
 from core.cloud.pool.hedge import checked_hedge
-from core.cloud.pool.ledger import PoolStore
 from core.cloud.pool.membership import Membership, lacking
-from core.cloud.pool.memory_ledger import MemoryPoolStore
 from core.cloud.pool.plan import CallPlan, no_usage
 from core.cloud.pool.pool import Pool
+from core.cloud.pool.pool_gate import PoolGate
+from core.cloud.pool.pool_state import PoolStore
 from core.cloud.pool.portal import Portal
+from core.cloud.pool.private_state import MemoryPoolStore
 from core.cloud.pool.readiness import Readiness
 from core.cloud.pool.selection import check_strategy, check_when_limited
 from core.cloud.pool.statistics import pool_stats
-from core.cloud.providers.base import ChatAnswer, ChatChunk, ChatRequest, Message, Provider
+from core.cloud.provider import Provider
 from core.cloud.providers.returned_error import unless_error
 from core.errors import InvalidArgument, UnknownEndpoint
 from core.fork import ForkAware, abandon, tell_of_forks

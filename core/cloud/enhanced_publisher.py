@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from core.clock import Clock, SystemClock
+from core.cloud.handlers.builtin import builtin_handlers
 from core.cloud.handlers.registry import HandlerRegistry, Isolation
 from core.cloud.queue.by_hand import AGENT_LEASE, claim_request, status_report
 from core.cloud.queue.reader import TaskReader, check_limit
@@ -35,7 +36,7 @@ from core.cloud.retry import POISON_LIMIT
 from core.cloud.running.manual_run import ManualRun, manual_worker_id
 from core.cloud.running.wakeup import Signal, WakeUp
 from core.cloud.store import open_store
-from core.cloud.store.base import NewTask, Purged, Store
+from core.cloud.store_contract import NewTask, Purged, Store
 from core.cloud.task import (
     FINAL,
     Task,
@@ -71,7 +72,7 @@ class EnhancedCloudTaskPublisher(TaskReader):
         rng: random.Random | None = None,
     ) -> None:
         self._owns_store = store is None
-        self.handlers = handlers if handlers is not None else HandlerRegistry.with_builtins()
+        self.handlers = builtin_handlers() if handlers is None else handlers
         super().__init__(store if store is not None else open_store(database), clock or SystemClock(), self.handlers)
         self._owns_wakeup = wakeup is None
         self.wakeup = wakeup if wakeup is not None else WakeUp(self.store.workers, clock=self._clock)

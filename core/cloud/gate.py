@@ -1,7 +1,7 @@
 """What a claim asks before it takes a limited task: whether it may start now. See docs/decisions/0012.
 
-The queue knows only this file of limits: the pool has a gate for `ai_call` (`pool/gate.py`); limits of the user's own
-handlers are values (`limits.py`) that the store keeps itself (`store/lanes.py`).
+The queue knows only this file of limits: the pool has a gate for `ai_call` (`pool/pool_gate.py`); limits of the user's own
+handlers are values (`limits.py`) that the store keeps itself (`store/partitions.py`).
 """
 
 import math

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from core.clock import Clock, SystemClock, to_iso
 from core.cloud.queue.schedule import MOST_AT_ONCE, describe, due_runs, new_record, pulled_in, resumed, revised, timing
 from core.cloud.queue.submission import ARGUMENTS, check_name, from_arguments, new_task
-from core.cloud.store.base import NewTask, ScheduleRecord
+from core.cloud.store_contract import NewTask, ScheduleRecord
 from core.errors import HeablcoinError, InvalidArgument, NotFound, UnknownSchedule
 from core.json_types import JsonObject, dumps
 from core.main_script import refuse_while_imported

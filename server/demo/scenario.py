@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.json_types import Json, JsonObject, dumps
+from server.answers.schema import NOTICE
 from server.demo.handlers import SUMMARISE
 from server.demo.screen import Screen
 from server.demo.session import Session, serve
 from server.demo.standin import StandIn, Step
 from server.demo.verdict import Observed, endpoint_stats, outcomes, pid_of
 from server.demo.watch import Watch
-from server.schema import NOTICE
 
 LEASE = 2
 """Seconds after which a killed server's tasks are given back; 30 where it is not set."""

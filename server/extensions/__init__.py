@@ -5,7 +5,7 @@ from collections.abc import Collection
 from server.context import App
 from server.extensions.listen import TaskListenHandler
 from server.extensions.offers import deferred_tools
-from server.extensions.tasks import TasksExtension
+from server.extensions.tasks_extension import TasksExtension
 
 __all__ = ["TaskListenHandler", "TasksExtension", "deferred_tools", "tasks_extension"]
 

@@ -10,13 +10,13 @@ from mcp.shared.exceptions import MCPError
 from mcp.types import CallToolRequestParams, CallToolResult
 
 from core.cloud.queue.why import ASK_USER
-from core.cloud.store.base import TaskQuery
+from core.cloud.store_contract import TaskQuery
 from core.cloud.task import Task, TaskStatus
 from core.errors import InvalidTransition, NotFound
 from server.context import App
 from server.extensions.outlook import Outlook, outlook
 from server.extensions.questions import input_request, key_of
-from server.extensions.wire import Handle, State, Status
+from server.extensions.shapes import Handle, State, Status
 
 SECONDS_PER_DAY = 86_400.0
 LONGEST_PROGRESS = 200

@@ -26,8 +26,8 @@ from mcp.types import (
 from pydantic import ConfigDict
 
 from server.context import App
-from server.extensions.tasks import TasksExtension
-from server.extensions.wire import IDENTIFIER
+from server.extensions.shapes import IDENTIFIER
+from server.extensions.tasks_extension import TasksExtension
 
 Context = ServerRequestContext[Any, Any]
 

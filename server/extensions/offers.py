@@ -10,19 +10,19 @@ from mcp.types import CallToolResult, TextContent
 from core.cloud.task import Task, TaskStatus
 from core.errors import HeablcoinError
 from core.json_types import Json, JsonObject
+from server.answers.error_text import BadArguments, sentence
+from server.answers.records import TaskOutcome, filled, task_outcome
+from server.answers.results import tool_result
+from server.answers.schema import UNTRUSTED, untrusted_keys
 from server.context import App
-from server.errors import BadArguments, sentence
 from server.extensions.deferred import Deferral, DeferredTool, QueuedTool
 from server.extensions.outlook import Outlook
-from server.extensions.wire import Handle
-from server.records import TaskOutcome, filled, task_outcome
-from server.results import tool_result
-from server.schema import UNTRUSTED, untrusted_keys
+from server.extensions.shapes import Handle
 from server.tools.arguments import DEFAULT_WAIT
 from server.tools.endpoints import ChatAnswer, asked_when_limited, call_api
-from server.tools.graph import GraphRow, PublishedGraph, publish_task_graph
-from server.tools.registry import Arguments
+from server.tools.task_graph import GraphRow, PublishedGraph, publish_task_graph
 from server.tools.tasks import MOST_ROWS, Waited, standing, wait_for_task
+from server.tools.tool_registry import Arguments
 
 CANCELLED_WAITS: Final = 1_000
 """Cancelled waits that are remembered; of older ones it is forgotten that they were cancelled."""

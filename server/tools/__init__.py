@@ -1,7 +1,7 @@
 """The tools, one noun a module, grouped in toolsets."""
 
-from server.tools import tasks, graph, control, workers, endpoints, schedules, legacy  # noqa: I001 - the order clients see
-from server.tools.registry import Toolset
+from server.tools import tasks, task_graph, control, workers, endpoints, schedules, legacy  # noqa: I001 - the order clients see
+from server.tools.tool_registry import Toolset
 
 
 def all_toolsets() -> list[Toolset]:
@@ -9,4 +9,4 @@ def all_toolsets() -> list[Toolset]:
     return [tasks.TASKS, workers.WORKERS, endpoints.ENDPOINTS, schedules.SCHEDULES, legacy.LEGACY]
 
 
-__all__ = ["all_toolsets", "control", "graph"]
+__all__ = ["all_toolsets", "control", "task_graph"]

@@ -4,10 +4,10 @@ from typing import Annotated, Required, TypedDict, cast
 
 from core.cloud.task import FINAL, TaskStatus
 from core.errors import InvalidTransition
-from server.records import LimitRow, TaskRow, limit_row, task_row
+from server.answers.records import LimitRow, TaskRow, limit_row, task_row
 from server.tools.arguments import choice, number
-from server.tools.registry import READS, REMOVES, RESTARTS_WORK, Call
 from server.tools.tasks import TASKS, TaskId
+from server.tools.tool_registry import READS, REMOVES, RESTARTS_WORK, Call
 
 
 class Changed(TypedDict, total=False):

@@ -2,13 +2,13 @@
 
 from typing import Annotated, Any, Literal, Required, TypedDict, cast
 
-from core.cloud.pool.chat import check_has_text
-from core.cloud.pool.endpoint import ApiEndpoint
+from core.cloud.endpoint import ApiEndpoint
+from core.cloud.pool.chat_call import check_has_text
 from core.errors import InvalidArgument
-from server.records import LimitRow, filled, limit_row
-from server.schema import UNTRUSTED
+from server.answers.records import LimitRow, filled, limit_row
+from server.answers.schema import UNTRUSTED
 from server.tools.arguments import DEFAULT_WAIT, MAX_WAIT, choice, number, text, whole
-from server.tools.registry import READS, REMOVES, REPLACES, STARTS_WORK, Call, Toolset
+from server.tools.tool_registry import READS, REMOVES, REPLACES, STARTS_WORK, Call, Toolset
 
 ENDPOINTS = Toolset("endpoints", "The pool of LLM APIs.")
 

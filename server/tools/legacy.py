@@ -5,11 +5,11 @@ from typing import Annotated, Any, Required, TypedDict
 
 from core.cloud.publisher import CloudTaskPublisher
 from core.cloud.task import TaskStatus
-from server.records import TaskRow, filled, task_row
+from server.answers.records import TaskRow, filled, task_row
 from server.tools.arguments import StatusFilter, any_when_empty, choice, json_or_text, json_value, names, text, whole
-from server.tools.registry import READS, STARTS_WORK, Call, Toolset
 from server.tools.schedules import Schedule, schedule_row
 from server.tools.tasks import Published, published
+from server.tools.tool_registry import READS, STARTS_WORK, Call, Toolset
 
 LEGACY = Toolset("legacy", "The basic tools of version 1 (off by default).")
 

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Required, TypedDict
 
 from core.clock import to_iso
-from core.cloud.store.base import ScheduleRecord
+from core.cloud.store_contract import ScheduleRecord
 from core.errors import InvalidArgument
 from core.json_types import JsonObject, loads
-from server.records import filled
+from server.answers.records import filled
 from server.tools.arguments import MAX_NAME, WEEK, YEAR, choice, json_value, names, number, priority_words, text, whole
-from server.tools.registry import READS, REMOVES, REPLACES, Call, Toolset
+from server.tools.tool_registry import READS, REMOVES, REPLACES, Call, Toolset
 
 SCHEDULES = Toolset("schedules", "Publish tasks at set times.")
 

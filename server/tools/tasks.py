@@ -5,10 +5,10 @@ from typing import Annotated, Any, Literal, Required, TypeAlias, TypedDict, cast
 
 from core.cloud.handlers.ai_call import NAME as AI_CALL
 from core.cloud.queue.submission import MOST_DEPENDENCIES
-from core.cloud.store.base import TaskQuery
+from core.cloud.store_contract import TaskQuery
 from core.cloud.task import Task, TaskStatus
 from core.json_types import JsonObject
-from server.records import (
+from server.answers.records import (
     CUT,
     TaskDetail,
     TaskOutcome,
@@ -21,8 +21,8 @@ from server.records import (
     task_row,
     task_uri,
 )
-from server.results import compact
-from server.schema import UNTRUSTED
+from server.answers.results import compact
+from server.answers.schema import UNTRUSTED
 from server.tools.arguments import (
     DEFAULT_WAIT,
     MAX_WAIT,
@@ -40,7 +40,7 @@ from server.tools.arguments import (
     text,
     whole,
 )
-from server.tools.registry import READS, STARTS_WORK, Call, Toolset
+from server.tools.tool_registry import READS, STARTS_WORK, Call, Toolset
 from server.waiting import Waited as WaitOutcome
 from server.waiting import wait_until_done
 

@@ -5,12 +5,12 @@ from typing import Annotated, Any, Literal, Required, TypedDict
 
 from core.cloud.task import Task
 from core.json_types import Json
-from server.records import TaskRow, filled, iso, task_row
-from server.schema import UNTRUSTED
+from server.answers.records import TaskRow, filled, iso, task_row
+from server.answers.schema import UNTRUSTED
 from server.tools.arguments import choice, json_or_text, names, number, text, whole
 from server.tools.control import Changed
-from server.tools.registry import ADDS, REPLACES, Call, Toolset
 from server.tools.tasks import TaskId
+from server.tools.tool_registry import ADDS, REPLACES, Call, Toolset
 
 WORKERS = Toolset("workers", "Do tasks yourself: claim them and report.")
 

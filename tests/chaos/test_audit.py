@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from core.cloud.enhanced_publisher import EnhancedCloudTaskPublisher
-from core.cloud.store.base import ClaimRequest, Settlement
+from core.cloud.store_contract import ClaimRequest, Settlement
 from core.cloud.task import AttemptOutcome, TaskStatus
 from tests.chaos.audit import Books
 from tests.chaos.harness import Chaos, Plan

@@ -9,10 +9,11 @@ import sys
 from mcp.server import MCPServer
 
 from server import app as product
-from server import cli, http
+from server import cli
 from server.context import App
 from server.extensions import TasksExtension, deferred_tools
 from server.notifications import Notifier
+from server.serving import http_server
 from tests.conformance import fixtures
 from tests.conformance.fixtures import tasks as task_fixtures
 
@@ -27,5 +28,5 @@ def build_server(app: App, notifier: Notifier) -> MCPServer:
 
 
 if __name__ == "__main__":
-    http.build_server = build_server  # type: ignore[assignment]
+    http_server.build_server = build_server  # type: ignore[assignment]
     sys.exit(cli.main())

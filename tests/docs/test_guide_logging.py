@@ -73,5 +73,5 @@ def test_debug_logging_shows_what_the_pool_and_the_queue_decide_and_no_key() -> 
     assert said("core.cloud.pool.call", "attempt 2", "second"), done.stderr
     assert said("core.cloud.enhanced_publisher", "published", task_id), done.stderr
     assert said("core.cloud.scheduler", "plan", planned), done.stderr
-    assert any(task_id in line and ":core.cloud.running.outcome:" in line for line in shown), done.stderr
+    assert any(task_id in line and ":core.cloud.running.settling:" in line for line in shown), done.stderr
     assert CANARY not in done.stderr + done.stdout

@@ -24,10 +24,10 @@ from core.errors import HeablcoinError
 from core.network import UrlPolicy, check_url
 from core.paths import MEMORY
 from core.runtime import Runtime, RuntimeOptions
+from server.answers.error_text import unknown_arguments
 from server.cli import parser
 from server.demo.verdict import Observed, facts
-from server.errors import unknown_arguments
-from server.guard import check_bind
+from server.serving.guard import check_bind
 from server.settings import PREFIX, Settings
 from server.tools import all_toolsets
 

@@ -15,9 +15,10 @@ from core.cloud.keys.secrets import KeyStore
 from core.cloud.store import open_store
 from core.cloud.store.migrate import APPLICATION_ID
 from core.errors import StoreReadOnly
-from server import cli, doctor, print_config, set_key
-from server.clients import ClientFile, client_files, inspect
-from server.docs import pages
+from server import cli
+from server.commands import doctor, print_config, set_key
+from server.commands.clients import ClientFile, client_files, inspect
+from server.commands.docs import pages
 from tests.process.servers import ROOT, environment
 
 KEY = "sk-canary-1f2e3d4c5b6a"
@@ -140,8 +141,8 @@ def test_a_server_that_cannot_start_says_why_in_one_line(
 
     monkeypatch.setattr("os._exit", leave)
     monkeypatch.setattr("core.runtime.Runtime.start", refuse)
-    monkeypatch.setattr("server.lifecycle.Life._listen_to_signals", lambda _self: None)
-    monkeypatch.setattr("server.lifecycle._die_later", lambda _code: None)
+    monkeypatch.setattr("server.serving.lifecycle.Life._listen_to_signals", lambda _self: None)
+    monkeypatch.setattr("server.serving.lifecycle._die_later", lambda _code: None)
     monkeypatch.setattr("server.logs.configure", lambda _level: None)
     with pytest.raises(Left) as left:
         cli.main(["worker", "--database", str(tmp_path / "q.db")])

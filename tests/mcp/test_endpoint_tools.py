@@ -7,7 +7,7 @@ import pytest
 from core.cloud.api_manager import ApiEndpoint
 from core.errors import AllEndpointsFailed
 from core.runtime import Runtime, RuntimeOptions
-from server.runtime import open_runtime
+from server.configured_runtime import open_runtime
 from server.settings import Settings
 from tests.mcp.conftest import said
 from tests.support.llm_server import LlmServer, Step

@@ -4,9 +4,9 @@ import logging
 
 import pytest
 
-from core.cloud.providers.base import ProviderError
+from core.cloud.provider import ProviderError
 from core.errors import AllEndpointsFailed, InvalidArgument, StoreBusy
-from server.errors import explain, sentence, unknown_arguments
+from server.answers.error_text import explain, sentence, unknown_arguments
 
 
 def test_an_error_of_the_core_keeps_its_words() -> None:

@@ -9,7 +9,7 @@ import pytest
 from mcp import Client
 
 from core.runtime import Runtime
-from server.results import render, tool_result
+from server.answers.results import render, tool_result
 from tests.mcp.conftest import ERAS, Connect, said
 from tests.support.llm_server import LlmServer, Step
 

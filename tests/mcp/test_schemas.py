@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
+from server.answers.schema import result_schema, strip_noise
 from server.app import INSTRUCTIONS, selected_tools
-from server.list_tools import shown_to_models
-from server.schema import result_schema, strip_noise
+from server.commands.list_tools import shown_to_models
 from server.settings import TOOLSETS, Settings
 from server.tools import all_toolsets
-from server.tools.registry import ToolSpec
+from server.tools.tool_registry import ToolSpec
 from tests.mcp.conftest import Connect
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"

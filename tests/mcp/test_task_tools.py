@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from core.cloud.store.base import TaskQuery
+from core.cloud.store_contract import TaskQuery
 from core.errors import Permanent
 from core.runtime import Runtime
 from server.settings import Settings

@@ -15,7 +15,7 @@ from mcp.server import MCPServer
 from mcp.shared.exceptions import MCPError
 from mcp.types import CallToolResult, ElicitResult, TextContent
 
-from core.cloud.pool.endpoint import ApiEndpoint
+from core.cloud.endpoint import ApiEndpoint
 from core.cloud.task import Task, TaskStatus
 from core.errors import Permanent
 from core.json_types import Json

@@ -12,11 +12,11 @@ from mcp.types import CallToolResult, TextContent
 from core.cloud.task import OnDependencyFailure, Task, TaskStatus
 from core.errors import InvalidArgument
 from core.json_types import Json
+from server.answers.records import ASK_USER
 from server.extensions.offers import _literally
 from server.extensions.outlook import MOST_VISITED, outlook
 from server.extensions.questions import DEFAULT_SCHEMA, answered, input_request, key_of
-from server.extensions.wire import Handle, State, Status, detail, seed
-from server.records import ASK_USER
+from server.extensions.shapes import Handle, State, Status, detail, seed
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 IDS = st.text("0123456789abcdef", min_size=16, max_size=16)

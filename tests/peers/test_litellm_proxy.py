@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pytest
 
 from core.cloud.api_manager import ApiEndpoint, ApiManager
-from core.cloud.providers.base import ProviderError
+from core.cloud.provider import ProviderError
 from core.errors import AllEndpointsFailed
 from tests.peers.conftest import KEY, MOCKS
 from tests.support.llm_server import LlmServer, Step

@@ -11,10 +11,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from core.cloud.pool.endpoint import ApiEndpoint
+from core.cloud.chat import ChatRequest
+from core.cloud.endpoint import ApiEndpoint
+from core.cloud.provider import ProviderError
 from core.cloud.providers import provider_for
-from core.cloud.providers.base import ChatRequest, ProviderError
-from core.cloud.providers.wire import finish_reason_of
+from core.cloud.providers.wire_format import finish_reason_of
 from tests.peers.conftest import KEY
 from tests.support.llm_server import LlmServer, Step
 from tests.unit.providers.test_conformance import TOLERATED, WHOLE

@@ -9,7 +9,7 @@ from core.clock import ManualClock
 from core.cloud.api_manager import ApiEndpoint, ApiManager
 from core.cloud.enhanced_publisher import EnhancedCloudTaskPublisher
 from core.cloud.handlers.ai_call import register_ai_call
-from core.cloud.handlers.registry import HandlerRegistry
+from core.cloud.handlers.builtin import builtin_handlers
 from core.cloud.providers.fake import FakeProvider
 from core.cloud.running.runner import TaskRunner
 from core.cloud.running.wakeup import WakeUp
@@ -49,7 +49,7 @@ class Process(Runs):
         self.manager = ApiManager(
             self.store.pool, clock=clock, providers={"fake": self.fake}, when_limited=when_limited
         )
-        self.handlers = HandlerRegistry.with_builtins()
+        self.handlers = builtin_handlers()
         self.wakeup = WakeUp(self.store.workers, clock=clock)
         register_ai_call(self.handlers, self.manager)
         self.publisher = EnhancedCloudTaskPublisher(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from core.cloud.enhanced_publisher import EnhancedCloudTaskPublisher
-from core.cloud.handlers.registry import HandlerRegistry
+from core.cloud.handlers.builtin import builtin_handlers
 from core.cloud.retry import RetryPolicy
 from core.cloud.running.runner import TaskRunner
 from core.cloud.store import open_store
@@ -26,7 +26,7 @@ class Queue:
     def __init__(self, database: str) -> None:
         self.database = database
         self.store = open_store(database)
-        self.handlers = HandlerRegistry.with_builtins()
+        self.handlers = builtin_handlers()
         self.publisher = EnhancedCloudTaskPublisher(store=self.store, handlers=self.handlers)
         self.runners: list[TaskRunner] = []
 

@@ -12,8 +12,9 @@ from collections.abc import AsyncIterator
 import pytest
 
 from core.cloud.api_manager import ApiEndpoint, ApiManager, ApiStatus
+from core.cloud.chat import ChatChunk
+from core.cloud.provider import ProviderError
 from core.cloud.providers import provider_for
-from core.cloud.providers.base import ChatChunk, ProviderError
 from core.errors import AllEndpointsFailed
 from core.network import open_transport
 from tests.support.llm_server import LlmServer, Step

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from core.cloud.enhanced_publisher import EnhancedCloudTaskPublisher
+from core.cloud.handler_limits import HandlerLimits
+from core.cloud.handlers.builtin import builtin_handlers
 from core.cloud.handlers.files import load_handlers
 from core.cloud.handlers.http_request import register_http_request
-from core.cloud.handlers.registry import HandlerRegistry
-from core.cloud.limits import HandlerLimits
 from core.cloud.pool.rate_limit import WINDOW
 from core.cloud.queue.reader import WaitingTasks
 from core.cloud.running.maintenance import Maintenance
@@ -39,7 +39,7 @@ class Process(Runs):
     def __init__(self, location, clock, **options):
         self.clock = clock
         self.store = open_store(location, synchronous="NORMAL")
-        self.handlers = HandlerRegistry.with_builtins()
+        self.handlers = builtin_handlers()
         self.wakeup = WakeUp(self.store.workers, clock=clock)
         self.publisher = EnhancedCloudTaskPublisher(
             store=self.store, clock=clock, handlers=self.handlers, wakeup=self.wakeup

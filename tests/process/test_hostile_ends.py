@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from core.cloud.enhanced_publisher import EnhancedCloudTaskPublisher
-from core.cloud.running.outcome import KEPT_OF_A_LARGE_RESULT, LARGEST_RESULT, LONGEST_ERROR
+from core.cloud.running.settling import KEPT_OF_A_LARGE_RESULT, LARGEST_RESULT, LONGEST_ERROR
 from core.cloud.task import Task
 from core.json_types import dumps
 from tests.process.queue_setup import Queue, queue

@@ -9,7 +9,7 @@ import pytest
 from core.cloud.pool.rate_limit import WINDOW
 from core.cloud.providers.fake import FakeStep
 from core.cloud.scheduler import CloudScheduler
-from core.cloud.store.base import ClaimRequest
+from core.cloud.store_contract import ClaimRequest
 from core.cloud.task import TaskPriority
 from core.errors import AllEndpointsFailed
 from tests.process.limited_processes import clock, make, pass_time, process

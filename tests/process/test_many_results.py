@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from core.cloud.running import child_answers
-from core.cloud.running.isolation import IsolatedRun
+from core.cloud.running.process_executor import IsolatedRun
 from core.cloud.running.stored_results import FEW, StoredResults
 from core.cloud.task import Task
 from core.errors import StoreBusy

@@ -12,7 +12,7 @@ import pytest
 from core.cloud.api_manager import ApiEndpoint, ApiManager
 from core.cloud.store import open_store
 from core.cloud.store.database import Database
-from core.cloud.store.pool import SqlitePoolStore
+from core.cloud.store.pool_store import SqlitePoolStore
 from core.cloud.store.pool_windows import WHOLE_POOL
 from tests.support.pool_world import most_in_window
 
@@ -24,7 +24,7 @@ CALLERS = textwrap.dedent(
     import asyncio, json, sys, time
     from core.cloud.api_manager import ApiManager
     from core.cloud.store.database import Database
-    from core.cloud.store.pool import SqlitePoolStore
+    from core.cloud.store.pool_store import SqlitePoolStore
     from core.errors import AllEndpointsFailed
 
     path, window, seconds, limit = sys.argv[1], *map(float, sys.argv[2:])
@@ -137,9 +137,9 @@ TALKERS = textwrap.dedent(
     """
     import asyncio, random, sys, time
     from core.cloud.api_manager import ApiManager
-    from core.cloud.providers.base import ChatAnswer, Usage
+    from core.cloud.provider import ChatAnswer, Usage
     from core.cloud.store.database import Database
-    from core.cloud.store.pool import SqlitePoolStore
+    from core.cloud.store.pool_store import SqlitePoolStore
     from core.errors import AllEndpointsFailed
 
     path, window, seconds = sys.argv[1], *map(float, sys.argv[2:])

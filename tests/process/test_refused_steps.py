@@ -17,10 +17,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from core import failpoints
-from core.cloud.handlers.registry import HandlerRegistry, Place
-from core.cloud.running import boarding, isolation, lane, outage
+from core.cloud.handlers.builtin import builtin_handlers
+from core.cloud.handlers.registry import Place
+from core.cloud.running import async_executor, outage, preparing, process_executor
 from core.cloud.running.outage import NotStarted, Outages
-from core.cloud.running.outcome import Outcomes
+from core.cloud.running.settling import Outcomes
 from core.cloud.running.wakeup import WakeUp
 from core.errors import StoreBusy
 from tests.process.queue_setup import Queue, queue
@@ -90,23 +91,28 @@ REFUSED = {
         "on_a_loop",
         attribute(asyncio, "new_event_loop", OSError(errno.EMFILE, "Too many open files")),
     ),
-    "no memory for the loop": ("on_a_loop", attribute(lane, "DaemonExecutor", MemoryError())),
-    "the loop takes nothing": ("on_a_loop", attribute(lane.Lane, "start", RuntimeError("the event loop has ended"))),
+    "no memory for the loop": ("on_a_loop", attribute(async_executor, "DaemonExecutor", MemoryError())),
+    "the loop takes nothing": (
+        "on_a_loop",
+        attribute(async_executor.Lane, "start", RuntimeError("the event loop has ended")),
+    ),
     "no processes left": (
         "apart",
-        attribute(isolation.subprocess, "Popen", BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")),
+        attribute(
+            process_executor.subprocess, "Popen", BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        ),
     ),
     "no memory for a process": (
         "apart",
-        attribute(isolation.subprocess, "Popen", OSError(errno.ENOMEM, "Cannot allocate memory")),
+        attribute(process_executor.subprocess, "Popen", OSError(errno.ENOMEM, "Cannot allocate memory")),
     ),
     "no pipes for a process": (
         "apart",
-        attribute(isolation.subprocess, "Popen", OSError(errno.EMFILE, "Too many open files")),
+        attribute(process_executor.subprocess, "Popen", OSError(errno.EMFILE, "Too many open files")),
     ),
     "the interpreter is gone": (
         "apart",
-        attribute(isolation.subprocess, "Popen", FileNotFoundError(errno.ENOENT, "python")),
+        attribute(process_executor.subprocess, "Popen", FileNotFoundError(errno.ENOENT, "python")),
     ),
 }
 
@@ -167,7 +173,7 @@ INSIDE: dict[str, Callable[[Queue, pytest.MonkeyPatch], object]] = {
         queue.store.tasks, "results", Fails(queue.store.tasks.results, StoreBusy("held too long"), 1)
     ),
     "no memory for a payload": lambda queue, patch: patch.setattr(
-        "core.cloud.running.boarding.resolve", Fails(lambda payload, results: payload, MemoryError(), 1)
+        "core.cloud.running.preparing.resolve", Fails(lambda payload, results: payload, MemoryError(), 1)
     ),
     "others cannot be told": lambda queue, patch: patch.setattr(
         queue.publisher.wakeup, "notify", Fails(queue.publisher.wakeup.notify, OSError("no socket"), 2, skip=1)
@@ -432,12 +438,12 @@ def test_handlers_that_do_not_end_leave_so_many_threads_behind_and_no_more(
 
 def test_calls_of_to_thread_that_hang_are_capped_and_the_rest_wait_their_turn() -> None:
     release = threading.Event()
-    pool = lane.DaemonExecutor()
+    pool = async_executor.DaemonExecutor()
     before = threading.active_count()
 
-    hanging = [pool.submit(release.wait, 30) for _ in range(lane.MOST_THREADS + 20)]
+    hanging = [pool.submit(release.wait, 30) for _ in range(async_executor.MOST_THREADS + 20)]
 
-    assert threading.active_count() - before <= lane.MOST_THREADS
+    assert threading.active_count() - before <= async_executor.MOST_THREADS
     release.set()
     assert all(each.result(10) for each in hanging)
 
@@ -450,7 +456,7 @@ def test_an_async_handler_run_apart_does_not_wait_for_what_it_leaves_running() -
         return "done"
 
     begun = time.monotonic()
-    assert lane.run_to_its_end(leaves_a_thread()) == "done"
+    assert async_executor.run_to_its_end(leaves_a_thread()) == "done"
     assert time.monotonic() - begun < 20
     release.set()
 
@@ -474,10 +480,7 @@ def test_refusals_are_tried_again_after_growing_waits_and_forgotten_once_one_wor
     outages.works(Place.THREAD, now + 1)
     assert outages.closed(now) == frozenset()
     assert outages.refused(Place.THREAD, now) == now + 1
-    assert (
-        HandlerRegistry.with_builtins().capabilities(without={Place.LOOP})
-        < HandlerRegistry.with_builtins().capabilities()
-    )
+    assert builtin_handlers().capabilities(without={Place.LOOP}) < builtin_handlers().capabilities()
 
 
 FAULTS: dict[str, Callable[[Queue, pytest.MonkeyPatch, int], object]] = {
@@ -491,13 +494,15 @@ FAULTS: dict[str, Callable[[Queue, pytest.MonkeyPatch, int], object]] = {
         asyncio, "new_event_loop", Fails(asyncio.new_event_loop, OSError(errno.EMFILE, "no files"), times)
     ),
     "lane takes nothing": lambda queue, patch, times: patch.setattr(
-        lane.Lane, "start", Fails(lane.Lane.start, RuntimeError("ended"), times)
+        async_executor.Lane, "start", Fails(async_executor.Lane.start, RuntimeError("ended"), times)
     ),
     "child": lambda queue, patch, times: patch.setattr(
-        isolation.subprocess, "Popen", Fails(isolation.subprocess.Popen, BlockingIOError(errno.EAGAIN, "no"), times)
+        process_executor.subprocess,
+        "Popen",
+        Fails(process_executor.subprocess.Popen, BlockingIOError(errno.EAGAIN, "no"), times),
     ),
     "dispatcher": lambda queue, patch, times: patch.setattr(
-        "core.cloud.running.executor.load", Fails(boarding.load, StoreBusy("held"), times)
+        "core.cloud.running.executor.load", Fails(preparing.load, StoreBusy("held"), times)
     ),
     "announcer": lambda queue, patch, times: patch.setattr(
         queue.publisher.wakeup, "notify", Fails(queue.publisher.wakeup.notify, OSError("no socket"), times, skip=1)

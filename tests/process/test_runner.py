@@ -11,7 +11,7 @@ from core.cloud.enhanced_publisher import EnhancedCloudTaskPublisher
 from core.cloud.handlers.registry import HandlerRegistry
 from core.cloud.running.runner import TaskRunner
 from core.cloud.running.wakeup import PEERS_FOR, WakeUp
-from core.cloud.store.base import ClaimRequest
+from core.cloud.store_contract import ClaimRequest
 from core.errors import InvalidArgument, Permanent, RetryLater, StoreBusy
 from tests.process.queue_setup import Queue, queue
 from tests.support.waiting import wait_until

@@ -9,7 +9,7 @@ from pathlib import Path
 from core.clock import ManualClock
 from core.cloud.enhanced_publisher import EnhancedCloudTaskPublisher
 from core.cloud.scheduler import CloudScheduler
-from core.cloud.store.base import TaskQuery
+from core.cloud.store_contract import TaskQuery
 
 ROOT = Path(__file__).resolve().parents[2]
 NOW = 1_795_000_000.0

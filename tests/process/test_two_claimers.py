@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from core.cloud.store import open_store
-from core.cloud.store.base import NewTask
+from core.cloud.store_contract import NewTask
 from core.cloud.task import TaskStatus
 
 ROOT = Path(__file__).parents[2]
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 CLAIMER = """
 import json, sys, time
 from core.cloud.store import open_store
-from core.cloud.store.base import ClaimRequest, Settlement
+from core.cloud.store_contract import ClaimRequest, Settlement
 from core.cloud.task import AttemptOutcome, TaskStatus
 store = open_store(sys.argv[1])
 worker, seconds = sys.argv[2], float(sys.argv[3])

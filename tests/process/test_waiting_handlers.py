@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from core.cloud.api_manager import ApiEndpoint, ApiManager
-from core.cloud.handlers.registry import HandlerRegistry
-from core.cloud.pool.memory_ledger import MemoryPoolStore
+from core.cloud.handlers.builtin import builtin_handlers
+from core.cloud.pool.private_state import MemoryPoolStore
 from core.cloud.providers.fake import FakeProvider, FakeStep
 from core.cloud.running import rest
 from core.cloud.running.runner import TaskRunner
@@ -281,7 +281,7 @@ def test_enough_waiting_ai_calls_keep_back_those_of_every_capability(
 def test_a_lease_is_renewed_while_its_handler_waits(queue: Queue, pool: Pool) -> None:
     queue.handlers.register("waits", ways(pool.full())["chat"])
     queue.run(concurrency=1, lease=0.6)
-    queue.run(concurrency=1, lease=0.6, handlers=HandlerRegistry.with_builtins())
+    queue.run(concurrency=1, lease=0.6, handlers=builtin_handlers())
     task = queue.publisher.publish("waits", max_retries=0)
 
     assert queue.finished(task).result == "asked"

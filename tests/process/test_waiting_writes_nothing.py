@@ -9,11 +9,11 @@ from core.cloud.api_manager import ApiEndpoint, ApiManager
 from core.cloud.enhanced_publisher import EnhancedCloudTaskPublisher
 from core.cloud.handlers.ai_call import register_ai_call
 from core.cloud.handlers.registry import HandlerRegistry
-from core.cloud.pool.gate import LOOK_AGAIN
+from core.cloud.pool.pool_gate import LOOK_AGAIN
 from core.cloud.pool.rate_limit import WINDOW
 from core.cloud.providers.fake import FakeProvider
 from core.cloud.store import open_store
-from core.cloud.store.base import ClaimRequest
+from core.cloud.store_contract import ClaimRequest
 from tests.process.limited_processes import clock, making
 
 __all__ = ["clock"]

@@ -11,10 +11,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from core.cloud.limits import HandlerLimits
+from core.cloud.handler_limits import HandlerLimits
 from core.cloud.pool.rate_limit import WINDOW
 from core.cloud.store import open_store
-from core.cloud.store.base import ClaimRequest, NewTask, Settlement
+from core.cloud.store_contract import ClaimRequest, NewTask, Settlement
 from core.cloud.task import AttemptOutcome, TaskStatus
 from tests.support.examples import examples
 

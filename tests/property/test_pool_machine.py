@@ -14,14 +14,14 @@ from core.clock import ManualClock
 from core.cloud.api_manager import ApiEndpoint, ApiManager
 from core.cloud.pool.call import Call
 from core.cloud.pool.commands import Admit, Attempt, Landed, Pause
-from core.cloud.pool.ledger import Refused
 from core.cloud.pool.member import Member
 from core.cloud.pool.plan import CallPlan
+from core.cloud.pool.pool_state import Refused
 from core.cloud.pool.rate_limit import MINUTE
 from core.cloud.pool.token_limit import FIRST_CALL
 from core.cloud.store.database import Database
-from core.cloud.store.pool import SqlitePoolStore
 from core.cloud.store.pool_rows import read_health
+from core.cloud.store.pool_store import SqlitePoolStore
 from core.errors import AllEndpointsFailed
 from tests.support.examples import examples
 from tests.support.pool_world import HttpError, most_in_window

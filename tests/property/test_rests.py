@@ -10,9 +10,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from core.clock import ManualClock
 from core.cloud.handlers.registry import HandlerRegistry
-from core.cloud.running.flight import Flight, Flights
 from core.cloud.running.rest import FEWEST_FULL, Rests
-from core.cloud.store.base import Claim
+from core.cloud.running.running_attempt import Flight, Flights
+from core.cloud.store_contract import Claim
 from tests.support.examples import examples
 
 HANDLERS = HandlerRegistry()

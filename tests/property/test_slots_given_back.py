@@ -8,13 +8,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from core.clock import ManualClock
-from core.cloud.pool.endpoint import ApiEndpoint
-from core.cloud.pool.ledger import Listing
-from core.cloud.pool.memory_ledger import MemoryPoolStore
+from core.cloud.endpoint import ApiEndpoint
 from core.cloud.pool.outcome import OK
+from core.cloud.pool.pool_state import Listing
+from core.cloud.pool.private_state import MemoryPoolStore
 from core.cloud.pool.tally import DAY, Report, day_of
 from core.cloud.store.database import Database
-from core.cloud.store.pool import SqlitePoolStore
+from core.cloud.store.pool_store import SqlitePoolStore
 from tests.support.examples import examples
 
 WINDOW = 60.0

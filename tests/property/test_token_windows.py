@@ -7,14 +7,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from core.clock import ManualClock
-from core.cloud.pool.endpoint import ApiEndpoint
-from core.cloud.pool.ledger import Listing, Refusal, Refused
-from core.cloud.pool.memory_ledger import MemoryPoolStore
+from core.cloud.endpoint import ApiEndpoint
 from core.cloud.pool.outcome import CANCELLED, OK, Outcome, OutcomeClass
+from core.cloud.pool.pool_state import Listing, Refusal, Refused
+from core.cloud.pool.private_state import MemoryPoolStore
 from core.cloud.pool.tally import Report
 from core.cloud.pool.token_limit import LOOK_AGAIN
 from core.cloud.store.database import Database
-from core.cloud.store.pool import SqlitePoolStore
+from core.cloud.store.pool_store import SqlitePoolStore
 
 LIMIT, WINDOW = 100, 60.0
 REFUSED = Outcome(OutcomeClass.RATE_LIMITED, 503, "busy")

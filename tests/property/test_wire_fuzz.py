@@ -19,9 +19,9 @@ import pytest
 from core.cloud.api_manager import ApiEndpoint, ApiManager
 from core.cloud.pool.health import Health, HoldKind
 from core.cloud.pool.outcome import OutcomeClass
-from core.cloud.pool.tally import MOST_TOKENS
+from core.cloud.provider import ProviderError
 from core.cloud.providers import provider_for
-from core.cloud.providers.base import ProviderError
+from core.cloud.replies.token_counts import MOST_TOKENS
 from core.errors import AllEndpointsFailed
 from tests.support.scripted_transport import Reply, ScriptedTransport
 from tests.unit.providers.test_conformance import ERRORS, TOLERATED, WHOLE

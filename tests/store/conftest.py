@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from core.cloud.store import open_store
-from core.cloud.store.base import ClaimRequest, NewTask, Settlement
+from core.cloud.store_contract import ClaimRequest, NewTask, Settlement
 from core.cloud.task import AttemptOutcome, TaskStatus
 
 NOW = 1_750_000_000.0

@@ -13,10 +13,10 @@ import apsw
 import pytest
 
 from core.cloud.store import open_store
-from core.cloud.store.base import NewTask
 from core.cloud.store.database import Database, busy_handler, switch_to_wal
 from core.cloud.store.our_words import in_our_words
 from core.cloud.store.place import file_system_of, refuse_affected_library, refuse_network_file_system
+from core.cloud.store_contract import NewTask
 from core.errors import (
     InvalidArgument,
     StoreBusy,
@@ -74,7 +74,7 @@ def test_the_health_of_a_file_that_can_only_be_read_says_so(path):
 LIMITED = """
 import resource, sys
 from core.cloud.store import open_store
-from core.cloud.store.base import NewTask
+from core.cloud.store_contract import NewTask
 from core.errors import StoreError
 store = open_store(sys.argv[1])
 stored = 0
@@ -104,9 +104,9 @@ def test_a_write_that_the_system_refuses_is_a_clear_error_and_loses_nothing_told
 
 UNPRIVILEGED = """
 import os, sys
-import core.cloud.store.pool, core.cloud.store.schedules, core.cloud.store.sqlite
+import core.cloud.store.pool_store, core.cloud.store.schedule_store, core.cloud.store.sqlite
 from core.cloud.store import open_store
-from core.cloud.store.base import NewTask
+from core.cloud.store_contract import NewTask
 from core.errors import HeablcoinError
 if os.geteuid() == 0:
     os.setgid(65534)

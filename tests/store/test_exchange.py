@@ -2,7 +2,7 @@
 
 import pytest
 
-from core.cloud.store.base import ClaimRequest, Settlement, StatusReport
+from core.cloud.store_contract import ClaimRequest, Settlement, StatusReport
 from core.cloud.task import AttemptOutcome, OnDependencyFailure, TaskStatus
 from core.errors import StoreBusy
 
@@ -249,7 +249,7 @@ def test_dependents_that_ask_for_it_are_cancelled_with_the_whole_tree_below(queu
 
 
 def test_cancelling_the_first_of_ten_thousand_in_a_row_cancels_them_all(queue):
-    from core.cloud.store.base import NewTask
+    from core.cloud.store_contract import NewTask
 
     ids = [f"{number:016x}" for number in range(10_000)]
     queue.tasks.publish(
@@ -370,7 +370,7 @@ def test_releasing_gives_back_only_the_workers_own_tasks_and_they_are_free(queue
 
 
 def test_twenty_thousand_ready_tasks_that_nobody_here_can_run_do_not_hide_one_that_can(queue):
-    from core.cloud.store.base import NewTask
+    from core.cloud.store_contract import NewTask
 
     for start in range(0, 20_000, 5_000):
         queue.tasks.publish(

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from core.cloud.store.base import ClaimRequest, Settlement
+from core.cloud.store_contract import ClaimRequest, Settlement
 from core.cloud.task import AttemptOutcome, TaskStatus
 from core.errors import StoreError
 
@@ -64,7 +64,7 @@ def test_each_slot_of_a_gate_goes_to_one_task_with_its_grant_in_the_order_of_the
 
 
 def test_an_urgent_task_passes_ten_thousand_that_wait_for_the_same_gate(queue):
-    from core.cloud.store.base import NewTask
+    from core.cloud.store_contract import NewTask
 
     queue.tasks.publish(
         [

@@ -5,11 +5,11 @@ import math
 
 import pytest
 
-from core.cloud.limits import HandlerLimits
+from core.cloud.handler_limits import HandlerLimits
 from core.cloud.pool.rate_limit import WINDOW
 from core.cloud.queue.graph import resolve
-from core.cloud.store import lanes
-from core.cloud.store.base import ClaimRequest, NewTask, Settlement, TaskQuery
+from core.cloud.store import partitions
+from core.cloud.store_contract import ClaimRequest, NewTask, Settlement, TaskQuery
 from core.cloud.task import AttemptOutcome, TaskStatus
 from core.errors import InvalidArgument, StoreError
 from tests.store.test_gates import SlotGate
@@ -430,7 +430,7 @@ def test_a_cancelled_task_that_is_retried_waits_again(limited):
 
 
 def test_values_that_nobody_waits_for_are_forgotten(limited, store, monkeypatch):
-    monkeypatch.setattr(lanes, "FORGET_EVERY", 10)
+    monkeypatch.setattr(partitions, "FORGET_EVERY", 10)
     limited.set(max_per_minute=1, key="customer")
     for number in range(100):
         limited.publish(f"c{number}")

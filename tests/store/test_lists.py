@@ -2,7 +2,7 @@
 
 import pytest
 
-from core.cloud.store.base import TaskQuery, WorkerInfo
+from core.cloud.store_contract import TaskQuery, WorkerInfo
 from core.cloud.task import TaskStatus
 from core.errors import InvalidArgument
 

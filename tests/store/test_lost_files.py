@@ -13,7 +13,7 @@ import pytest
 
 from core.cloud.store import database as database_module
 from core.cloud.store import lost, open_store
-from core.cloud.store.base import ClaimRequest, NewTask, Settlement, WorkerInfo
+from core.cloud.store_contract import ClaimRequest, NewTask, Settlement, WorkerInfo
 from core.cloud.task import AttemptOutcome, TaskStatus
 from core.errors import StoreBusy, StoreCorrupt, StoreReplaced
 from tests.support.waiting import wait_until
@@ -239,7 +239,7 @@ def test_a_process_that_opens_the_new_file_first_never_plays_the_old_log_over_it
 
 def test_a_file_restored_after_a_crash_is_opened_without_the_log_of_the_other(path, backup):
     code = (
-        "import os, sys; from core.cloud.store import open_store; from core.cloud.store.base import NewTask;"
+        "import os, sys; from core.cloud.store import open_store; from core.cloud.store_contract import NewTask;"
         "s = open_store(sys.argv[1]); s.tasks.publish([NewTask('2' * 16, 'n', '{}', 'n')], 1.0); os._exit(0)"
     )
     subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT, timeout=60, check=True)

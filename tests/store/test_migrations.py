@@ -10,9 +10,9 @@ import apsw
 import pytest
 
 from core.cloud.store import open_store
-from core.cloud.store.base import NewTask
 from core.cloud.store.database import Database
 from core.cloud.store.migrate import APPLICATION_ID, back_up, migrate, migrations, schema_version
+from core.cloud.store_contract import NewTask
 from core.errors import StoreCorrupt, StoreTooNew
 
 ROOT = Path(__file__).parents[2]
@@ -117,7 +117,7 @@ def test_the_file_its_companions_and_its_copies_are_for_the_user_alone(filled):
 STARTER = """
 import sys, time
 from core.cloud.store import open_store
-from core.cloud.store.base import NewTask
+from core.cloud.store_contract import NewTask
 while time.time() < float(sys.argv[2]):
     pass
 store = open_store(sys.argv[1])

@@ -6,17 +6,17 @@ from contextlib import closing, suppress
 import pytest
 
 from core.clock import ManualClock
-from core.cloud.pool.adaptation import Adaptation, How
-from core.cloud.pool.endpoint import ApiEndpoint
+from core.cloud.endpoint import ApiEndpoint
 from core.cloud.pool.health import TRIP
-from core.cloud.pool.ledger import Listing, Refusal, Refused
-from core.cloud.pool.memory_ledger import MemoryPoolStore
 from core.cloud.pool.outcome import CANCELLED, OK, Outcome, OutcomeClass
+from core.cloud.pool.pool_state import Listing, Refusal, Refused
+from core.cloud.pool.private_state import MemoryPoolStore
 from core.cloud.pool.tally import Report
+from core.cloud.replies.adaptation import Adaptation, How
 from core.cloud.store import open_store
 from core.cloud.store.database import Database
-from core.cloud.store.pool import SqlitePoolStore
 from core.cloud.store.pool_rows import endpoint_of, settings_of
+from core.cloud.store.pool_store import SqlitePoolStore
 from core.cloud.store.pool_windows import WHOLE_POOL
 from core.errors import InvalidArgument
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from core.cloud.store.base import NewTask, TaskQuery
+from core.cloud.store_contract import NewTask, TaskQuery
 from core.cloud.task import OnDependencyFailure, TaskStatus
 from core.errors import InvalidArgument, UnknownTask
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from core.cloud.store.base import StatusReport
+from core.cloud.store_contract import StatusReport
 from core.cloud.task import TRANSITIONS, AttemptOutcome, OnDependencyFailure, TaskStatus
 from core.errors import InvalidTransition, LeaseLost, UnknownTask
 

@@ -16,7 +16,7 @@ from core.cloud.enhanced_publisher import EnhancedCloudTaskPublisher
 from core.cloud.queue.schedule import MOST_AT_ONCE
 from core.cloud.scheduler import CloudScheduler
 from core.cloud.store import open_store
-from core.cloud.store.base import NewTask, ScheduleRecord, Store
+from core.cloud.store_contract import NewTask, ScheduleRecord, Store
 from core.cloud.task import TaskStatus
 from core.errors import InvalidArgument, StoreError, UnknownSchedule, UnknownTask
 

@@ -11,7 +11,7 @@ import pytest
 from core.clock import ManualClock
 from core.cloud.enhanced_publisher import EnhancedCloudTaskPublisher
 from core.cloud.queue import transfer
-from core.cloud.store import tasks as store_tasks
+from core.cloud.store import task_store as store_tasks
 from core.cloud.task import TaskStatus
 from core.errors import InvalidArgument, UnknownTask
 

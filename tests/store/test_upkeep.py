@@ -2,7 +2,7 @@
 
 import pytest
 
-from core.cloud.store.base import Maintained
+from core.cloud.store_contract import Maintained
 from core.cloud.task import FINAL, OnDependencyFailure, TaskStatus
 
 CANCEL = OnDependencyFailure.CANCEL

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from core.cloud.store.base import WorkerInfo
+from core.cloud.store_contract import WorkerInfo
 
 NOW = 1_750_000_000.0
 INFO = WorkerInfo("w1", 123, "host", 4567, ("echo", "日本"), NOW, NOW)

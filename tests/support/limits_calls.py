@@ -10,16 +10,16 @@ from collections.abc import Callable, Coroutine, Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from core.cloud.pool import waiting
+from core.cloud.chat import ChatAnswer, Usage
+from core.cloud.pool import wait_reports
 from core.cloud.pool.call import Admit, Attempt, Call, Landed, Pause
 from core.cloud.pool.drivers import admit
-from core.cloud.pool.ledger import Refused
-from core.cloud.pool.line import Turn
 from core.cloud.pool.pool import Flight as PoolFlight
-from core.cloud.pool.waiting import attend
-from core.cloud.providers.base import ChatAnswer, Usage
-from core.cloud.running.flight import Flight
-from core.cloud.store.base import Claim
+from core.cloud.pool.pool_state import Refused
+from core.cloud.pool.wait_queue import Turn
+from core.cloud.pool.wait_reports import attend
+from core.cloud.running.running_attempt import Flight
+from core.cloud.store_contract import Claim
 from core.errors import AllEndpointsFailed
 
 if TYPE_CHECKING:
@@ -207,7 +207,7 @@ class Bench:
         work = handler.func(flight.payload, flight.context) if handler.takes_context else handler.func(flight.payload)
         mover = Mover(self._process, work, self._over, flight.key)
         self.flights[flight.key], self.movers[flight.key] = flight, mover
-        with waiting.told_to(flight.rest):
+        with wait_reports.told_to(flight.rest):
             mover.go()
 
     def _over(self, mover: Mover, value: object, error: BaseException | None) -> None:

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 from core.cloud.pool.health import Health, HoldKind
 from core.cloud.retry import POISON_LIMIT, SUSPECT_AFTER
-from core.cloud.store.base import Claim
 from core.cloud.store.pool_rows import read_health
+from core.cloud.store_contract import Claim
 from tests.support.limits_model import FOREVER, LimitsModel, Tried
 from tests.support.limits_process import Process
 

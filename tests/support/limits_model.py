@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from core.clock import ManualClock
 from core.cloud.api_manager import ApiEndpoint
-from core.cloud.pool.ledger import PROBE_GRACE
+from core.cloud.pool.pool_state import PROBE_GRACE
 from core.cloud.pool.rate_limit import WINDOW
 from core.cloud.pool.tally import day_of
 

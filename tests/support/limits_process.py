@@ -22,7 +22,7 @@ from core.cloud.running import runner
 from core.cloud.running.maintenance import Maintenance, RetriesAhead, TaskUpkeep
 from core.cloud.running.wakeup import WakeUp
 from core.cloud.store import open_store
-from core.cloud.store.base import Claim, Exchanged
+from core.cloud.store_contract import Claim, Exchanged
 from core.errors import StoreBusy
 from tests.support.limits_calls import FOREVER, Bench, Mover, Watch
 from tests.support.queue_process import Deadlines

@@ -21,10 +21,10 @@ from core.cloud import api_manager
 from core.cloud.api_manager import ApiEndpoint
 from core.cloud.enhanced_publisher import EnhancedCloudTaskPublisher
 from core.cloud.pool.call import Admit, Attempt
-from core.cloud.pool.line import PATIENCE
+from core.cloud.pool.wait_queue import PATIENCE
 from core.cloud.running.wakeup import Signal, WakeUp
 from core.cloud.store import open_store
-from core.cloud.store.base import Claim
+from core.cloud.store_contract import Claim
 from core.cloud.task import TaskPriority
 from tests.support.limits_calls import Mover, Watch, stepwise
 from tests.support.limits_checks import Checks

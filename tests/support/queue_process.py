@@ -15,10 +15,10 @@ from core.clock import ManualClock
 from core.cloud.handlers.registry import HandlerRegistry
 from core.cloud.handlers.task_context import TaskContext
 from core.cloud.running import executor, runner
-from core.cloud.running.flight import Flight
 from core.cloud.running.maintenance import Maintenance, TaskUpkeep
+from core.cloud.running.running_attempt import Flight
 from core.cloud.running.wakeup import Signal, WakeUp
-from core.cloud.store.base import Claim, Store
+from core.cloud.store_contract import Claim, Store
 from core.errors import Permanent, RetryLater, StoreBusy
 from tests.support.queue_model import JITTER, LATER, POISON
 

@@ -5,8 +5,8 @@ import pytest
 from core.cloud.handlers.ai_call import AnswerNotJsonError, json_of, parse, register_ai_call
 from core.cloud.handlers.registry import HandlerRegistry
 from core.cloud.handlers.task_context import TaskContext
-from core.cloud.pool.attempts import AttemptRecord
-from core.cloud.pool.chat import ChatResult
+from core.cloud.pool.attempt_records import AttemptRecord
+from core.cloud.pool.chat_call import ChatResult
 from core.cloud.pool.outcome import OutcomeClass
 from core.cloud.pool.pool import Usage
 from core.errors import AllEndpointsFailed, Permanent

@@ -9,7 +9,7 @@ import pytest
 from core.clock import ManualClock
 from core.cloud.enhanced_publisher import EnhancedCloudTaskPublisher, TaskPriority, TaskStatus
 from core.cloud.store import open_store
-from core.cloud.store.base import ClaimRequest, TaskQuery
+from core.cloud.store_contract import ClaimRequest, TaskQuery
 from core.errors import (
     DependencyCycle,
     InvalidArgument,

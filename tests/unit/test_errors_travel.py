@@ -14,12 +14,13 @@ import core
 import server
 import utils
 from core.cloud.api_manager import ApiEndpoint, ApiManager
-from core.cloud.pool.attempts import AttemptRecord
-from core.cloud.pool.complaint import complaint_of
-from core.cloud.pool.limits import Limit
+from core.cloud.chat import Usage
+from core.cloud.pool.attempt_records import AttemptRecord
 from core.cloud.pool.outcome import OutcomeClass
-from core.cloud.pool.refusal import Told
-from core.cloud.providers.base import ProviderError, Usage
+from core.cloud.provider import ProviderError
+from core.cloud.replies.complaint import complaint_of
+from core.cloud.replies.limit import Limit
+from core.cloud.replies.refusal import Told
 from core.errors import AllEndpointsFailed, HeablcoinError, Permanent, RetryLater, UrlRefused
 
 ARGUMENTS = {

@@ -4,6 +4,7 @@ import functools
 
 import pytest
 
+from core.cloud.handlers.builtin import builtin_handlers
 from core.cloud.handlers.registry import HandlerRegistry
 from core.cloud.handlers.task_context import TaskContext
 from core.errors import InvalidArgument, NoHandler, StoreBusy
@@ -94,7 +95,7 @@ def test_a_later_registration_replaces_the_earlier_one():
 
 
 def test_a_missing_handler_is_named_with_those_there_are():
-    registry = HandlerRegistry.with_builtins()
+    registry = builtin_handlers()
 
     with pytest.raises(NoHandler, match="echo, http_request, sleep"):
         registry.require("market_analysis")

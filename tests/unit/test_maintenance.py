@@ -6,7 +6,7 @@ from core.clock import ManualClock
 from core.cloud.queue.patience import Patience
 from core.cloud.running.maintenance import LEADER_TTL, OVERDUE, Maintenance, Retention, Schedules, TaskUpkeep
 from core.cloud.running.wakeup import WakeUp
-from core.cloud.store.base import Maintained, Purged
+from core.cloud.store_contract import Maintained, Purged
 
 
 class Leaders:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from mcp.types import JSONRPCError, JSONRPCNotification, JSONRPCRequest, JSONRPCResponse
 
-from server.messages import SCANNED, Refusal, error_message, read_message, too_long
+from server.serving.messages import SCANNED, Refusal, error_message, read_message, too_long
 from tests.support.bad_messages import BAD_MESSAGES, BadMessage
 
 SERVED = [

@@ -9,10 +9,10 @@ from core.clock import ManualClock
 from core.cloud.api_manager import ApiEndpoint, ApiManager
 from core.cloud.handlers.registry import HandlerRegistry
 from core.cloud.retry import RetryPolicy
-from core.cloud.running.flight import Flight, Flights
-from core.cloud.running.outcome import Outcomes, describe, result_text
-from core.cloud.running.pace import Pace
-from core.cloud.store.base import Claim
+from core.cloud.running.prefetch import Pace
+from core.cloud.running.running_attempt import Flight, Flights
+from core.cloud.running.settling import Outcomes, describe, result_text
+from core.cloud.store_contract import Claim
 from core.errors import AllEndpointsFailed, InvalidArgument, Permanent
 from core.redaction import KNOWN_SECRETS
 from tests.support.pool_world import HttpError
@@ -118,7 +118,7 @@ def test_a_flight_is_settled_by_whoever_takes_it_first():
 
 
 def logged(outcomes, caplog, error):
-    with caplog.at_level(logging.INFO, "core.cloud.running.outcome"):
+    with caplog.at_level(logging.INFO, "core.cloud.running.settling"):
         outcomes.raised(claim(name="ai_call", max_retries=0, attempt=1), error)
     return caplog.records[-1].getMessage()
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.cloud.queue.schedule import MOST_AT_ONCE, Timing, describe, due_runs, next_after, pulled_in, timing
-from core.cloud.store.base import ScheduleRecord
+from core.cloud.store_contract import ScheduleRecord
 from core.errors import InvalidArgument
 
 BERLIN = ZoneInfo("Europe/Berlin")

@@ -7,7 +7,7 @@ import pytest
 
 from core.clock import ManualClock
 from core.cloud.running.wakeup import MAX_DATAGRAM, Signal, WakeUp, decode, encode
-from core.cloud.store.base import WorkerInfo
+from core.cloud.store_contract import WorkerInfo
 from core.errors import StoreBusy
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from core.cloud.gate import Closed
 from core.cloud.queue.why import NOTHING, Means, explain, nobody_is_able
-from core.cloud.store.base import Situation
+from core.cloud.store_contract import Situation
 from core.cloud.task import TaskStatus
 from tests.unit.test_task import MOMENT, a_task
 

@@ -15,9 +15,9 @@ from core.cloud.store import open_store
 from core.errors import HeablcoinError
 from core.paths import MEMORY
 from server.settings import load_settings
-from server.tools.graph import publish_task_graph
-from server.tools.registry import Arguments
+from server.tools.task_graph import publish_task_graph
 from server.tools.tasks import list_enhanced_tasks, publish_enhanced_task, wait_for_task
+from server.tools.tool_registry import Arguments
 
 ROOT = Path(__file__).parents[2]
 KINDS = {
@@ -27,7 +27,7 @@ KINDS = {
 }  # fmt: skip
 QUOTES_OTHERS = {
     "core/cloud/handlers/http_request.py": "the server's own words",
-    "core/cloud/running/isolation.py": "what the child said, its fix included",
+    "core/cloud/running/process_executor.py": "what the child said, its fix included",
     "core/cloud/queue/legacy_import.py": "parts of a note",
     "core/network/policy.py": "never shown",
 }

@@ -4,14 +4,14 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, Unpack, cast
 
+from core.cloud.chat import Message
 from core.cloud.gate import Gate
 from core.cloud.handlers.registry import HandlerRegistry
 from core.cloud.handlers.task_context import TaskContext
 from core.cloud.pool.bounds import check_bounds
-from core.cloud.pool.chat import ChatOptions, ChatResult, check_has_text, request_of
+from core.cloud.pool.chat_call import ChatOptions, ChatResult, check_has_text, request_of
 from core.cloud.pool.grant import PoolGrant
 from core.cloud.pool.selection import WHEN_LIMITED, check_strategy, check_when_limited
-from core.cloud.providers.base import Message
 from core.cloud.queue.graph import heads, with_stand_ins
 from core.cloud.queue.submission import AI_CALL
 from core.errors import AllEndpointsFailed, HeablcoinError, Permanent

@@ -49,10 +49,12 @@ def check_sleep(payload: Json) -> None:
         seconds_of(with_stand_ins(payload, {"seconds": 1}))
 
 
-def register_builtins(
-    registry: HandlerRegistry, policy: UrlPolicy | None = None, http_max_per_minute: int | None = None
-) -> None:
-    """Put echo, sleep and http_request into `registry`."""
+def builtin_handlers(policy: UrlPolicy | None = None, http_max_per_minute: int | None = None) -> HandlerRegistry:
+    """A registry with the handlers that need no key: echo, sleep, and http_request under `policy` (None: the environment's),
+    `http_max_per_minute` to each host (0: no limit; None: what another process said).
+    """
+    registry = HandlerRegistry()
     registry.register("echo", echo)
     registry.register("sleep", sleep, check=check_sleep)
     register_http_request(registry, policy, http_max_per_minute)
+    return registry

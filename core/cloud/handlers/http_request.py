@@ -5,8 +5,8 @@ import json
 import time
 
 from core.cloud.handlers.registry import HandlerRegistry
-from core.cloud.pool.waits import retry_after
 from core.cloud.queue.graph import heads, with_stand_ins
+from core.cloud.replies.retry_after import retry_after
 from core.errors import HeablcoinError, Permanent
 from core.json_types import Json, JsonObject, dumps
 from core.network import (

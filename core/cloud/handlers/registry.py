@@ -7,17 +7,14 @@ import threading
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Literal, Self, cast
+from typing import Any, Literal, cast
 
 from core.cloud.gate import Closed, Gate
+from core.cloud.handler_limits import HandlerLimits
 from core.cloud.handlers.task_context import TaskContext
-from core.cloud.limits import HandlerLimits
 from core.cloud.queue.submission import check_name, handler_of
 from core.errors import HeablcoinError, InvalidArgument, NoHandler, Permanent
 from core.json_types import Json
-
-if TYPE_CHECKING:
-    from core.network import UrlPolicy
 
 log = logging.getLogger(__name__)
 
@@ -97,17 +94,6 @@ class HandlerRegistry:
         """Says in words what keeps handlers that are not here; '' or None when all are."""
         self.arriving = False
         """True while more handlers may come by themselves."""
-
-    @classmethod
-    def with_builtins(cls, policy: "UrlPolicy | None" = None, http_max_per_minute: int | None = None) -> Self:
-        """A registry with the handlers that need no key: echo, sleep, and http_request under `policy` (None: the
-        environment's), `http_max_per_minute` to each host (0: no limit; None: what another process said).
-        """
-        from core.cloud.handlers.builtin import register_builtins
-
-        registry = cls()
-        register_builtins(registry, policy, http_max_per_minute)
-        return registry
 
     def register(
         self,

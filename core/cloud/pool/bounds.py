@@ -1,6 +1,6 @@
 """How often and how long a call may try: the bounds of what a caller may ask for. Pure."""
 
-from core.cloud.pool.endpoint import is_whole
+from core.cloud.endpoint import is_whole
 from core.errors import InvalidArgument
 
 MOST_ATTEMPTS = 100

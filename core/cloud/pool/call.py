@@ -17,22 +17,21 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
-from core.cloud.pool.attempts import STAYS, AttemptRecord, exhausted
+from core.cloud.pool.attempt_records import STAYS, AttemptRecord, exhausted
 from core.cloud.pool.commands import Admit, Attempt, Command, Event, KeepWaiting, Landed, Pause
 from core.cloud.pool.grant import met_a_fault, met_only_limits, snoozed
 from core.cloud.pool.health import HoldKind
-from core.cloud.pool.ledger import BUSY_POLL, Refusal, Refused
-from core.cloud.pool.limits import Limit
-from core.cloud.pool.line import EVERYONE, LOOK_AROUND, Turn
 from core.cloud.pool.member import Member
 from core.cloud.pool.outcome import OK, Outcome, OutcomeClass, classify, headers_of
 from core.cloud.pool.plan import CallPlan
 from core.cloud.pool.pool import NO_USAGE, Flight, Pool, Usage
+from core.cloud.pool.pool_state import BUSY_POLL, Refusal, Refused
 from core.cloud.pool.selection import Roster
 from core.cloud.pool.token_limit import Thirst
 from core.cloud.pool.unsuited import Unsuited
-from core.cloud.pool.usage import tokens_told
-from core.cloud.pool.waits import exhausted_for
+from core.cloud.pool.wait_queue import EVERYONE, LOOK_AROUND, Turn
+from core.cloud.replies.limit import Limit
+from core.cloud.replies.retry_after import exhausted_for
 from core.errors import AllEndpointsFailed, HeablcoinError, UnknownEndpoint
 
 log = logging.getLogger(__name__)
@@ -428,7 +427,7 @@ class Call:
         elif outcome.timed_out and member.cut_short(flight.started, flight.allowed, pool.clock.monotonic()):
             outcome = Outcome(OutcomeClass.CANCELLED, reason="the call's deadline came before it could answer")
         reason = pool.shown(outcome.reason)
-        latency = pool.settle(flight, outcome, reason, Usage(*tokens_told(error, flight), exhausted))
+        latency = pool.settle(flight, outcome, reason, Usage(*flight.tokens_told(error), exhausted))
         self._flying.remove(flight)
         self._record(flight, outcome.kind, reason, latency, outcome.status, outcome.limit)
         if outcome.kind is OutcomeClass.CALLER_FAULT:

@@ -5,17 +5,17 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Any
 
+from core.cloud.chat import ChatChunk, ChatRequest
+from core.cloud.endpoint import ApiEndpoint
 from core.cloud.pool import telemetry
 from core.cloud.pool.call import AT_DEADLINE, Call, Success
 from core.cloud.pool.commands import Admit, Attempt, Command, Event, Landed, Pause
 from core.cloud.pool.drivers import async_admit, async_pause
-from core.cloud.pool.endpoint import ApiEndpoint
 from core.cloud.pool.outcome import CANCELLED, OK, Outcome, OutcomeClass, classify
 from core.cloud.pool.plan import CallPlan
 from core.cloud.pool.pool import Flight, Pool, Usage
-from core.cloud.pool.usage import tokens_told
-from core.cloud.pool.waiting import Presence, attend
-from core.cloud.providers.base import ChatChunk, ChatRequest, Provider, ProviderError
+from core.cloud.pool.wait_reports import Presence, attend
+from core.cloud.provider import Provider, ProviderError
 from core.errors import AllEndpointsFailed
 
 
@@ -223,4 +223,4 @@ class _Attempt:
 
     def _add_usage(self, error: Exception) -> None:
         """Count what an error tells besides."""
-        self._flight.told = Usage(*tokens_told(error, self._flight))
+        self._flight.told = Usage(*self._flight.tokens_told(error))

@@ -6,10 +6,10 @@ Not frozen: a frozen dataclass takes three times as long to make, and these are 
 from dataclasses import dataclass
 from typing import Any
 
-from core.cloud.pool.ledger import Refused
-from core.cloud.pool.line import Turn
 from core.cloud.pool.member import Member
 from core.cloud.pool.pool import Flight
+from core.cloud.pool.pool_state import Refused
+from core.cloud.pool.wait_queue import Turn
 
 
 @dataclass(slots=True)

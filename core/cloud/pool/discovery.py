@@ -4,8 +4,8 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from core.cloud.endpoint import ApiEndpoint
 from core.cloud.keys.key_text import check_key, unfilled
-from core.cloud.pool.endpoint import ApiEndpoint
 from core.errors import InvalidArgument
 
 log = logging.getLogger(__name__)

@@ -7,15 +7,15 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, TypeVar
 
+from core.cloud.endpoint import ApiEndpoint
 from core.cloud.pool import telemetry
 from core.cloud.pool.call import Call, Success, pool_failed
 from core.cloud.pool.commands import Admit, Attempt, Command, Event, Landed, Pause
-from core.cloud.pool.endpoint import ApiEndpoint
-from core.cloud.pool.ledger import Refused
 from core.cloud.pool.member import Member
 from core.cloud.pool.plan import CallPlan
 from core.cloud.pool.pool import Flight, Pool
-from core.cloud.pool.waiting import Presence, attend
+from core.cloud.pool.pool_state import Refused
+from core.cloud.pool.wait_reports import Presence, attend
 from core.errors import AllEndpointsFailed, HeablcoinError, InvalidArgument
 from core.threads import in_thread
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from core.cloud.gate import Snoozed
-from core.cloud.pool.attempts import AttemptRecord
+from core.cloud.pool.attempt_records import AttemptRecord
 from core.cloud.pool.outcome import OutcomeClass
 
 if TYPE_CHECKING:

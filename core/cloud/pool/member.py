@@ -2,16 +2,16 @@
 
 from collections.abc import Set as AbstractSet
 
-from core.cloud.pool.adaptation import Adaptation
-from core.cloud.pool.attempts import KEYLESS
-from core.cloud.pool.endpoint import ApiEndpoint, ApiStatus
+from core.cloud.endpoint import ApiEndpoint, ApiStatus
+from core.cloud.pool.attempt_records import KEYLESS
 from core.cloud.pool.health import CLOCK_SKEW, HoldKind
 from core.cloud.pool.latency import PeakEwma, bucket_of, percentile
-from core.cloud.pool.ledger import MINUTES, Account, Refusal, Refused
 from core.cloud.pool.outcome import BLAMELESS, OutcomeClass
+from core.cloud.pool.pool_state import MINUTES, Account, Refusal, Refused
 from core.cloud.pool.retry_budget import RetryBudget
 from core.cloud.pool.tally import Report
 from core.cloud.pool.token_limit import Habits, Need, estimate
+from core.cloud.replies.adaptation import Adaptation
 
 DEGRADED_SHARE = 0.25
 """Share of recent calls that failed from which an endpoint counts as degraded."""

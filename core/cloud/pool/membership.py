@@ -5,11 +5,11 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from core.cloud.pool.endpoint import LOCAL_PROVIDERS, ApiEndpoint
+from core.cloud.endpoint import LOCAL_PROVIDERS, ApiEndpoint
 from core.cloud.pool.health import HoldKind
-from core.cloud.pool.ledger import Listing, PoolStore
 from core.cloud.pool.member import Member
 from core.cloud.pool.pool import Pool
+from core.cloud.pool.pool_state import Listing, PoolStore
 from core.network import UrlPolicy, check_url
 
 if TYPE_CHECKING:

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from core.cloud.pool.adaptation import Adaptation
-from core.cloud.pool.complaint import LONGEST_ERROR, Complaint, complaint_of
-from core.cloud.pool.limits import WHY, Limit
-from core.cloud.pool.refusal import NOTHING, Told, told_by
-from core.cloud.pool.waits import header, retry_after
+from core.cloud.replies.adaptation import Adaptation
+from core.cloud.replies.complaint import LONGEST_ERROR, Complaint, complaint_of
+from core.cloud.replies.limit import WHY, Limit
+from core.cloud.replies.refusal import NOTHING, Told, told_by
+from core.cloud.replies.retry_after import header, retry_after
 from core.errors import InvalidArgument, KeyUnusable, UrlRefused
 
 

@@ -8,7 +8,7 @@ from core.cloud.pool.grant import PoolGrant
 from core.cloud.pool.pool import NO_USAGE, Usage
 
 if TYPE_CHECKING:
-    from core.cloud.providers.base import ChatRequest
+    from core.cloud.chat import ChatRequest
 
 
 def no_usage(_result: object, _epoch: float) -> Usage:

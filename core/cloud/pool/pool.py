@@ -7,15 +7,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from core.clock import Clock
-from core.cloud.pool.adaptation import Adaptation, described, merged
 from core.cloud.pool.health import CLOCK_SKEW
 from core.cloud.pool.hedge import HedgeBudget
-from core.cloud.pool.ledger import ENDS, Refusal, Refused, outdated
-from core.cloud.pool.line import Line
 from core.cloud.pool.member import Member
 from core.cloud.pool.outcome import CANCELLED, OK, Outcome, OutcomeClass
+from core.cloud.pool.pool_state import ENDS, Refusal, Refused, outdated
 from core.cloud.pool.selection import Roster
 from core.cloud.pool.tally import Report, counted
+from core.cloud.pool.wait_queue import Line
+from core.cloud.replies.adaptation import Adaptation, described, merged
+from core.cloud.replies.token_counts import tokens_told
 from core.errors import UnknownEndpoint
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,11 @@ class Flight:
     """It is over and counted: once, whatever happens."""
     told: Usage = NO_USAGE
     """What a stream told so far: it counts however the call ends."""
+
+    def tokens_told(self, error: Exception) -> tuple[int, int]:
+        """What it was charged for although it failed, as far as its error or its stream told."""
+        tokens_in, tokens_out = tokens_told(error)
+        return max(tokens_in, self.told.tokens_in), max(tokens_out, self.told.tokens_out)
 
 
 class Pool:

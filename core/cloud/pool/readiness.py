@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
-from core.cloud.pool.endpoint import ApiEndpoint
+from core.cloud.endpoint import ApiEndpoint
 from core.cloud.pool.pool import Pool
 from core.cloud.pool.selection import Roster
 from core.errors import InvalidArgument

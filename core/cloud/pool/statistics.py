@@ -1,12 +1,12 @@
 """`get_stats()`: what the pool did and how it is, as plain JSON values."""
 
 from core.clock import to_iso
-from core.cloud.pool.adaptation import described
-from core.cloud.pool.endpoint import ApiEndpoint, ApiStatus
+from core.cloud.endpoint import ApiEndpoint, ApiStatus
 from core.cloud.pool.latency import percentile
 from core.cloud.pool.member import Member
 from core.cloud.pool.pool import Pool
 from core.cloud.pool.tally import Spending, Tally
+from core.cloud.replies.adaptation import described
 from core.json_types import JsonObject
 
 NONE_YET = "n/a"

@@ -5,10 +5,9 @@ from dataclasses import dataclass, field, replace
 
 from core.cloud.pool.latency import bucket_of
 from core.cloud.pool.outcome import Outcome, OutcomeClass
+from core.cloud.replies.token_counts import MOST_TOKENS
 
 DAY = 86_400
-MOST_TOKENS = 10**8
-"""Tokens one call can have used: ten times the largest context there is. Who claims more is not believed."""
 LARGEST_SUM = 10**18
 """Sums stop here: a 64-bit integer of a database holds it, and another call beside it."""
 FAILURES = (OutcomeClass.TRANSIENT, OutcomeClass.RATE_LIMITED, OutcomeClass.ENDPOINT_FAULT)

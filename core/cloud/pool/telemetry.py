@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from core.cloud.pool.endpoint import ApiEndpoint
+from core.cloud.chat import ChatAnswer
+from core.cloud.endpoint import ApiEndpoint
 from core.cloud.pool.outcome import status_of
-from core.cloud.pool.usage import tokens_of
-from core.cloud.providers.base import ChatAnswer
+from core.cloud.replies.token_counts import tokens_of
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span

@@ -16,10 +16,10 @@ from core.cloud.pool.rate_limit import WINDOW
 from core.cloud.pool.tally import Report
 
 if TYPE_CHECKING:
-    from core.cloud.pool.endpoint import ApiEndpoint
-    from core.cloud.pool.ledger import Refused
+    from core.cloud.chat import ChatRequest
+    from core.cloud.endpoint import ApiEndpoint
     from core.cloud.pool.member import Member
-    from core.cloud.providers.base import ChatRequest
+    from core.cloud.pool.pool_state import Refused
 
 BYTES_PER_TOKEN = 3
 """Of text in UTF-8. English has more (about 4), Chinese as many, so that an estimate is rather too high than too low."""

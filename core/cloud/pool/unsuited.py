@@ -3,8 +3,8 @@
 from collections.abc import Collection, Iterable
 from collections.abc import Set as AbstractSet
 
-from core.cloud.pool.adaptation import Adaptation
 from core.cloud.pool.member import Member
+from core.cloud.replies.adaptation import Adaptation
 
 MOST_TRIED = 16
 """Changes that one call makes to what it asks."""

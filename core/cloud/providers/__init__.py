@@ -1,6 +1,6 @@
 """The HTTP edge of the pool: one file for each wire format, one driver, one place that knows them all."""
 
-from core.cloud.providers.base import Provider
+from core.cloud.provider import Provider
 from core.errors import InvalidArgument
 from core.network import Transport, UrlPolicy, open_transport
 
@@ -20,7 +20,7 @@ def provider_for(
     `stall_timeout` seconds bound the pause between two tokens of a stream. Raises InvalidArgument for an unknown name.
     """
     if name == "openai":
-        from core.cloud.providers.http import HttpProvider
+        from core.cloud.providers.http_provider import HttpProvider
         from core.cloud.providers.openai_compatible import OpenAiCompatible
 
         return HttpProvider(
@@ -28,7 +28,7 @@ def provider_for(
         )
     if name == "anthropic":
         from core.cloud.providers.anthropic import Anthropic
-        from core.cloud.providers.http import HttpProvider
+        from core.cloud.providers.http_provider import HttpProvider
 
         return HttpProvider(Anthropic(), transport or open_transport(policy, at_once=True), stall_timeout=stall_timeout)
     if name == "fake":

@@ -2,14 +2,13 @@
 
 from urllib.parse import urlsplit
 
-from core.cloud.pool.endpoint import ApiEndpoint
-from core.cloud.pool.usage import TokenCounts, as_count
+from core.cloud.chat import ChatRequest
+from core.cloud.endpoint import ApiEndpoint
 from core.cloud.providers.anthropic_messages import for_anthropic
-from core.cloud.providers.base import ChatRequest
 from core.cloud.providers.prepared import PreparedRequests
 from core.cloud.providers.sse import Event
 from core.cloud.providers.told_error import error_told
-from core.cloud.providers.wire import (
+from core.cloud.providers.wire_format import (
     Delta,
     WireError,
     as_object,
@@ -21,6 +20,7 @@ from core.cloud.providers.wire import (
     reasoning_of,
     text_of,
 )
+from core.cloud.replies.token_counts import TokenCounts, as_count
 from core.json_types import JsonObject
 from core.network import HttpRequest, join_path
 

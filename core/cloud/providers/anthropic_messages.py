@@ -3,10 +3,10 @@
 import re
 from collections.abc import Iterable
 
-from core.cloud.pool.adaptation import JSON_INSTRUCTION
-from core.cloud.providers.base import ChatRequest, Message
+from core.cloud.chat import ChatRequest, Message
 from core.cloud.providers.content import as_blocks, as_input
-from core.cloud.providers.wire import check_messages
+from core.cloud.providers.wire_format import check_messages
+from core.cloud.replies.adaptation import JSON_INSTRUCTION
 from core.errors import InvalidArgument
 from core.json_types import Json, JsonObject
 

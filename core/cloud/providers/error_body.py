@@ -3,9 +3,9 @@
 import json
 from dataclasses import dataclass, field
 
-from core.cloud.pool.complaint import LONGEST_ERROR, Complaint, complaint_of
-from core.cloud.pool.limits import Limit, limit_of
-from core.cloud.providers.wire import WireError, as_object, as_text
+from core.cloud.providers.wire_format import WireError, as_object, as_text
+from core.cloud.replies.complaint import LONGEST_ERROR, Complaint, complaint_of
+from core.cloud.replies.limit import Limit, limit_of
 from core.json_types import Json, JsonObject
 
 _STATUS_OF_CODE = {

@@ -4,13 +4,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 
-from core.cloud.pool.endpoint import ApiEndpoint
-from core.cloud.pool.limits import FIXES, Limit
-from core.cloud.pool.refusal import Told, told_by
-from core.cloud.pool.usage import TokenCounts, tokens_of
-from core.cloud.providers.base import ProviderError, Usage
+from core.cloud.chat import Usage
+from core.cloud.endpoint import ApiEndpoint
+from core.cloud.provider import ProviderError
 from core.cloud.providers.error_body import read_error
-from core.cloud.providers.wire import NOT_COUNTED, WireError, as_object, as_text
+from core.cloud.providers.wire_format import NOT_COUNTED, WireError, as_object, as_text
+from core.cloud.replies.limit import FIXES, Limit
+from core.cloud.replies.refusal import Told, told_by
+from core.cloud.replies.token_counts import TokenCounts, tokens_of
 from core.errors import UrlRefused
 from core.json_types import loads
 from core.network import HttpError, parse_url

@@ -17,9 +17,10 @@ from dataclasses import dataclass, fields, replace
 from typing import Self
 from urllib.parse import parse_qsl, urlsplit
 
-from core.cloud.pool.endpoint import ApiEndpoint
-from core.cloud.providers.base import ChatAnswer, ChatChunk, ChatRequest, ErrorKind, ProviderError, Usage
-from core.cloud.providers.wire import check_messages, text_of
+from core.cloud.chat import ChatAnswer, ChatChunk, ChatRequest, Usage
+from core.cloud.endpoint import ApiEndpoint
+from core.cloud.provider import ErrorKind, ProviderError
+from core.cloud.providers.wire_format import check_messages, text_of
 from core.errors import InvalidArgument
 from core.json_types import Json
 

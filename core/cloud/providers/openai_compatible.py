@@ -2,15 +2,13 @@
 
 from urllib.parse import urlsplit
 
-from core.cloud.pool.adaptation import JSON_INSTRUCTION
-from core.cloud.pool.endpoint import ApiEndpoint
-from core.cloud.pool.usage import TokenCounts, as_count
-from core.cloud.providers.base import ChatRequest
+from core.cloud.chat import ChatRequest
+from core.cloud.endpoint import ApiEndpoint
 from core.cloud.providers.openai_messages import for_openai
 from core.cloud.providers.prepared import PreparedRequests
 from core.cloud.providers.sse import Event
 from core.cloud.providers.told_error import error_told
-from core.cloud.providers.wire import (
+from core.cloud.providers.wire_format import (
     Delta,
     WireError,
     as_object,
@@ -23,6 +21,8 @@ from core.cloud.providers.wire import (
     reasoning_of,
     text_of,
 )
+from core.cloud.replies.adaptation import JSON_INSTRUCTION
+from core.cloud.replies.token_counts import TokenCounts, as_count
 from core.json_types import Json, JsonObject, dumps
 from core.network import HttpRequest, join_path
 

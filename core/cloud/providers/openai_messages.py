@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from core.cloud.providers.base import Message
+from core.cloud.chat import Message
 from core.cloud.providers.content import as_parts
-from core.cloud.providers.wire import text_of
+from core.cloud.providers.wire_format import text_of
 from core.json_types import Json, JsonObject, dumps
 
 _BLOCKS = frozenset({"image", "document", "tool_use", "tool_result", "thinking", "redacted_thinking"})

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from core.cloud.pool.endpoint import ApiEndpoint
+from core.cloud.endpoint import ApiEndpoint
 from core.network import RequestHeaders
 
 MOST = 1024

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TypeVar
 
-from core.cloud.pool.endpoint import ApiEndpoint
+from core.cloud.endpoint import ApiEndpoint
 
 R = TypeVar("R")
 
@@ -31,10 +31,10 @@ def _status(response: object) -> int:
 
 
 def _raise_error(endpoint: ApiEndpoint, body: dict[str, object]) -> None:
-    from core.cloud.pool.usage import tokens_of
-    from core.cloud.providers.base import Usage
+    from core.cloud.chat import Usage
     from core.cloud.providers.error_body import error_in_answer
     from core.cloud.providers.error_report import provider_error
+    from core.cloud.replies.token_counts import tokens_of
 
     found = error_in_answer(body)  # type: ignore[arg-type]  # a body that is not JSON throughout is read as far as it is
     if found is not None:

@@ -2,11 +2,10 @@
 
 from collections.abc import Iterator
 
-from core.cloud.pool.usage import TokenCounts, plausible
-from core.cloud.providers.base import ChatChunk, Usage
+from core.cloud.chat import ChatChunk, Usage
 from core.cloud.providers.sse import Event, EventError, SseDecoder
 from core.cloud.providers.told_error import error_told
-from core.cloud.providers.wire import (
+from core.cloud.providers.wire_format import (
     NOT_COUNTED,
     Delta,
     WireError,
@@ -15,6 +14,7 @@ from core.cloud.providers.wire import (
     more_tokens,
     parse_json,
 )
+from core.cloud.replies.token_counts import TokenCounts, plausible
 from core.network.http import MAX_BODY
 
 

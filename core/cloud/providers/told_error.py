@@ -1,8 +1,8 @@
 """Errors that stand inside an answer with status 200: whole, or as an event of a stream. Pure."""
 
-from core.cloud.pool.usage import TokenCounts
 from core.cloud.providers.error_body import error_in_answer
-from core.cloud.providers.wire import NOT_COUNTED, WireError, as_object, as_text
+from core.cloud.providers.wire_format import NOT_COUNTED, WireError, as_object, as_text
+from core.cloud.replies.token_counts import TokenCounts
 from core.json_types import Json, JsonObject
 
 _CONTENT_FILTER = 1

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 
 from core.cloud.queue.submission import check_name
-from core.cloud.store.base import ClaimRequest, StatusReport
+from core.cloud.store_contract import ClaimRequest, StatusReport
 from core.cloud.task import HELD, Task, TaskStatus
 from core.errors import InvalidArgument
 from core.json_types import plain_dumps

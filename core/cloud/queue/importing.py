@@ -7,7 +7,7 @@ from typing import IO
 
 from core.cloud.queue.legacy_import import import_legacy
 from core.cloud.queue.transfer import LONGEST_LINE, Imported, is_export, read_tasks, reading
-from core.cloud.store.base import TaskStore
+from core.cloud.store_contract import TaskStore
 from core.errors import InvalidArgument
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from core.cloud.queue.submission import Submission, ids_of, new_task, tags_of
 from core.cloud.queue.transfer import Imported
-from core.cloud.store.base import RestoredTask, TaskStore
+from core.cloud.store_contract import RestoredTask, TaskStore
 from core.cloud.task import FINAL, TaskPriority, TaskStatus
 from core.errors import InvalidArgument
 from core.json_types import dumps, plain_dumps

@@ -10,7 +10,7 @@ from core.cloud.queue.patience import Patience
 from core.cloud.queue.submission import check_name, tags_of
 from core.cloud.queue.why import Means, explain, nobody_is_able
 from core.cloud.retry import POISON_LIMIT
-from core.cloud.store.base import Page, Situation, Store, TaskQuery
+from core.cloud.store_contract import Page, Situation, Store, TaskQuery
 from core.cloud.task import HELD, Attempt, Task, TaskPriority, TaskStatus, parse_priority, parse_status, unknown_task
 from core.errors import InvalidArgument
 

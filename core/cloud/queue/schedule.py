@@ -15,7 +15,7 @@ from itertools import islice
 from zoneinfo import ZoneInfo
 
 from core.clock import to_iso
-from core.cloud.store.base import ScheduleRecord
+from core.cloud.store_contract import ScheduleRecord
 from core.errors import InvalidArgument
 from core.json_types import JsonObject, loads
 

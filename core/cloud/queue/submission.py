@@ -8,7 +8,7 @@ from datetime import datetime
 
 from core.clock import to_datetime
 from core.cloud.queue.graph import LOCAL_KEY, check_graph, check_references, rename_references
-from core.cloud.store.base import NewTask
+from core.cloud.store_contract import NewTask
 from core.cloud.task import OnDependencyFailure, Task, TaskPriority, TaskStatus, parse_priority
 from core.errors import InvalidArgument
 from core.json_types import Json, dumps, loads, plain_dumps

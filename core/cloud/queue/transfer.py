@@ -15,7 +15,7 @@ from typing import IO
 
 from core.clock import to_iso
 from core.cloud.queue.submission import ARGUMENTS, from_arguments, new_task
-from core.cloud.store.base import RestoredTask, TaskStore
+from core.cloud.store_contract import RestoredTask, TaskStore
 from core.cloud.task import FINAL, Attempt, AttemptOutcome, TaskStatus, parse_status
 from core.errors import InvalidArgument
 from core.json_types import Json, JsonObject, dumps, plain_dumps

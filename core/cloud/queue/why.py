@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from core.clock import to_iso
 from core.cloud.gate import Closed
 from core.cloud.retry import SUSPECT_AFTER
-from core.cloud.store.base import Situation
+from core.cloud.store_contract import Situation
 from core.cloud.task import Task, TaskStatus
 
 NAMED = 5

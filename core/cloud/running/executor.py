@@ -17,16 +17,16 @@ from core.clock import Clock
 from core.cloud.gate import Snoozed
 from core.cloud.handlers.registry import HandlerRegistry, Place
 from core.cloud.handlers.task_context import TaskContext
-from core.cloud.pool import waiting
-from core.cloud.running.boarding import Report, load
-from core.cloud.running.crew import Crew
-from core.cloud.running.flight import Flight, Flights, StopReason
-from core.cloud.running.lane import Ending, Lane
+from core.cloud.pool import wait_reports
+from core.cloud.running.async_executor import Ending, Lane
 from core.cloud.running.outage import NEEDS, NotStarted, Outages
-from core.cloud.running.outcome import Outcomes
+from core.cloud.running.preparing import Report, load
 from core.cloud.running.rest import Rests
+from core.cloud.running.running_attempt import Flight, Flights, StopReason
+from core.cloud.running.settling import Outcomes
+from core.cloud.running.thread_executor import Crew
 from core.cloud.running.watchdog import Watchdog
-from core.cloud.store.base import Claim, Settlement, TaskStore
+from core.cloud.store_contract import Claim, Settlement, TaskStore
 from core.errors import Permanent, StoreError
 from core.failpoints import FailpointError, failpoint, survived
 from core.safe_text import describe, text_of
@@ -289,7 +289,7 @@ class Executor:
                 value = self._run_isolated(flight)
             else:
                 self._outages.works(Place.THREAD, self._clock.monotonic())
-                with waiting.told_to(flight.rest):
+                with wait_reports.told_to(flight.rest):
                     value = flight.handler.call(flight.payload, cast(TaskContext, flight.context))
         except BaseException as error:  # noqa: BLE001  # whatever a handler raises is its task's failure, never ours
             failure = error
@@ -323,7 +323,7 @@ class Executor:
             self._abilities_changed()
 
     def _run_isolated(self, flight: Flight) -> object:
-        from core.cloud.running.isolation import IsolatedRun
+        from core.cloud.running.process_executor import IsolatedRun
 
         run = IsolatedRun(flight.handler)
         flight.kill = run.kill

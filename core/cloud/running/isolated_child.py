@@ -19,7 +19,7 @@ from core.cloud.handlers.files import import_file
 from core.cloud.handlers.task_context import TaskContext
 from core.cloud.retry import verdict_of
 from core.cloud.running.lifeline import Lifeline
-from core.cloud.running.outcome import TooLarge, result_text
+from core.cloud.running.settling import TooLarge, result_text
 from core.cloud.running.stored_results import StoredResults
 from core.errors import Permanent, RetryLater
 from core.json_types import Json, loads
@@ -125,7 +125,7 @@ def _run(request: dict[str, Any], messages: Messages, lifeline: Lifeline) -> obj
         )
     value: object = found(*arguments)
     if request["is_async"]:
-        from core.cloud.running.lane import run_to_its_end
+        from core.cloud.running.async_executor import run_to_its_end
 
         value = run_to_its_end(cast(Awaitable[object], value))
     return value

@@ -5,8 +5,8 @@ import threading
 from collections.abc import Callable, Sequence
 
 from core.clock import Clock
-from core.cloud.running.flight import Flight, FlightKey, Flights
-from core.cloud.store.base import TaskStore
+from core.cloud.running.running_attempt import Flight, FlightKey, Flights
+from core.cloud.store_contract import TaskStore
 from core.errors import StoreError
 from core.failpoints import failpoint
 

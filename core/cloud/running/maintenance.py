@@ -14,7 +14,7 @@ from core.clock import Clock, SystemClock, to_iso
 from core.cloud.queue.patience import LEASE, Patience
 from core.cloud.retry import POISON_LIMIT
 from core.cloud.running.wakeup import Signal, WakeUp
-from core.cloud.store.base import Store, TaskStore
+from core.cloud.store_contract import Store, TaskStore
 from core.cloud.task import FINAL
 from core.errors import HeablcoinError
 from core.failpoints import failpoint

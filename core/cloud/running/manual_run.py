@@ -19,11 +19,11 @@ from core.cloud.handlers.registry import Handler, HandlerRegistry, Place
 from core.cloud.handlers.task_context import TaskContext
 from core.cloud.queue.graph import resolve
 from core.cloud.retry import RetryPolicy
-from core.cloud.running.lane import run_to_its_end
+from core.cloud.running.async_executor import run_to_its_end
 from core.cloud.running.outage import NotStarted
-from core.cloud.running.outcome import Outcomes, result_text
+from core.cloud.running.settling import Outcomes, result_text
 from core.cloud.running.stored_results import results_of
-from core.cloud.store.base import Claim, ClaimRequest, Settlement, TaskStore
+from core.cloud.store_contract import Claim, ClaimRequest, Settlement, TaskStore
 from core.cloud.task import Task
 from core.errors import InvalidArgument, InvalidTransition, LeaseLost, StoreError
 from core.json_types import Json, loads
@@ -125,7 +125,7 @@ class ManualRun:
 
     def _run(self, handler: Handler, payload: Json, context: TaskContext, watch: "_Watch") -> object:
         if handler.place is Place.PROCESS:
-            from core.cloud.running.isolation import IsolatedRun
+            from core.cloud.running.process_executor import IsolatedRun
 
             run = IsolatedRun(handler)
             watch.stop = run.kill

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 
 from core.clock import Clock
-from core.cloud.running.flight import Flight, Flights
+from core.cloud.running.running_attempt import Flight, Flights
 from core.cloud.running.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ ones are claimed: each of them may be a thread, and each is a task that no other
 
 
 class Rest:
-    """One attempt as the pool sees it (a `core.cloud.pool.waiting.Host`), and when its time is up."""
+    """One attempt as the pool sees it (a `core.cloud.pool.wait_reports.Host`), and when its time is up."""
 
     __slots__ = ("_flight", "_rests", "armed", "asking", "deadline", "since", "waiting", "wakes")
 

@@ -21,17 +21,17 @@ from core.cloud.handlers.registry import Handler, HandlerRegistry
 from core.cloud.queue.submission import handler_of
 from core.cloud.retry import RetryPolicy
 from core.cloud.running.announcer import Announcer
-from core.cloud.running.exchanger import Exchanger
+from core.cloud.running.dispatcher import Exchanger
 from core.cloud.running.executor import Executor
-from core.cloud.running.flight import Flight, Flights, StopReason
 from core.cloud.running.lease_keeper import LeaseKeeper
-from core.cloud.running.limits import RegisteredLimits
 from core.cloud.running.maintenance import Maintenance, standard_duties
-from core.cloud.running.outcome import Outcomes
+from core.cloud.running.registered_limits import RegisteredLimits
 from core.cloud.running.rest import Rests
+from core.cloud.running.running_attempt import Flight, Flights, StopReason
+from core.cloud.running.settling import Outcomes
 from core.cloud.running.wakeup import PEERS_FOR, Signal, WakeUp
 from core.cloud.running.watchdog import Watchdog
-from core.cloud.store.base import Claim, Settlement, Store, WorkerInfo
+from core.cloud.store_contract import Claim, Settlement, Store, WorkerInfo
 from core.errors import HeablcoinError, InvalidArgument
 from core.main_script import refuse_while_imported
 from core.safe_text import encodable

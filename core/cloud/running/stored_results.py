@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from core.cloud.store.base import TaskStore
+from core.cloud.store_contract import TaskStore
 from core.json_types import Json, loads
 
 FEW = 16

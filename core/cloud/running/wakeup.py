@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from core.clock import Clock, SystemClock
-from core.cloud.store.base import WorkerStore
+from core.cloud.store_contract import WorkerStore
 from core.errors import HeablcoinError
 from core.fork import ForkAware, abandon, tell_of_forks
 from core.safe_text import encodable

@@ -9,11 +9,11 @@ from dataclasses import replace
 import apsw
 
 from core.cloud.gate import Grant
-from core.cloud.store.base import Claim, ClaimRequest, Settlement
-from core.cloud.store.lanes import ONE_OF_OURS, LaneMemory, Lanes
+from core.cloud.store.partitions import ONE_OF_OURS, LaneMemory, Lanes
 from core.cloud.store.publishing import dependency_failed
 from core.cloud.store.queries import ATTEMPT, DEPENDENCY, TASK, Binding, Row, first, many, one, rows
 from core.cloud.store.states import waiting_state
+from core.cloud.store_contract import Claim, ClaimRequest, Settlement
 from core.cloud.task import FINAL, AttemptOutcome, TaskStatus
 
 log = logging.getLogger(__name__)

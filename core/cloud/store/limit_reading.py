@@ -5,9 +5,9 @@ from collections import Counter
 import apsw
 
 from core.cloud.gate import Closed
-from core.cloud.limits import HandlerLimits, value_in_words
+from core.cloud.handler_limits import HandlerLimits, value_in_words
 from core.cloud.pool.rate_limit import WINDOW
-from core.cloud.store.lanes import kind_of, row_name
+from core.cloud.store.partitions import kind_of, row_name
 from core.cloud.store.pool_windows import opens_at
 from core.cloud.store.queries import LIMIT, TASK, first, one, rows
 from core.cloud.store.sorting import registered, value_of

@@ -4,9 +4,9 @@ import logging
 from collections.abc import Sequence
 
 from core.cloud.store import claiming
-from core.cloud.store.base import Settlement
 from core.cloud.store.database import Database
 from core.cloud.store.queries import TASK, first
+from core.cloud.store_contract import Settlement
 from core.errors import StoreError
 from core.safe_text import describe
 

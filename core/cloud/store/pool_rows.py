@@ -8,11 +8,11 @@ from typing import Any
 
 import apsw
 
-from core.cloud.pool.adaptation import from_text, merged, to_text
-from core.cloud.pool.endpoint import ApiEndpoint
+from core.cloud.endpoint import ApiEndpoint
 from core.cloud.pool.health import Health, HoldKind
 from core.cloud.pool.outcome import CANCELLED, OutcomeClass
 from core.cloud.pool.tally import Report, Spending, Tally, day_of
+from core.cloud.replies.adaptation import from_text, merged, to_text
 from core.cloud.store.queries import Queries
 from core.errors import InvalidArgument
 

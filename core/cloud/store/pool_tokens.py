@@ -5,7 +5,7 @@ from typing import cast
 
 import apsw
 
-from core.cloud.pool.endpoint import ApiEndpoint
+from core.cloud.endpoint import ApiEndpoint
 from core.cloud.pool.health import CLOCK_SKEW
 from core.cloud.pool.token_limit import opens_at, taken
 from core.cloud.store.pool_rows import POOL, Returned, Settled, row_of

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Sequence
 
 import apsw
 
-from core.cloud.store.base import NewTask, Published
 from core.cloud.store.queries import DEPENDENCY, TASK, Binding, first, one, rows
 from core.cloud.store.states import FINAL_STATES, waiting_state
+from core.cloud.store_contract import NewTask, Published
 from core.cloud.task import OnDependencyFailure, TaskStatus
 from core.errors import InvalidArgument, UnknownTask
 

@@ -10,11 +10,11 @@ from typing import Any
 import apsw
 
 from core.clock import to_datetime
-from core.cloud.store.base import Page, QueueStats, Situation, TaskQuery
 from core.cloud.store.claiming import dependencies
 from core.cloud.store.limit_reading import closed_for
 from core.cloud.store.queries import ATTEMPT, TASK, WORKER, Binding, Row, first, one, rows
 from core.cloud.store.states import BLOCKED, HELD_STATES, LATER, READY, STATES_OF, STATUS_OF
+from core.cloud.store_contract import Page, QueueStats, Situation, TaskQuery
 from core.cloud.task import Attempt, AttemptOutcome, OnDependencyFailure, Task, TaskPriority, TaskStatus, unknown_task
 from core.errors import InvalidArgument
 from core.json_types import loads

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import apsw
 
 from core.cloud.store import reading
-from core.cloud.store.base import StatusReport
 from core.cloud.store.claiming import cancel_dependents, free_dependents
 from core.cloud.store.queries import ATTEMPT, DEPENDENCY, TASK, first, one
 from core.cloud.store.states import BLOCKED, STATUS_OF
+from core.cloud.store_contract import StatusReport
 from core.cloud.task import FINAL, HELD, AttemptOutcome, TaskStatus, check_transition, unknown_task
 from core.errors import InvalidTransition, LeaseLost
 

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import apsw
 
-from core.cloud.store.base import Published, RestoredTask
 from core.cloud.store.publishing import Batch, find_parents
 from core.cloud.store.queries import ATTEMPT, TASK, Binding, first, one
 from core.cloud.store.states import waiting_state
+from core.cloud.store_contract import Published, RestoredTask
 from core.cloud.task import FINAL
 from core.errors import InvalidArgument
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import apsw
 
-from core.cloud.limits import HandlerLimits, field_of
+from core.cloud.handler_limits import HandlerLimits, field_of
 from core.cloud.store.pool_windows import HANDLERS
 from core.cloud.store.queries import DEPENDENCY, LIMIT, TASK, first, rows
 from core.errors import HeablcoinError

@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING
 
 import apsw
 
-from core.cloud.store.base import StoreHealth
 from core.cloud.store.database import Database
 from core.cloud.store.migrate import schema_version
 from core.cloud.store.queries import one
-from core.cloud.store.tasks import SqliteTaskStore
-from core.cloud.store.workers import SqliteWorkerStore
+from core.cloud.store.task_store import SqliteTaskStore
+from core.cloud.store.worker_store import SqliteWorkerStore
+from core.cloud.store_contract import StoreHealth
 
 if TYPE_CHECKING:
-    from core.cloud.store.pool import SqlitePoolStore
-    from core.cloud.store.schedules import SqliteScheduleStore
+    from core.cloud.store.pool_store import SqlitePoolStore
+    from core.cloud.store.schedule_store import SqliteScheduleStore
 
 
 class SqliteStore:
@@ -28,13 +28,13 @@ class SqliteStore:
 
     @cached_property
     def schedules(self) -> "SqliteScheduleStore":
-        from core.cloud.store.schedules import SqliteScheduleStore
+        from core.cloud.store.schedule_store import SqliteScheduleStore
 
         return SqliteScheduleStore(self.database)
 
     @cached_property
     def pool(self) -> "SqlitePoolStore":
-        from core.cloud.store.pool import SqlitePoolStore
+        from core.cloud.store.pool_store import SqlitePoolStore
 
         return SqlitePoolStore(self.database)
 

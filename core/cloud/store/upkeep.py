@@ -6,10 +6,10 @@ from collections.abc import Collection
 import apsw
 
 from core.cloud.retry import DOUBT, EXPLAINED, put_back
-from core.cloud.store.base import Maintained, Purged, PutBack
 from core.cloud.store.claiming import cancel_dependents
 from core.cloud.store.queries import ATTEMPT, TASK, first, one, rows
 from core.cloud.store.states import READY, STATES_OF
+from core.cloud.store_contract import Maintained, Purged, PutBack
 from core.cloud.task import AttemptOutcome, TaskStatus
 
 EXPIRED = "Expired before it could start."

@@ -11,9 +11,9 @@ from core.cloud.api_manager import ApiEndpoint, ApiManager
 from core.cloud.handlers.ai_call import as_result, register_ai_call
 from core.cloud.handlers.registry import HandlerRegistry
 from core.cloud.handlers.task_context import TaskContext
-from core.cloud.providers.base import ProviderError
+from core.cloud.provider import ProviderError
 from core.cloud.store.database import Database
-from core.cloud.store.pool import SqlitePoolStore
+from core.cloud.store.pool_store import SqlitePoolStore
 from core.errors import AllEndpointsFailed, Permanent
 from tests.support.llm_server import Step
 from tests.support.waiting import wait_until

@@ -6,8 +6,8 @@ import pytest
 import requests
 
 from core.cloud.pool.outcome import OutcomeClass, classify
-from core.cloud.pool.waits import exhausted_for
-from core.cloud.providers.base import ProviderError
+from core.cloud.provider import ProviderError
+from core.cloud.replies.retry_after import exhausted_for
 from core.errors import InvalidArgument, UrlRefused
 
 NOW = 1_750_000_000.0

@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 
-from core.cloud.pool.endpoint import ApiEndpoint
+from core.cloud.endpoint import ApiEndpoint
 from core.errors import InvalidArgument
 
 KEY = "sk-canary-0123456789"

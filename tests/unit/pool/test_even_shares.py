@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.cloud.pool.endpoint import ApiEndpoint
-from core.cloud.pool.ledger import Listing
+from core.cloud.endpoint import ApiEndpoint
 from core.cloud.pool.member import Member
-from core.cloud.pool.memory_ledger import MemoryPoolStore
+from core.cloud.pool.pool_state import Listing
+from core.cloud.pool.private_state import MemoryPoolStore
 from core.cloud.pool.selection import FEW, Roster
 
 EVEN = ["round_robin", "priority", "least_busy", "random", "weighted", "least_latency"]

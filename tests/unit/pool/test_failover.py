@@ -6,8 +6,8 @@ from email.utils import formatdate
 import pytest
 
 from core.cloud.api_manager import ApiEndpoint, ApiManager
+from core.cloud.provider import ProviderError
 from core.cloud.providers import provider_for
-from core.cloud.providers.base import ProviderError
 from core.errors import AllEndpointsFailed
 from tests.support.llm_server import Step
 

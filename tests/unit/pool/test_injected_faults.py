@@ -37,8 +37,8 @@ class Unreadable(Exception):
 STEPS = {
     "start: refresh": "core.cloud.pool.member.Member.refresh",
     "usage_of": "core.cloud.api_manager.usage_of",
-    "usage: tokens_of": "core.cloud.pool.chat.tokens_of",
-    "cost": "core.cloud.pool.endpoint.ApiEndpoint.cost",
+    "usage: tokens_of": "core.cloud.pool.chat_call.tokens_of",
+    "cost": "core.cloud.endpoint.ApiEndpoint.cost",
     "counted": "core.cloud.pool.pool.counted",
     "classify": "core.cloud.pool.call.classify",
     "classify: headers": "core.cloud.pool.call.headers_of",
@@ -46,35 +46,35 @@ STEPS = {
     "cut_short": "core.cloud.pool.member.Member.cut_short",
     "redact": "core.cloud.api_manager.redact",
     "report": "core.cloud.pool.pool.Pool._report",
-    "account: settle (private)": "core.cloud.pool.memory_ledger.MemoryAccount._today",
+    "account: settle (private)": "core.cloud.pool.private_state.MemoryAccount._today",
     "account: tally": "core.cloud.pool.tally.Tally.add",
     "account: spending": "core.cloud.pool.tally.Spending.add",
-    "account: matters (private)": "core.cloud.pool.memory_ledger.matters",
-    "account: matters (shared)": "core.cloud.store.pool.matters",
-    "account: apply (private)": "core.cloud.pool.memory_ledger.apply",
-    "account: apply (shared)": "core.cloud.store.pool.apply",
+    "account: matters (private)": "core.cloud.pool.private_state.matters",
+    "account: matters (shared)": "core.cloud.store.pool_store.matters",
+    "account: apply (private)": "core.cloud.pool.private_state.apply",
+    "account: apply (shared)": "core.cloud.store.pool_store.apply",
     "health: failed": "core.cloud.pool.health.Health.failed",
     "health: succeeded": "core.cloud.pool.health.Health.succeeded",
     "health: exhausted": "core.cloud.pool.health.Health.exhausted",
     "observe": "core.cloud.pool.member.Member.observe",
     "observe: latency": "core.cloud.pool.latency.PeakEwma.observe",
     "observe: budget": "core.cloud.pool.retry_budget.RetryBudget.failed",
-    "line: freed": "core.cloud.pool.line.Line.freed",
+    "line: freed": "core.cloud.pool.wait_queue.Line.freed",
     "record": "core.cloud.pool.call.AttemptRecord",
     "failure": "core.cloud.pool.call.exhausted",
-    "store: total": "core.cloud.store.pool.add_total",
-    "store: write": "core.cloud.store.pool._write",
-    "store: save health": "core.cloud.store.pool.save_health",
+    "store: total": "core.cloud.store.pool_store.add_total",
+    "store: write": "core.cloud.store.pool_store._write",
+    "store: save health": "core.cloud.store.pool_store.save_health",
 }
 
 
 ONLY_SHARED = "core.cloud.store."
-ONLY_PRIVATE = "core.cloud.pool.memory_ledger."
+ONLY_PRIVATE = "core.cloud.pool.private_state."
 NOT_ALWAYS = {
     "core.cloud.pool.member.Member.refresh",
     "core.cloud.pool.health.Health.succeeded",
     "core.cloud.pool.health.Health.exhausted",
-    "core.cloud.pool.line.Line.freed",
+    "core.cloud.pool.wait_queue.Line.freed",
     "core.cloud.pool.call.exhausted",
 }
 """Steps that the calls below need not pass."""

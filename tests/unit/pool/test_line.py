@@ -9,8 +9,8 @@ import pytest
 
 from core.clock import ManualClock
 from core.cloud.api_manager import ApiEndpoint, ApiManager
-from core.cloud.pool.line import EVERYONE, PATIENCE, Line
 from core.cloud.pool.rate_limit import WINDOW
+from core.cloud.pool.wait_queue import EVERYONE, PATIENCE, Line
 from core.cloud.store import open_store
 from core.errors import AllEndpointsFailed
 from tests.support.pool_world import HttpError, Server, World, most_in_window
@@ -216,7 +216,7 @@ async def test_a_waiter_that_is_cancelled_or_gives_up_lets_the_next_one_pass(man
 
 def test_a_waiter_whose_event_loop_is_gone_is_passed_over(monkeypatch):
     monkeypatch.setattr("core.cloud.pool.call.LOOK_AROUND", 0.1)
-    monkeypatch.setattr("core.cloud.pool.line.PATIENCE", 0.05)
+    monkeypatch.setattr("core.cloud.pool.wait_queue.PATIENCE", 0.05)
     manager = ApiManager()
     add(manager, max_concurrency=1)
     busy, gate = threading.Event(), threading.Event()

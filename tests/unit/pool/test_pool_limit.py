@@ -7,7 +7,7 @@ import pytest
 
 from core.clock import ManualClock
 from core.cloud.api_manager import ApiEndpoint, ApiManager
-from core.cloud.pool.memory_ledger import MemoryPoolStore
+from core.cloud.pool.private_state import MemoryPoolStore
 from core.cloud.pool.rate_limit import MINUTE, WINDOW
 from core.cloud.store import open_store
 from core.errors import AllEndpointsFailed, InvalidArgument

@@ -11,10 +11,10 @@ from core.clock import ManualClock
 from core.cloud.api_manager import ApiEndpoint, ApiManager
 from core.cloud.pool.health import Health
 from core.cloud.pool.outcome import OK, Outcome, OutcomeClass
-from core.cloud.providers.base import ProviderError
+from core.cloud.provider import ProviderError
 from core.cloud.providers.fake import FakeProvider, FakeStep
 from core.cloud.store.database import Database
-from core.cloud.store.pool import SqlitePoolStore
+from core.cloud.store.pool_store import SqlitePoolStore
 from core.errors import AllEndpointsFailed
 from tests.support.waiting import wait_until
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from core.cloud.api_manager import ApiEndpoint, ApiManager
+from core.cloud.provider import ProviderError
 from core.cloud.providers import provider_for
-from core.cloud.providers.base import ProviderError
 from core.errors import AllEndpointsFailed
 from tests.support.scripted_transport import Reply, ScriptedTransport
 

@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from core.cloud.pool.adaptation import Adaptation, How, adapt
-from core.cloud.pool.complaint import complaint_of
-from core.cloud.pool.limits import Limit
 from core.cloud.pool.outcome import OutcomeClass, classify
-from core.cloud.pool.refusal import told_by
-from core.cloud.providers.base import ProviderError
+from core.cloud.provider import ProviderError
+from core.cloud.replies.adaptation import Adaptation, How, adapt
+from core.cloud.replies.complaint import complaint_of
+from core.cloud.replies.limit import Limit
+from core.cloud.replies.refusal import told_by
 from tests.support.refusals import NOW, SENT, openai
 
 

@@ -4,7 +4,7 @@ import pytest
 import requests
 
 from core.cloud.api_manager import ApiEndpoint, ApiManager
-from core.cloud.providers.base import ProviderError
+from core.cloud.provider import ProviderError
 from core.errors import AllEndpointsFailed
 from tests.support.llm_server import Step
 

@@ -9,7 +9,7 @@ import pytest
 from core.clock import ManualClock
 from core.cloud.api_manager import ApiEndpoint, ApiManager
 from core.cloud.pool import token_limit
-from core.cloud.pool.chat import request_of
+from core.cloud.pool.chat_call import request_of
 from core.cloud.pool.outcome import CANCELLED, OK, classify
 from core.cloud.pool.rate_limit import WINDOW
 from core.cloud.pool.tally import Report
@@ -27,7 +27,7 @@ from core.cloud.pool.token_limit import (
     taken,
     tokens_of_text,
 )
-from core.cloud.providers.base import ProviderError
+from core.cloud.provider import ProviderError
 from core.cloud.providers.fake import FakeProvider, FakeStep
 from core.errors import AllEndpointsFailed
 from tests.support.pool_world import HttpError

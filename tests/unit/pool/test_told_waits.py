@@ -7,11 +7,11 @@ import pytest
 
 from core.clock import ManualClock
 from core.cloud.api_manager import ApiEndpoint, ApiManager
-from core.cloud.pool.complaint import complaint_of
 from core.cloud.pool.outcome import OutcomeClass, classify
-from core.cloud.pool.refusal import told_by
-from core.cloud.pool.waits import LONGEST_RETRY_AFTER
-from core.cloud.providers.base import ProviderError
+from core.cloud.provider import ProviderError
+from core.cloud.replies.complaint import complaint_of
+from core.cloud.replies.refusal import told_by
+from core.cloud.replies.retry_after import LONGEST_RETRY_AFTER
 from tests.support.llm_server import Step
 
 NOW = 1_750_000_000.0

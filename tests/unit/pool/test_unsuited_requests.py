@@ -8,11 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from core.cloud.pool.complaint import complaint_of
-from core.cloud.pool.limits import Limit
 from core.cloud.pool.outcome import OutcomeClass, classify
-from core.cloud.pool.refusal import told_by
-from core.cloud.providers.base import ProviderError
+from core.cloud.provider import ProviderError
+from core.cloud.replies.complaint import complaint_of
+from core.cloud.replies.limit import Limit
+from core.cloud.replies.refusal import told_by
 from tests.support.refusals import NOW, SENT, openai
 
 UNSUITED = {

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from core.cloud.api_manager import ApiEndpoint, ApiManager
-from core.cloud.pool.usage import as_count, tokens_of
+from core.cloud.provider import ProviderError
 from core.cloud.providers import provider_for
-from core.cloud.providers.base import ProviderError
+from core.cloud.replies.token_counts import as_count, tokens_of
 from core.errors import AllEndpointsFailed
 from tests.support.scripted_transport import Reply, ScriptedTransport
 

@@ -11,8 +11,8 @@ import pytest
 
 from core.clock import ManualClock
 from core.cloud.api_manager import ApiEndpoint, ApiManager
-from core.cloud.pool.memory_ledger import MemoryPoolStore
-from core.cloud.pool.waiting import attend, told_to
+from core.cloud.pool.private_state import MemoryPoolStore
+from core.cloud.pool.wait_reports import attend, told_to
 from core.cloud.providers.fake import FakeProvider
 from core.errors import AllEndpointsFailed, LeaseLost
 from tests.support.pool_world import HttpError
@@ -192,7 +192,7 @@ def test_a_fork_of_its_process_tells_it_nothing(tmp_path):
 import os, warnings
 warnings.simplefilter("ignore")
 from tests.unit.pool.test_waiting_hosts import Host, answers, manager_of
-from core.cloud.pool.waiting import told_to
+from core.cloud.pool.wait_reports import told_to
 host = Host()
 with told_to(host):
     manager_of().call_with_retry(answers)

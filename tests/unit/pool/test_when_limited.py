@@ -12,7 +12,7 @@ from core.cloud.pool.rate_limit import WINDOW
 from core.cloud.pool.selection import STRATEGIES
 from core.cloud.providers.fake import FakeProvider
 from core.cloud.store.database import Database
-from core.cloud.store.pool import SqlitePoolStore
+from core.cloud.store.pool_store import SqlitePoolStore
 from core.errors import AllEndpointsFailed, InvalidArgument
 from tests.support.pool_world import HttpError, Server, World
 from tests.support.waiting import wait_until

@@ -4,9 +4,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from core.cloud.pool.endpoint import ApiEndpoint
+from core.cloud.chat import ChatRequest
+from core.cloud.endpoint import ApiEndpoint
+from core.cloud.provider import Provider
 from core.cloud.providers import provider_for
-from core.cloud.providers.base import ChatRequest, Provider
 from core.network import open_transport
 from tests.support.llm_server import LlmServer
 

@@ -2,9 +2,10 @@
 
 import pytest
 
-from core.cloud.pool.endpoint import ApiEndpoint
+from core.cloud.chat import ChatRequest, Usage
+from core.cloud.endpoint import ApiEndpoint
+from core.cloud.provider import Provider, ProviderError
 from core.cloud.providers import provider_for
-from core.cloud.providers.base import ChatRequest, Provider, ProviderError, Usage
 from core.errors import InvalidArgument, UrlRefused
 from core.network import UrlPolicy
 from tests.support.llm_server import LlmServer, Step

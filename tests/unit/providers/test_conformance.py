@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from core.cloud.pool.endpoint import ApiEndpoint
+from core.cloud.chat import ChatRequest, Usage
+from core.cloud.endpoint import ApiEndpoint
+from core.cloud.provider import ProviderError
 from core.cloud.providers import provider_for
-from core.cloud.providers.base import ChatRequest, ProviderError, Usage
 from tests.support.scripted_transport import Reply, ScriptedTransport
 
 REQUEST = ChatRequest([{"role": "user", "content": "hi"}], "m")

@@ -3,7 +3,8 @@
 import pytest
 
 from core.cloud.api_manager import ApiEndpoint, ApiManager
-from core.cloud.providers.base import ChatRequest, ProviderError, Usage
+from core.cloud.chat import ChatRequest, Usage
+from core.cloud.provider import ProviderError
 from core.cloud.providers.fake import FakeProvider, FakeStep
 from core.errors import AllEndpointsFailed, InvalidArgument
 

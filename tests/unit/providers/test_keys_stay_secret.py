@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from core.cloud.pool.endpoint import ApiEndpoint
-from core.cloud.providers.base import Provider, ProviderError
+from core.cloud.endpoint import ApiEndpoint
+from core.cloud.provider import Provider, ProviderError
 from core.errors import HeablcoinError, KeyUnusable
 from core.network import UrlPolicy, open_transport
 from core.redaction import KNOWN_SECRETS

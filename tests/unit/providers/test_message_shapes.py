@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from core.cloud.api_manager import ApiEndpoint, ApiManager
-from core.cloud.pool.adaptation import JSON_INSTRUCTION
+from core.cloud.chat import ChatRequest
 from core.cloud.providers.anthropic import Anthropic
 from core.cloud.providers.anthropic_messages import NO_BEGINNING, for_anthropic
-from core.cloud.providers.base import ChatRequest
 from core.cloud.providers.openai_compatible import OpenAiCompatible
+from core.cloud.replies.adaptation import JSON_INSTRUCTION
 from core.errors import InvalidArgument
 from tests.support.llm_server import LlmServer
 

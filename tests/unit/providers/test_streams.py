@@ -4,9 +4,10 @@ import asyncio
 
 import pytest
 
-from core.cloud.pool.endpoint import ApiEndpoint
+from core.cloud.chat import ChatChunk, Usage
+from core.cloud.endpoint import ApiEndpoint
+from core.cloud.provider import Provider, ProviderError
 from core.cloud.providers import provider_for
-from core.cloud.providers.base import ChatChunk, Provider, ProviderError, Usage
 from core.network import open_transport
 from tests.support.llm_server import Fault, LlmServer, Step
 from tests.unit.providers.conftest import REQUEST
@@ -128,7 +129,7 @@ async def test_a_server_that_ignores_stream_still_answers(
 async def test_a_finished_stream_is_a_success_although_its_usage_never_comes(
     llm_server: LlmServer, alpha: ApiEndpoint, transport_kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import core.cloud.providers.http as driver
+    import core.cloud.providers.http_provider as driver
 
     monkeypatch.setattr(driver, "AFTER_FINISH", 0.05)
     events = (

@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from core.cloud.pool.endpoint import ApiEndpoint
+from core.cloud.chat import ChatRequest
+from core.cloud.endpoint import ApiEndpoint
 from core.cloud.providers.anthropic import Anthropic
-from core.cloud.providers.base import ChatRequest
 from core.cloud.providers.error_body import read_error
 from core.cloud.providers.openai_compatible import OpenAiCompatible
 from core.cloud.providers.sse import Event
-from core.cloud.providers.wire import Delta, WireError, WireFormat
+from core.cloud.providers.wire_format import Delta, WireError, WireFormat
 from core.errors import InvalidArgument
 from core.network import HttpRequest
 

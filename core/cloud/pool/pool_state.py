@@ -1,0 +1,267 @@
+"""The book that all callers of an endpoint share: limiter slots, holds, probes, spending, totals.
+
+One port, two implementations: `memory_ledger.py` for a pool private to its process, `store/pool_store.py` (with `pool_account.py`) for one that several processes
+share. The decisions in this file and in `health.py` are pure, and the same code for both.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from core.clock import Clock
+from core.cloud.endpoint import ApiEndpoint
+from core.cloud.pool.health import Health
+from core.cloud.pool.outcome import ALIVE, BLAMELESS
+from core.cloud.pool.tally import DAY, Report, Spending, Tally
+from core.cloud.replies.adaptation import Adaptation
+
+PROBE_GRACE = 5.0
+"""Seconds beyond the endpoint's timeout after which a probe that was never heard of again counts as lost."""
+BUSY_POLL = 0.02
+"""Seconds after which a full endpoint is asked again; a call's end is not announced to other processes."""
+
+
+class Refusal(StrEnum):
+    """Why an endpoint does not take a call now."""
+
+    HELD = "held"
+    PROBING = "probing"
+    LIMITED = "rate limit"
+    POOL = "the pool's limit"
+    TOKENS = "token limit"
+    BUSY = "busy"
+    SPENT = "daily limit"
+    AWAITED = "a direct call comes first"
+    REMOVED = "removed"
+
+
+MINUTES = frozenset({Refusal.LIMITED, Refusal.POOL})
+"""Limits of what starts in a minute: only time frees their slots, and calls that never left."""
+
+ENDS = frozenset({Refusal.BUSY, Refusal.TOKENS})
+"""Limits that the end of any call may open."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """No slot was taken."""
+
+    why: Refusal
+    until: float
+    """Pool time from which asking again makes sense."""
+    detail: str = ""
+    """Which limit, in words."""
+    each_minute: int = 0
+    """How many calls it lets start in a minute, where it is such a limit."""
+
+    def __str__(self) -> str:
+        if self.why is Refusal.SPENT and self.detail:
+            return f"{self.why} ({self.detail})"
+        return self.detail or str(self.why)
+
+
+def limited(endpoint: ApiEndpoint, until: float) -> Refused:
+    """The endpoint's slots of the last minute are all taken."""
+    most = endpoint.max_requests_per_minute
+    return Refused(Refusal.LIMITED, until, f"{Refusal.LIMITED} of {most} a minute", most)
+
+
+def pool_limited(limit: int, until: float) -> Refused:
+    """The whole pool's slots of the last minute are all taken."""
+    return Refused(Refusal.POOL, until, f"{Refusal.POOL} of {limit} a minute", limit)
+
+
+def token_limited(endpoint: ApiEndpoint, until: float) -> Refused:
+    """Too few of the endpoint's tokens of the last minute are left for this call; a smaller one may find enough."""
+    return Refused(Refusal.TOKENS, until, f"limit of {endpoint.max_tokens_per_minute:,} tokens a minute")
+
+
+class Account(Protocol):
+    """The book of one endpoint. Thread-safe."""
+
+    endpoint: ApiEndpoint
+
+    @property
+    def health(self) -> Health:
+        """As this process knows it: exact in a private pool, newest known in a shared one."""
+        ...
+
+    @property
+    def in_flight(self) -> int:
+        """Calls of this process that are under way."""
+        ...
+
+    def admit(
+        self, clock: Clock, *, last_resort: bool = False, new_key: bool = False, tokens: int = 0, task: bool = False
+    ) -> int | Refused:
+        """Take a slot for one call, or say why not: one step that nobody can come between.
+
+        Returns the call's token. The slot of a call that left stays taken, whatever comes of it: once sent, a request counts. `last_resort` ignores a soft hold, and
+        `new_key` one for a fault of the endpoint's setup, which the caller's key may not have: it becomes the probe at once. `tokens` are
+        reserved where the endpoint limits them, at most so many as its limit. A `task` leaves a minute's slot to the direct calls of any
+        process that wait for it. The clock is read inside the step: a reading from before a wait for the database would put the start too early.
+        """
+        ...
+
+    def look(self, clock: Clock, tokens: int = 0) -> Refused | None:
+        """What `admit` would refuse a call of so many tokens for now, as a last resort; nothing is taken."""
+        ...
+
+    def peek(self, clock: Clock) -> Refused | None:
+        """A limit that refuses calls now, found without a write; None when there is none, and where only `admit` can know. Raises StoreError."""
+        ...
+
+    def settle(self, token: int, report: Report) -> None:
+        """The call with this token is over. Never blocks and never raises."""
+        ...
+
+    def give_back(self, token: int) -> None:
+        """The call with this token never left, and is not settled: all is as if it had not been admitted. Never blocks and never raises.
+
+        Exact over processes. Only this one knows at once, though: calls of others come when they were told to.
+        """
+        ...
+
+    def adapt(self, endpoint: ApiEndpoint) -> None:
+        """Remember what `endpoint`'s requests are changed by, as long as its settings stay these. Never blocks and never raises."""
+        ...
+
+    def slept(self, seconds: float) -> None:
+        """The wall clock went forward by more than the pool's: holds end that much earlier. Nothing where the wall clock is the pool's."""
+        ...
+
+    def spending(self, epoch: float) -> Spending: ...
+
+    def used(self, now: float) -> int:
+        """Calls started within the last minute."""
+        ...
+
+    def used_tokens(self, now: float) -> int:
+        """Tokens of the last minute, reserved or taken, as far as they count for its limit."""
+        ...
+
+    def totals(self) -> Tally: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """An endpoint as it is kept: without its key."""
+
+    endpoint: ApiEndpoint
+    needs_key: bool
+    """It was added with one, so a process that does not have it cannot use the endpoint."""
+    adapted: tuple[Adaptation, ...] = ()
+    """What its requests are changed by; saving an endpoint forgets it."""
+
+
+class PoolStore(Protocol):
+    """The endpoints and their books."""
+
+    max_per_minute: int
+    """Calls of all endpoints together that may start in any 60 s; 0 for no limit. Counted over all processes that have one; where their
+    numbers differ, each keeps to its own."""
+
+    @property
+    def shared(self) -> bool:
+        """Whether other processes see it; the pool's time is then epoch seconds, else the monotonic clock's."""
+        ...
+
+    def save(self, listing: Listing) -> None:
+        """Add an endpoint, or replace the settings of the one of that name and lift its holds."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """Forget an endpoint and its totals; its slots stay taken until their window is over, its spending until the day is."""
+        ...
+
+    def endpoints(self) -> list[Listing]:
+        """All endpoints in the order they were first added."""
+        ...
+
+    def version(self) -> int:
+        """A number that grows when an endpoint is saved, removed or reset, by whatever process."""
+        ...
+
+    def open(self, endpoint: ApiEndpoint) -> Account:
+        """The book of a saved endpoint."""
+        ...
+
+    def reset(self, name: str) -> None:
+        """Set an endpoint's totals to zero and lift its holds; slots taken and spending stay."""
+        ...
+
+    def used(self, now: float) -> int:
+        """Calls of all endpoints that started within the last minute, as far as they count for `max_per_minute`."""
+        ...
+
+    def refresh(self) -> None:
+        """Learn what other processes found out about the health of endpoints."""
+        ...
+
+    def flush(self) -> None:
+        """Write down what was settled so far."""
+        ...
+
+
+def over_daily_limit(endpoint: ApiEndpoint, spent: Spending) -> str:
+    """Which daily limit the endpoint has reached, in words; '' for none."""
+    if endpoint.max_requests_per_day and spent.requests >= endpoint.max_requests_per_day:
+        return f"{spent.requests} of {endpoint.max_requests_per_day} requests used today"
+    if endpoint.max_tokens_per_day and spent.tokens >= endpoint.max_tokens_per_day:
+        return f"{spent.tokens} of {endpoint.max_tokens_per_day} tokens used today"
+    if endpoint.max_cost_per_day and spent.cost >= endpoint.max_cost_per_day:
+        return f"{spent.cost:.4g} of {endpoint.max_cost_per_day:g} spent today"
+    return ""
+
+
+def has_daily_limit(endpoint: ApiEndpoint) -> bool:
+    return bool(endpoint.max_requests_per_day or endpoint.max_tokens_per_day or endpoint.max_cost_per_day)
+
+
+def is_unlimited(endpoint: ApiEndpoint) -> bool:
+    """Nothing about it is counted before a call."""
+    return not (
+        endpoint.max_requests_per_minute
+        or endpoint.max_tokens_per_minute
+        or endpoint.max_concurrency
+        or has_daily_limit(endpoint)
+    )
+
+
+def until_tomorrow(now: float, epoch: float) -> float:
+    """Pool time at which the next UTC day begins."""
+    return now + DAY - epoch % DAY
+
+
+def outdated(health: Health, report: Report) -> bool:
+    """Whether a call began under settings or with a key that are no longer the endpoint's."""
+    generation = report.generation
+    return report.outdated or generation not in (health.generation, -1)
+
+
+def matters(health: Health, report: Report) -> bool:
+    """Whether a call's end changes anything but totals: most do not."""
+    if not health.clean:
+        return True
+    if outdated(health, report):
+        return False
+    if report.exhausted_for:
+        return True
+    return report.outcome.kind not in BLAMELESS
+
+
+def apply(health: Health, token: int, report: Report) -> None:
+    """Change `health` by how a call ended, or by its first token."""
+    if report.opened:
+        health.first_token(token, report.began)
+        return
+    health.end(token)
+    if outdated(health, report):
+        return
+    kind = report.outcome.kind
+    if kind in ALIVE:
+        health.succeeded(report.began)
+    elif kind not in BLAMELESS:
+        health.failed(report.outcome, report.began, report.ended, report.jitter)
+    if report.exhausted_for:
+        health.exhausted(report.ended + report.exhausted_for, report.ended)

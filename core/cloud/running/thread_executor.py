@@ -1,0 +1,97 @@
+"""Where sync handlers run: daemon threads of our own, replaced when one is stuck."""
+
+import itertools
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from core.cloud.running.running_attempt import Flight
+
+log = logging.getLogger(__name__)
+
+Execute = Callable[[Flight], None]
+Refused = Callable[[Sequence[Flight], BaseException], None]
+"""Told which flights no thread could be had for, and why."""
+
+IDLE_SECONDS = 30.0
+"""A thread without work for so long ends."""
+
+_numbers = itertools.count(1)
+
+
+class Crew:
+    """Threads that run one flight each, started when needed.
+
+    Never a ThreadPoolExecutor: its threads are joined when the interpreter exits, and a stuck one would keep the process
+    alive for good.
+    """
+
+    def __init__(self, execute: Execute, refused: Refused) -> None:
+        self._execute = execute
+        self._refused = refused
+        self._changed = threading.Condition(threading.Lock())
+        self._queue: deque[Flight] = deque()
+        self._idle = 0
+        self._closed = False
+
+    def start(self, flights: Sequence[Flight]) -> None:
+        """Run these, each at once: a thread is started for each that finds none idle."""
+        with self._changed:
+            self._queue.extend(flights)
+            refusal = self._wake_one()
+        self._tell(refusal)
+
+    def close(self) -> None:
+        """Let idle threads end; busy ones end after their flight."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def _wake_one(self) -> "_Refusal | None":
+        # One at a time, each waking the next before it starts to work: with handlers that take microseconds a single
+        # thread then empties the queue, instead of ten that fight for the interpreter.
+        if not self._queue:
+            return None
+        if self._idle:
+            self._changed.notify()
+            return None
+        try:
+            threading.Thread(target=self._work, name=f"heablcoin-crew-{next(_numbers)}", daemon=True).start()
+        except Exception as error:  # noqa: BLE001  # no thread, or no memory for one
+            stranded = list(self._queue)
+            self._queue.clear()
+            return stranded, error
+        return None
+
+    def _tell(self, refusal: "_Refusal | None") -> None:
+        # Without the lock: whoever is told may start others.
+        if refusal is not None:
+            self._refused(*refusal)
+
+    def _next(self) -> Flight | None:
+        with self._changed:
+            while not self._queue:
+                if self._closed:
+                    return None
+                self._idle += 1
+                try:
+                    woken = self._changed.wait(IDLE_SECONDS)
+                finally:
+                    self._idle -= 1
+                if not woken and not self._queue:
+                    return None
+            flight = self._queue.popleft()
+            refusal = self._wake_one()
+        self._tell(refusal)
+        return flight
+
+    def _work(self) -> None:
+        while (flight := self._next()) is not None:
+            try:
+                self._execute(flight)
+            except BaseException:
+                log.exception("running task %s failed inside the runner", flight.claim.task_id)
+
+
+_Refusal = tuple[list[Flight], BaseException]

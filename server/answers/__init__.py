@@ -1,0 +1,1 @@
+"""What a client reads: records, their text, errors, schemas, and what it waits for."""

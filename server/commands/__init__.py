@@ -1,0 +1,1 @@
+"""The commands of `heablcoin-cloud` beside serving: one a file."""
