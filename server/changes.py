@@ -18,7 +18,7 @@ class Announces(Protocol):
 
 
 @dataclass(eq=False)
-class Watch:
+class ChangeWatch:
     """One waiter: what it waits for and how it is woken."""
 
     task_ids: frozenset[str] | None
@@ -39,14 +39,14 @@ class ChangeFeed:
     """Wakes the waiters of a task when it changes. Waiters that miss nothing still poll slowly, as a net."""
 
     def __init__(self, publisher: Announces) -> None:
-        self._watches: set[Watch] = set()
+        self._watches: set[ChangeWatch] = set()
         self._lock = threading.Lock()
         self._unsubscribe = publisher.on_change(self._changed)
 
     @contextmanager
-    def watch(self, task_ids: Iterable[str] | None = None) -> Iterator[Watch]:
+    def watch(self, task_ids: Iterable[str] | None = None) -> Iterator[ChangeWatch]:
         """A waiter for these tasks (None: all), on the running loop, from now until the block ends."""
-        watch = Watch(None if task_ids is None else frozenset(task_ids), asyncio.get_running_loop())
+        watch = ChangeWatch(None if task_ids is None else frozenset(task_ids), asyncio.get_running_loop())
         with self._lock:
             self._watches.add(watch)
         try:
@@ -73,6 +73,6 @@ class ChangeFeed:
                 log.debug("a waiter's event loop has ended")
 
 
-def _wake(watch: Watch, task_id: str) -> None:
+def _wake(watch: ChangeWatch, task_id: str) -> None:
     watch.seen.add(task_id)
     watch.changed.set()

@@ -175,7 +175,7 @@ def _tools(options: argparse.Namespace) -> int:
 def _import(options: argparse.Namespace) -> int:
     from server.commands import import_export
 
-    return import_export.bring_in(options.file, options.database)
+    return import_export.import_tasks(options.file, options.database)
 
 
 def _export(options: argparse.Namespace) -> int:

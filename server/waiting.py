@@ -21,7 +21,7 @@ Progress = Callable[[float, float, str], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
-class Waited:
+class WaitResult:
     """Where a wait ended."""
 
     tasks: list[Task]
@@ -41,7 +41,7 @@ class Waited:
         return 1.0 if any(task.status in HELD for task in self.tasks) else 5.0
 
 
-async def wait_until_done(app: App, task_ids: Sequence[str], timeout: float, progress: Progress) -> Waited:
+async def wait_until_done(app: App, task_ids: Sequence[str], timeout: float, progress: Progress) -> WaitResult:
     """Wait until all tasks are done, or `timeout` seconds passed, or waiting cannot help: nobody alive could ever
     run those that are left, or one of them is a question to the user.
 
@@ -66,7 +66,7 @@ async def wait_until_done(app: App, task_ids: Sequence[str], timeout: float, pro
                 await watch.changed.wait()
     reasons = await app.store(_reasons, app, tasks)
     # What a busy machine took for the last look was not waited for.
-    return Waited(tasks, reasons, min(anyio.current_time() - started, timeout), hopeless)
+    return WaitResult(tasks, reasons, min(anyio.current_time() - started, timeout), hopeless)
 
 
 def _read(app: App, task_ids: Sequence[str]) -> list[Task]:

@@ -305,7 +305,7 @@ async def _process(
         nonlocal hired
         if hired < limit:
             hired += 1
-            crew.create_task(worker())
+            group.create_task(worker())
 
     async def worker() -> None:
         try:
@@ -320,7 +320,7 @@ async def _process(
             raise RuntimeError("the batch was ended") from error  # asyncio would let an exit tear its loop apart
 
     try:
-        async with asyncio.TaskGroup() as crew:
+        async with asyncio.TaskGroup() as group:
             hire()
     except ExceptionGroup:
         raise broken[0] from None

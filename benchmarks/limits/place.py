@@ -104,7 +104,7 @@ class Place:
 
     def spread(self, per_minute: int, name: str = "only") -> None:
         """As if the last minute's calls had come one by one, so that a slot opens every now and then and not all at once."""
-        now, account = time.time(), self.here.manager._pool.members[name].account
+        now, account = time.time(), self.here.manager._pool.members[name].state
         with self.here.store.database.write():
             for number in range(per_minute):
                 account.admit(At(now - self.window * (1 - (number + 1) / per_minute)))

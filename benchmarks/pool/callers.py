@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from core.cloud.api_manager import ApiManager
 from core.cloud.endpoint import ApiEndpoint
-from core.cloud.pool.pool_state import PoolStore
+from core.cloud.pool.pool_state import PoolState
 from core.cloud.providers import provider_for
 from core.network import UrlPolicy, open_transport
 
@@ -100,7 +100,7 @@ class Pooled:
         strategy: str = "priority",
         attempts: int = 3,
         hedge_after: float | str | None = None,
-        store: PoolStore | None = None,
+        store: PoolState | None = None,
     ) -> None:
         self.name = f"pool on {transport}" + (", shared store" if store else "")
         self._strategy, self._attempts, self._hedge_after = strategy, attempts, hedge_after

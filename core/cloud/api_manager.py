@@ -30,9 +30,9 @@ from core.cloud.pool.membership import Membership, lacking
 from core.cloud.pool.plan import CallPlan, no_usage
 from core.cloud.pool.pool import Pool
 from core.cloud.pool.pool_gate import PoolGate
-from core.cloud.pool.pool_state import PoolStore
+from core.cloud.pool.pool_state import PoolState
 from core.cloud.pool.portal import Portal
-from core.cloud.pool.private_state import MemoryPoolStore
+from core.cloud.pool.private_state import PrivatePoolState
 from core.cloud.pool.readiness import Readiness
 from core.cloud.pool.selection import check_strategy, check_when_limited
 from core.cloud.pool.statistics import pool_stats
@@ -63,7 +63,7 @@ class ApiManager(ForkAware):
 
     def __init__(
         self,
-        store: PoolStore | None = None,
+        store: PoolState | None = None,
         *,
         clock: Clock | None = None,
         rng: random.Random | None = None,
@@ -80,7 +80,7 @@ class ApiManager(ForkAware):
         """
         self._clock = clock or SystemClock()
         self._lock = threading.RLock()
-        self._store: PoolStore = store or MemoryPoolStore()
+        self._store: PoolState = store or PrivatePoolState()
         if max_per_minute is not None:
             self._store.max_per_minute = check_max_per_minute(max_per_minute)
         self._own_rng = random.Random() if rng is None else None
@@ -186,7 +186,7 @@ class ApiManager(ForkAware):
             return unless_error(endpoint, func(endpoint))
 
         success = drive(self._pool, plan, ask, self._sleep)
-        return success.result, success.flight.member.endpoint
+        return success.result, success.sending.member.endpoint
 
     async def acall_with_retry(
         self,
@@ -221,7 +221,7 @@ class ApiManager(ForkAware):
             return unless_error(endpoint, await work(endpoint, seconds))
 
         success = await adrive(self._pool, plan, ask)
-        return success.result, success.flight.member.endpoint
+        return success.result, success.sending.member.endpoint
 
     async def achat(
         self, messages: str | Sequence[Message], *, grant: PoolGrant | None = None, **options: Unpack[ChatOptions]
@@ -251,10 +251,10 @@ class ApiManager(ForkAware):
         answer: ChatAnswer = success.result
         return ChatResult(
             answer.text,
-            success.flight.member.name,
+            success.sending.member.name,
             answer.model,
             success.usage,
-            success.flight.cost,
+            success.sending.cost,
             success.latency,
             success.attempts,
             answer.finish_reason,

@@ -57,7 +57,7 @@ class Gate(Protocol):
         ...
 
     def closed(self, capability: str) -> Closed | None:
-        """What such tasks wait for, asked of the limits' own books whatever this process knew; None when they may start."""
+        """What such tasks wait for, asked of the limits' own states whatever this process knew; None when they may start."""
         ...
 
 

@@ -43,7 +43,7 @@ class NewTask:
     idempotency_key: str | None = None
 
 
-class Published(NamedTuple):
+class PublishedTask(NamedTuple):
     """What became of one NewTask."""
 
     task_id: str
@@ -195,7 +195,7 @@ class StatusReport:
 
 
 @dataclass(frozen=True, slots=True)
-class QueueStats:
+class QueueCounts:
     """Counters; reading them scans nothing."""
 
     by_status: Mapping[TaskStatus, int]
@@ -281,7 +281,7 @@ class PutBack:
 class TaskStore(Protocol):
     """Tasks, their graph, their attempts."""
 
-    def publish(self, tasks: Sequence[NewTask], now: float) -> builtins.list[Published]:
+    def publish(self, tasks: Sequence[NewTask], now: float) -> builtins.list[PublishedTask]:
         """Insert all or nothing. Raises UnknownTask for a dependency that is neither stored nor earlier in `tasks`.
 
         A known idempotency key returns the earlier task and inserts nothing for that entry; later entries that depend on
@@ -306,7 +306,7 @@ class TaskStore(Protocol):
 
     def list(self, query: TaskQuery, now: float) -> Page: ...
 
-    def stats(self) -> QueueStats: ...
+    def stats(self) -> QueueCounts: ...
 
     def situation(self, task_id: str, now: float) -> Situation | None: ...
 
@@ -398,7 +398,7 @@ class TaskStore(Protocol):
         """
         ...
 
-    def restore(self, tasks: Iterable[RestoredTask], now: float) -> builtins.list[Published]:
+    def restore(self, tasks: Iterable[RestoredTask], now: float) -> builtins.list[PublishedTask]:
         """Insert tasks of an export, all or nothing; one that is there already, and the same, is left as it is.
 
         A task that has not ended has all its retries again. Raises InvalidArgument for an id or idempotency key that

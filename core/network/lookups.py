@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from core.threads import THREADS, settle
+from core.daemon_threads import THREADS, settle
 
 Lookup = Callable[[str, int], Sequence[str]]
 """Blocking: a host's addresses as text. Raises OSError."""
@@ -17,7 +17,7 @@ TOO_OLD = 30.0
 _Key = tuple[Lookup, str, int]
 
 
-class _Flight:
+class _Pending:
     """A look-up under way, and everybody who waits for it."""
 
     __slots__ = ("begun", "waiters")
@@ -37,23 +37,23 @@ class Lookups:
     def forget(self) -> None:
         """Begin anew: in a forked child none of the look-ups goes on."""
         self._lock = threading.Lock()
-        self._flights: dict[_Key, _Flight] = {}
+        self._under_way: dict[_Key, _Pending] = {}
 
     async def find(self, lookup: Lookup, host: str, port: int) -> Sequence[str]:
         """What `lookup(host, port)` gives or raises. Cancelling one caller leaves the others and the look-up alone."""
         key = (lookup, host, port)
         waiter: asyncio.Future[Sequence[str]] = asyncio.get_running_loop().create_future()
         with self._lock:
-            flight = self._flights.get(key)
-            begin = flight is None or self._clock() - flight.begun > TOO_OLD
-            if flight is None or begin:
-                flight = self._flights[key] = _Flight(self._clock())
-            flight.waiters.append(waiter)
+            pending = self._under_way.get(key)
+            begin = pending is None or self._clock() - pending.begun > TOO_OLD
+            if pending is None or begin:
+                pending = self._under_way[key] = _Pending(self._clock())
+            pending.waiters.append(waiter)
         if begin:
-            self._begin(key, flight)
+            self._begin(key, pending)
         return await waiter
 
-    def _begin(self, key: _Key, flight: _Flight) -> None:
+    def _begin(self, key: _Key, pending: _Pending) -> None:
         def work() -> None:
             lookup, host, port = key
             found: Sequence[str] = ()
@@ -62,18 +62,18 @@ class Lookups:
                 found = lookup(host, port)
             except BaseException as error:  # noqa: BLE001 - whatever it raises is its callers'
                 problem = error
-            self._land(key, flight, found, problem)
+            self._tell(key, pending, found, problem)
 
         try:
             THREADS.run(work)
         except OSError as error:
-            self._land(key, flight, (), error)
+            self._tell(key, pending, (), error)
 
-    def _land(self, key: _Key, flight: _Flight, found: Sequence[str], problem: BaseException | None) -> None:
+    def _tell(self, key: _Key, pending: _Pending, found: Sequence[str], problem: BaseException | None) -> None:
         with self._lock:
-            if self._flights.get(key) is flight:
-                del self._flights[key]
-        for waiter in flight.waiters:
+            if self._under_way.get(key) is pending:
+                del self._under_way[key]
+        for waiter in pending.waiters:
             settle(waiter, found, problem)
 
 

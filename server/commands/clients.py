@@ -19,7 +19,7 @@ class ClientFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class ConfigFinding:
     """What was found in a client's file."""
 
     file: ClientFile
@@ -51,25 +51,25 @@ def client_files(environ: Mapping[str, str] | None = None, platform: str = sys.p
     ]
 
 
-def inspect(file: ClientFile) -> Finding | None:
+def inspect(file: ClientFile) -> ConfigFinding | None:
     """What a client's file says of us; None when there is no file."""
     try:
         text = file.path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
-        return Finding(file, f"cannot be read ({type(error).__name__})", ())
+        return ConfigFinding(file, f"cannot be read ({type(error).__name__})", ())
     try:
         config = json.loads(text)
     except (ValueError, RecursionError) as error:
         where = f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
-        return Finding(file, f"is not valid JSON{where}", ())
+        return ConfigFinding(file, f"is not valid JSON{where}", ())
     if not isinstance(config, dict):
-        return Finding(file, "is not a JSON object", ())
+        return ConfigFinding(file, "is not a JSON object", ())
     entries = list(_entries(config))
     problem = next((said for name, entry in entries if (said := _problem(name, entry))), "")
     ours = [(name, entry) for name, entry in entries if _is_ours(name, entry)]
-    return Finding(file, problem, tuple(name for name, _ in ours), tuple(dict.fromkeys(_bare_commands(ours))))
+    return ConfigFinding(file, problem, tuple(name for name, _ in ours), tuple(dict.fromkeys(_bare_commands(ours))))
 
 
 def _bare_commands(entries: Iterable[tuple[str, object]]) -> Iterator[str]:

@@ -81,7 +81,7 @@ def _guarded(about: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Fin
 
 
 def _versions() -> Iterator[Finding]:
-    yield Finding("ok", DISTRIBUTION, f"{package_version()} in {Path(__file__).resolve().parent.parent}")
+    yield Finding("ok", DISTRIBUTION, f"{package_version()} in {Path(__file__).resolve().parents[2]}")
     yield Finding("ok", "python", f"{platform.python_version()} at {sys.executable} on {platform.platform()}")
     for name in LIBRARIES:
         try:

@@ -9,7 +9,7 @@ from core.paths import MEMORY, database_path
 from server.settings import load_settings
 
 
-def bring_in(file: str, database: str | None) -> int:
+def import_tasks(file: str, database: str | None) -> int:
     """Add the tasks of an export, or of the original program's JSON file, and say what could not be carried over.
 
     1 when there was no task in the file.

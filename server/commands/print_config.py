@@ -27,7 +27,7 @@ def launch_command() -> list[str]:
     found = shutil.which(DISTRIBUTION)
     if found:
         return [str(Path(found).absolute())]
-    return [str(Path(sys.executable).absolute()), str(Path(__file__).absolute().with_name("__main__.py"))]
+    return [str(Path(sys.executable).absolute()), str(Path(__file__).absolute().parents[1] / "__main__.py")]
 
 
 def options(database: str | None, handlers: str | None) -> list[str]:

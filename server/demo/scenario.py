@@ -13,7 +13,7 @@ from server.demo.screen import Screen
 from server.demo.session import Session, serve
 from server.demo.standin import StandIn, Step
 from server.demo.verdict import Observed, endpoint_stats, outcomes, pid_of
-from server.demo.watch import Watch
+from server.demo.watch import LiveView
 
 LEASE = 2
 """Seconds after which a killed server's tasks are given back; 30 where it is not set."""
@@ -41,7 +41,7 @@ class Demo:
         self._primary = StandIn("primary", plan.primary)
         self._backup = StandIn("backup", plan.backup)
         self._seen = Observed(keys=dict(KEYS))
-        self._watch = Watch(screen, self._seen.ids, (self._primary, self._backup))
+        self._watch = LiveView(screen, self._seen.ids, (self._primary, self._backup))
 
     async def run(self) -> Observed:
         """Everything, to the end. Raises TimeoutError, ToolError or MCPError when it cannot go on."""

@@ -14,7 +14,7 @@ PATIENCE = 60.0
 FINAL = frozenset({"completed", "failed", "cancelled", "expired"})
 
 
-class Watch:
+class LiveView:
     """Follows the tasks in `ids` (label -> task id) through any server of the database, and the stand-ins."""
 
     def __init__(self, screen: Screen, ids: Mapping[str, str], stand_ins: Sequence[StandIn]) -> None:

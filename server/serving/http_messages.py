@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.serving.messages import BYTE_ORDER_MARK, Refusal, error_message, read_message
+from server.serving.messages import BYTE_ORDER_MARK, RefusedMessage, error_message, read_message
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class HttpMessages:
             return
         body, received = await _body(receive, self._largest)
         refusal = read_message(body) if len(body) <= self._largest else None
-        if isinstance(refusal, Refusal):
+        if isinstance(refusal, RefusedMessage):
             log.warning("refused a message: %s", refusal.reason)
             await _refuse(refusal, scope, receive, send, stream)
             return
@@ -107,7 +107,7 @@ def _again(received: list[Message], receive: Receive) -> Receive:
     return replayed
 
 
-async def _refuse(refusal: Refusal, scope: Scope, receive: Receive, send: Send, stream: Send | None) -> None:
+async def _refuse(refusal: RefusedMessage, scope: Scope, receive: Receive, send: Send, stream: Send | None) -> None:
     """Answer on the stream where the client waits, else with the response to its POST."""
     waiting = [one for one in refusal.ids if one is not None]
     if stream is not None and waiting:

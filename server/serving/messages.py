@@ -37,7 +37,7 @@ Id: TypeAlias = str | int | float | None
 
 
 @dataclass(frozen=True)
-class Refusal:
+class RefusedMessage:
     """Why a text is no message that is served, and whom to tell."""
 
     code: int
@@ -56,7 +56,7 @@ def error_message(request_id: Id, code: int, reason: str) -> bytes:
     return to_json({"jsonrpc": "2.0", "id": request_id, "error": {"code": code, "message": reason}})
 
 
-def read_message(data: bytes) -> JSONRPCMessage | Refusal:
+def read_message(data: bytes) -> JSONRPCMessage | RefusedMessage:
     """The one message in `data`. A byte-order mark before it is skipped."""
     data = data.removeprefix(BYTE_ORDER_MARK)
     try:
@@ -66,27 +66,29 @@ def read_message(data: bytes) -> JSONRPCMessage | Refusal:
     return _message(parsed)
 
 
-def too_long(data: bytes, tail: bytes, limit: int) -> Refusal:
+def too_long(data: bytes, tail: bytes, limit: int) -> RefusedMessage:
     """The refusal of a message that begins with `data`, ends with `tail` and has more bytes than `limit`."""
-    return Refusal(INVALID_REQUEST, f"The message is longer than {limit} bytes. Send less at once.", _ids(data, tail))
+    return RefusedMessage(
+        INVALID_REQUEST, f"The message is longer than {limit} bytes. Send less at once.", _ids(data, tail)
+    )
 
 
-def _unreadable(data: bytes, why: str) -> Refusal:
+def _unreadable(data: bytes, why: str) -> RefusedMessage:
     try:
         data.decode("utf-8")
     except UnicodeDecodeError as error:
         why = f"byte {error.start + 1} is not UTF-8"
     why = why.replace("recursion limit exceeded", f"nested more than {DEEPEST} deep")
-    return Refusal(
+    return RefusedMessage(
         PARSE_ERROR, f"The message is not JSON: {why}. Send one JSON object in UTF-8.", _ids(data, data[-TAIL:])
     )
 
 
-def _message(parsed: Any) -> JSONRPCMessage | Refusal:
+def _message(parsed: Any) -> JSONRPCMessage | RefusedMessage:
     if isinstance(parsed, list):
         return _batch(parsed)
     if not isinstance(parsed, dict):
-        return Refusal(INVALID_REQUEST, "A JSON-RPC message is an object.")
+        return RefusedMessage(INVALID_REQUEST, "A JSON-RPC message is an object.")
     if "method" not in parsed and ("result" in parsed or "error" in parsed):
         return _response(parsed)
     if "id" not in parsed and "method" in parsed:
@@ -96,20 +98,20 @@ def _message(parsed: Any) -> JSONRPCMessage | Refusal:
     if isinstance(request_id, bool) or not isinstance(request_id, (str, int)):
         number = request_id if isinstance(request_id, float) else None
         wrong = "has no id" if "id" not in parsed else "has an id that is neither a string nor a whole number"
-        return Refusal(INVALID_REQUEST, f"The request {wrong}.", (number,))
+        return RefusedMessage(INVALID_REQUEST, f"The request {wrong}.", (number,))
     return _as(JSONRPCRequest, parsed, (request_id,))
 
 
-def _response(parsed: dict[str, Any]) -> JSONRPCMessage | Refusal:
+def _response(parsed: dict[str, Any]) -> JSONRPCMessage | RefusedMessage:
     # An answer to an answer could go on for ever between two confused peers.
     return _as(JSONRPCResponse if "result" in parsed else JSONRPCError, parsed, ())
 
 
-def _as(kind: type[Any], parsed: dict[str, Any], ids: tuple[Id, ...]) -> JSONRPCMessage | Refusal:
+def _as(kind: type[Any], parsed: dict[str, Any], ids: tuple[Id, ...]) -> JSONRPCMessage | RefusedMessage:
     try:
         message: JSONRPCMessage = kind.model_validate(parsed, by_name=False)
     except ValidationError as error:
-        return Refusal(INVALID_REQUEST, f"The message is no JSON-RPC 2.0 {_noun(kind)}: {_fault(error)}.", ids)
+        return RefusedMessage(INVALID_REQUEST, f"The message is no JSON-RPC 2.0 {_noun(kind)}: {_fault(error)}.", ids)
     return message
 
 
@@ -126,13 +128,13 @@ def _fault(error: ValidationError) -> str:
     return FAULTS.get(member, f"{member} is not as it should be")
 
 
-def _batch(parsed: list[Any]) -> Refusal:
+def _batch(parsed: list[Any]) -> RefusedMessage:
     """One error for each request in a batch: a client that sent one waits for all of them."""
     reason = "Batches are not part of MCP since 2025-06-18. Send each message by itself."
     requests = [one for one in parsed if isinstance(one, dict) and "method" in one and "id" in one]
     ids = [one["id"] for one in requests[:MOST_ANSWERED] if _can_be_sent_back(one["id"])]
     notified = bool(parsed) and all(isinstance(one, dict) and "method" in one and "id" not in one for one in parsed)
-    return Refusal(INVALID_REQUEST, reason, () if notified else tuple(ids) or (None,))
+    return RefusedMessage(INVALID_REQUEST, reason, () if notified else tuple(ids) or (None,))
 
 
 def _can_be_sent_back(request_id: Json) -> bool:

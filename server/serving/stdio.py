@@ -18,7 +18,7 @@ from mcp.server import MCPServer
 from mcp.shared.message import SessionMessage
 from mcp.types import INTERNAL_ERROR, JSONRPCError, JSONRPCMessage, JSONRPCResponse
 
-from server.serving.messages import TAIL, Refusal, error_message, read_message, too_long
+from server.serving.messages import TAIL, RefusedMessage, error_message, read_message, too_long
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ async def messages(
             while (
                 message := await anyio.to_thread.run_sync(next_message, reading, longest, abandon_on_cancel=True)
             ) is not None:
-                if isinstance(message, Refusal):
+                if isinstance(message, RefusedMessage):
                     log.warning("refused a message: %s", message.reason)
                     for answer in message.answers():
                         await write(answer)
@@ -104,7 +104,7 @@ async def messages(
         yield incoming, outgoing
 
 
-def next_message(reading: BufferedReader, longest: int) -> JSONRPCMessage | Refusal | None:
+def next_message(reading: BufferedReader, longest: int) -> JSONRPCMessage | RefusedMessage | None:
     """What the next line that is not blank says; None at the end of the stream. Blocks."""
     while line := reading.readline(longest + 1):
         if len(line) > longest and not line.endswith(b"\n"):

@@ -7,7 +7,7 @@ from core.errors import InvalidTransition
 from server.answers.records import LimitRow, TaskRow, limit_row, task_row
 from server.tools.arguments import choice, number
 from server.tools.tasks import TASKS, TaskId
-from server.tools.tool_registry import READS, REMOVES, RESTARTS_WORK, Call
+from server.tools.tool_registry import READS, REMOVES, RESTARTS_WORK, ToolCall
 
 
 class Changed(TypedDict, total=False):
@@ -18,14 +18,14 @@ class Changed(TypedDict, total=False):
 
 
 @TASKS.tool("Retry a task", RESTARTS_WORK)
-async def retry_failed_task(call: Call, task_id: TaskId) -> Changed:
+async def retry_failed_task(call: ToolCall, task_id: TaskId) -> Changed:
     """Put a failed, cancelled or expired task back in the queue with all its retries; tasks that waited for it go on."""
     task = await call.app.store(call.app.runtime.publisher.retry_task, task_id)
     return {"task": task_row(task), "next": f'wait_for_task(task_id="{task.task_id}")'}
 
 
 @TASKS.tool("Cancel a task", REMOVES)
-async def cancel_task(call: Call, task_id: TaskId) -> Changed:
+async def cancel_task(call: ToolCall, task_id: TaskId) -> Changed:
     """Cancel a task that has not ended; a running one is stopped. Tasks that depend on it wait or are cancelled, as they say."""
 
     def cancel() -> Changed:
@@ -64,7 +64,7 @@ class QueueStats(TypedDict, total=False):
 
 
 @TASKS.tool("Queue statistics", READS)
-async def get_enhanced_task_stats(call: Call) -> QueueStats:
+async def get_enhanced_task_stats(call: ToolCall) -> QueueStats:
     """Count the tasks by status and priority, and those that are ready, blocked or due later. Cheap at any size."""
     stats = dict(await call.app.store(call.app.runtime.publisher.get_stats))
     stats["avg_completion_time"] = round(stats["avg_completion_time"], 3)
@@ -84,7 +84,7 @@ class Cleaned(TypedDict, total=False):
 
 @TASKS.tool("Clean up tasks", REMOVES)
 async def cleanup_expired_tasks(
-    call: Call,
+    call: ToolCall,
     remove_older_than_days: Annotated[
         float, number("Also delete tasks that ended more than this many days ago; 0: delete nothing.", 0, 36500)
     ] = 0.0,

@@ -8,7 +8,7 @@ from core.errors import InvalidArgument
 from server.answers.records import LimitRow, filled, limit_row
 from server.answers.schema import UNTRUSTED
 from server.tools.arguments import DEFAULT_WAIT, MAX_WAIT, choice, number, text, whole
-from server.tools.tool_registry import READS, REMOVES, REPLACES, STARTS_WORK, Call, Toolset
+from server.tools.tool_registry import READS, REMOVES, REPLACES, STARTS_WORK, ToolCall, Toolset
 
 ENDPOINTS = Toolset("endpoints", "The pool of LLM APIs.")
 
@@ -46,7 +46,7 @@ class EndpointAdded(TypedDict, total=False):
 
 @ENDPOINTS.tool("Add an LLM endpoint", REPLACES)
 async def add_api_endpoint(
-    call: Call,
+    call: ToolCall,
     *,
     name: Annotated[str, text("Name to call it by; the same name again replaces it.", least=1, most=100)],
     base_url: Annotated[
@@ -101,7 +101,7 @@ async def add_api_endpoint(
     return await call.app.store(add)
 
 
-def refuse_misplaced_key(call: Call, api_key: str, **texts: str) -> None:
+def refuse_misplaced_key(call: ToolCall, api_key: str, **texts: str) -> None:
     """Raise InvalidArgument when a key stands in an argument that is stored and shown."""
     for argument, value in texts.items():
         if (api_key and api_key in value) or call.app.redact(value) != value:
@@ -163,7 +163,7 @@ class EndpointRemoved(TypedDict):
 
 
 @ENDPOINTS.tool("Remove an LLM endpoint", REMOVES)
-async def remove_api_endpoint(call: Call, name: Annotated[str, text(NAME, least=1, most=100)]) -> EndpointRemoved:
+async def remove_api_endpoint(call: ToolCall, name: Annotated[str, text(NAME, least=1, most=100)]) -> EndpointRemoved:
     """Take an endpoint out of the pool and forget its stored key."""
 
     def remove() -> EndpointRemoved:
@@ -198,7 +198,7 @@ class PoolStats(TypedDict, total=False):
 
 
 @ENDPOINTS.tool("API statistics", READS)
-async def get_api_manager_stats(call: Call) -> PoolStats:
+async def get_api_manager_stats(call: ToolCall) -> PoolStats:
     """Show every endpoint: status, success rate, latency, rate limit, tokens, cost, cool-down left, last error."""
     stats = await call.app.store(call.app.runtime.manager.get_stats)
     waiting = await call.app.store(call.app.runtime.publisher.waiting_for_limits)
@@ -226,7 +226,7 @@ class StatsReset(TypedDict):
 
 @ENDPOINTS.tool("Reset API statistics", REMOVES)
 async def reset_api_stats(
-    call: Call, name: Annotated[str, text("Only this endpoint; empty: all.", most=100)] = ""
+    call: ToolCall, name: Annotated[str, text("Only this endpoint; empty: all.", most=100)] = ""
 ) -> StatsReset:
     """Set the statistics of one or all endpoints to zero and end their cool-downs."""
 
@@ -263,7 +263,7 @@ class ChatAnswer(TypedDict, total=False):
 
 @ENDPOINTS.tool("Ask an LLM of the pool", STARTS_WORK)
 async def call_api(
-    call: Call,
+    call: ToolCall,
     *,
     prompt: Annotated[str, text("What to ask.", least=1, most=1_000_000)],
     system: Annotated[str, text("System message.", most=100_000)] = "",

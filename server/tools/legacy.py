@@ -9,12 +9,12 @@ from server.answers.records import TaskRow, filled, task_row
 from server.tools.arguments import StatusFilter, any_when_empty, choice, json_or_text, json_value, names, text, whole
 from server.tools.schedules import Schedule, schedule_row
 from server.tools.tasks import Published, published
-from server.tools.tool_registry import READS, STARTS_WORK, Call, Toolset
+from server.tools.tool_registry import READS, STARTS_WORK, ToolCall, Toolset
 
 LEGACY = Toolset("legacy", "The basic tools of version 1 (off by default).")
 
 
-def basic(call: Call) -> CloudTaskPublisher:
+def basic(call: ToolCall) -> CloudTaskPublisher:
     """The guide's basic publisher over this process's queue."""
     runtime = call.app.runtime
     return CloudTaskPublisher(publisher=runtime.publisher, scheduler=runtime.scheduler)
@@ -22,7 +22,7 @@ def basic(call: Call) -> CloudTaskPublisher:
 
 @LEGACY.tool("Publish a basic task", STARTS_WORK)
 async def publish_cloud_task(
-    call: Call,
+    call: ToolCall,
     *,
     name: Annotated[str, text("Handler that runs it.", least=1)],
     payload: Annotated[Any, json_value('JSON for the handler, e.g. {"symbol": "BTC/USDT"}.')] = "",
@@ -46,7 +46,7 @@ class BasicList(TypedDict):
 
 @LEGACY.tool("List basic tasks", READS)
 async def list_cloud_tasks(
-    call: Call,
+    call: ToolCall,
     *,
     status: Annotated[StatusFilter, any_when_empty, choice("Only tasks in this status.")] = "any",
     limit: Annotated[int, whole("Most rows.", 1, 200)] = 20,
@@ -64,7 +64,7 @@ class SchedulerState(TypedDict, total=False):
     schedules: Required[list[Schedule]]
 
 
-def state(call: Call) -> SchedulerState:
+def state(call: ToolCall) -> SchedulerState:
     """The scheduler as this server drives it. Reads the store."""
     scheduler = call.app.runtime.scheduler
     rows = [schedule_row(record) for record in scheduler.schedules()]
@@ -75,13 +75,13 @@ def state(call: Call) -> SchedulerState:
 
 
 @LEGACY.tool("Start the scheduler", READS)
-async def start_cloud_scheduler(call: Call) -> SchedulerState:
+async def start_cloud_scheduler(call: ToolCall) -> SchedulerState:
     """Make sure that schedules are published. A server does so from its start; this shows that it does."""
     return await call.app.store(state, call)
 
 
 @LEGACY.tool("Show the scheduler", READS)
-async def cloud_scheduler_snapshot(call: Call) -> SchedulerState:
+async def cloud_scheduler_snapshot(call: ToolCall) -> SchedulerState:
     """Show the scheduler and every schedule. list_schedules shows the same."""
     return await call.app.store(state, call)
 
@@ -94,7 +94,7 @@ class Triggered(TypedDict):
 
 @LEGACY.tool("Trigger schedules", STARTS_WORK)
 async def trigger_cloud_queue(
-    call: Call,
+    call: ToolCall,
     name: Annotated[str, text("Publish this schedule's task now; empty: everything that is due.", most=100)] = "",
 ) -> Triggered:
     """Publish the task of a schedule at once, leaving its times as they are."""

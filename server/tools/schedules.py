@@ -9,7 +9,7 @@ from core.errors import InvalidArgument
 from core.json_types import JsonObject, loads
 from server.answers.records import filled
 from server.tools.arguments import MAX_NAME, WEEK, YEAR, choice, json_value, names, number, priority_words, text, whole
-from server.tools.tool_registry import READS, REMOVES, REPLACES, Call, Toolset
+from server.tools.tool_registry import READS, REMOVES, REPLACES, ToolCall, Toolset
 
 SCHEDULES = Toolset("schedules", "Publish tasks at set times.")
 
@@ -56,7 +56,7 @@ class Scheduled(TypedDict, total=False):
 
 @SCHEDULES.tool("Schedule a task", REPLACES)
 async def schedule_task(
-    call: Call,
+    call: ToolCall,
     *,
     name: Annotated[str, text("Name of the schedule; the same name again changes it.", least=1, most=100)],
     task: Annotated[
@@ -105,7 +105,7 @@ class ScheduleList(TypedDict):
 
 
 @SCHEDULES.tool("List schedules", READS)
-async def list_schedules(call: Call) -> ScheduleList:
+async def list_schedules(call: ToolCall) -> ScheduleList:
     """List every schedule with its next and last run."""
     records = await call.app.store(call.app.runtime.scheduler.schedules)
     return {"schedules": [schedule_row(record) for record in records]}
@@ -120,7 +120,7 @@ class ScheduleRemoved(TypedDict):
 
 @SCHEDULES.tool("Remove a schedule", REMOVES)
 async def remove_schedule(
-    call: Call, name: Annotated[str, text("Name of the schedule.", least=1, most=MAX_NAME)]
+    call: ToolCall, name: Annotated[str, text("Name of the schedule.", least=1, most=MAX_NAME)]
 ) -> ScheduleRemoved:
     """Remove a schedule. Tasks it has published go on."""
 

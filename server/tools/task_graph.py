@@ -9,7 +9,7 @@ from core.json_types import Json, JsonObject
 from server.answers.records import filled
 from server.tools.arguments import objects
 from server.tools.tasks import MOST_ROWS, TASKS, publish_arguments, publish_enhanced_task
-from server.tools.tool_registry import STARTS_WORK, Arguments, Call
+from server.tools.tool_registry import STARTS_WORK, Arguments, ToolCall
 
 MOST = 1_000
 
@@ -53,7 +53,7 @@ def task_of_a_graph() -> JsonObject:
 
 @TASKS.tool("Publish linked tasks", STARTS_WORK)
 async def publish_task_graph(
-    call: Call,
+    call: ToolCall,
     tasks: Annotated[
         list[dict[str, Any]],
         objects(

@@ -40,9 +40,8 @@ from server.tools.arguments import (
     text,
     whole,
 )
-from server.tools.tool_registry import READS, STARTS_WORK, Call, Toolset
-from server.waiting import Waited as WaitOutcome
-from server.waiting import wait_until_done
+from server.tools.tool_registry import READS, STARTS_WORK, ToolCall, Toolset
+from server.waiting import WaitResult, wait_until_done
 
 TASKS = Toolset("tasks", "Publish, watch and change background tasks.")
 
@@ -103,7 +102,7 @@ def how_to_answer(question: Task) -> str:
 
 @TASKS.tool("Publish a task", STARTS_WORK)
 async def publish_enhanced_task(
-    call: Call,
+    call: ToolCall,
     *,
     name: Annotated[
         str,
@@ -181,7 +180,7 @@ class TaskList(TypedDict, total=False):
 
 @TASKS.tool("List tasks", READS)
 async def list_enhanced_tasks(
-    call: Call,
+    call: ToolCall,
     *,
     status: Annotated[StatusFilter, any_when_empty, choice("Only tasks in this status.")] = "any",
     priority_min: Annotated[int, whole("Only this priority or higher (1 LOW .. 4 URGENT).", 0, 4), priority_words] = 0,
@@ -224,7 +223,7 @@ class TaskPart(TaskDetail, total=False):
 
 @TASKS.tool("Show a task", READS)
 async def get_task_status(
-    call: Call,
+    call: ToolCall,
     *,
     task_id: TaskId,
     part: Annotated[
@@ -294,7 +293,7 @@ class Waited(TypedDict, total=False):
 
 @TASKS.tool("Wait for tasks", READS)
 async def wait_for_task(
-    call: Call,
+    call: ToolCall,
     *,
     task_id: Annotated[
         Sequence[str], ids(f"One task id, or up to {MOST_WAITED:,} separated by commas.", least=1, most=MOST_WAITED)
@@ -338,7 +337,7 @@ def shown_of(tasks: Sequence[Task]) -> list[Task]:
     return [task for task in tasks if task.task_id in kept]
 
 
-def how_to_go_on(waited: WaitOutcome) -> str:
+def how_to_go_on(waited: WaitResult) -> str:
     """What to do about tasks that have not ended yet."""
     pending = ",".join(task.task_id for task in waited.tasks if not task.done)
     again = f'wait_for_task(task_id="{pending}")'

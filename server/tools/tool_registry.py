@@ -26,7 +26,7 @@ R = TypeVar("R", bound=Mapping[str, Any])
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class ToolCall:
     """What a tool function gets besides its arguments."""
 
     app: App
@@ -115,7 +115,7 @@ class Arguments:
 
     @classmethod
     def of(cls, function: Callable[..., object]) -> "Arguments":
-        """The arguments of `function`, its first parameter (the Call) left out."""
+        """The arguments of `function`, its first parameter (the ToolCall) left out."""
         first = next(iter(inspect.signature(function).parameters))
         metadata = func_metadata(function, skip_names=[first], structured_output=False)
         schema = strip_noise(metadata.arg_model.model_json_schema(by_alias=True))
@@ -151,12 +151,12 @@ class Toolset:
 
     def tool(
         self, title: str, hints: Hints
-    ) -> Callable[[Callable[Concatenate[Call, P], Awaitable[R]]], Callable[Concatenate[Call, P], Awaitable[R]]]:
+    ) -> Callable[[Callable[Concatenate[ToolCall, P], Awaitable[R]]], Callable[Concatenate[ToolCall, P], Awaitable[R]]]:
         """Declare a tool: its docstring is the description, its return annotation (a TypedDict) the output schema."""
 
         def declare(
-            function: Callable[Concatenate[Call, P], Awaitable[R]],
-        ) -> Callable[Concatenate[Call, P], Awaitable[R]]:
+            function: Callable[Concatenate[ToolCall, P], Awaitable[R]],
+        ) -> Callable[Concatenate[ToolCall, P], Awaitable[R]]:
             record = inspect.signature(function).return_annotation
             self.specs.append(ToolSpec(function, self.name, title, hints, record))
             return function
@@ -182,7 +182,7 @@ class BoundTool(Tool):
         """Run the tool; every failure is a ToolError that says what happened and what to do."""
         try:
             checked = self._spec.arguments.check(self.name, arguments)
-            record = await self._spec.function(Call(self._app, context), **checked)
+            record = await self._spec.function(ToolCall(self._app, context), **checked)
             return tool_result(record, self._untrusted)
         except MCPError:
             raise

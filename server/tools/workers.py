@@ -10,7 +10,7 @@ from server.answers.schema import UNTRUSTED
 from server.tools.arguments import choice, json_or_text, names, number, text, whole
 from server.tools.control import Changed
 from server.tools.tasks import TaskId
-from server.tools.tool_registry import ADDS, REPLACES, Call, Toolset
+from server.tools.tool_registry import ADDS, REPLACES, ToolCall, Toolset
 
 WORKERS = Toolset("workers", "Do tasks yourself: claim them and report.")
 
@@ -37,7 +37,7 @@ class Claimed(TypedDict, total=False):
 
 @WORKERS.tool("Claim tasks", ADDS)
 async def claim_task(
-    call: Call,
+    call: ToolCall,
     *,
     worker: Annotated[str, text("Your name as a worker; use the same in update_task_status.", least=1, most=100)],
     names: Annotated[Sequence[str], names("Only tasks with one of these comma-separated names; empty: any.")] = "",
@@ -84,7 +84,7 @@ def _next(tasks: list[Assignment], worker: str) -> str:
 
 @WORKERS.tool("Report on a task", REPLACES)
 async def update_task_status(
-    call: Call,
+    call: ToolCall,
     *,
     task_id: TaskId,
     status: Annotated[

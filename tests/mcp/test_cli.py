@@ -156,9 +156,7 @@ def test_a_server_that_cannot_start_says_why_in_one_line(
 
 
 def test_a_command_without_a_client_does_not_load_the_protocol(tmp_path: Path) -> None:
-    asked = (
-        "import sys\nfrom server import worker, set_key, transfer, doctor, print_config\nprint('mcp' in sys.modules)"
-    )
+    asked = "import sys\nfrom server.commands import worker, set_key, import_export, doctor, print_config\nprint('mcp' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", asked], capture_output=True, text=True, env=environment(tmp_path), timeout=60, check=True
     )

@@ -22,13 +22,13 @@ class Runs:
     """A runner and a publisher, and when the runner is at rest."""
 
     def look(self):
-        self.runner._exchanger.look()
+        self.runner._dispatcher.look()
 
     def idle(self):
-        exchanger = self.runner._exchanger
-        with exchanger._changed:
-            at_rest = bool(exchanger._changed._waiters)  # between two rounds
-            return at_rest and not (self.runner.in_flight or exchanger._look or exchanger._waiting)
+        dispatcher = self.runner._dispatcher
+        with dispatcher._changed:
+            at_rest = bool(dispatcher._changed._waiters)  # between two rounds
+            return at_rest and not (self.runner.in_flight or dispatcher._look or dispatcher._waiting)
 
     def settled(self):
         """Until it has started all it may, and that has ended."""

@@ -224,9 +224,9 @@ def test_a_task_that_one_endpoint_cannot_serve_waits_for_the_slot_of_another_and
     process.fake.script("small", *[FakeStep(status=400, code="context_length_exceeded")] * 20)
 
     [task] = process.ask(1, max_retries=0)
-    wait_until(lambda: process.manager._pool.line.turns, "the call to wait for the other")
+    wait_until(lambda: process.manager._pool.wait_queue.waiters, "the call to wait for the other")
     process.clock.advance(WINDOW)
-    process.manager._pool.line.turns[0].call(process.clock.monotonic())
+    process.manager._pool.wait_queue.waiters[0].call(process.clock.monotonic())
 
     wait_until(lambda: process.publisher.get_task(task.task_id).done, "its end")
     assert process.statuses([task]) == {"completed": 1}
@@ -281,7 +281,7 @@ def test_a_task_whose_endpoint_is_removed_before_it_met_a_fault_waits_until_it_i
 def test_a_process_whose_pool_is_empty_is_at_rest(process):
     process.settled()
     rounds = []
-    process.runner._exchanger.step = lambda *_, real=process.runner._exchanger.step: rounds.append(1) or real()
+    process.runner._dispatcher.step = lambda *_, real=process.runner._dispatcher.step: rounds.append(1) or real()
 
     [task] = process.ask(1)
     process.settled()

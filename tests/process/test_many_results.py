@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from core.cloud.running import child_answers
-from core.cloud.running.process_executor import IsolatedRun
+from core.cloud.running.process_executor import ProcessRun
 from core.cloud.running.stored_results import FEW, StoredResults
 from core.cloud.task import Task
 from core.errors import StoreBusy
@@ -104,8 +104,8 @@ def test_the_results_of_many_parents_reach_a_handler_of_each_kind(queue: Queue, 
 
 def test_a_child_is_sent_no_result_of_many_before_it_asks(queue: Queue, monkeypatch) -> None:
     sent = []
-    written = IsolatedRun._request
-    monkeypatch.setattr(IsolatedRun, "_request", lambda *arguments: sent.append(written(*arguments)) or sent[-1])
+    written = ProcessRun._request
+    monkeypatch.setattr(ProcessRun, "_request", lambda *arguments: sent.append(written(*arguments)) or sent[-1])
     task = many(queue, in_child)
     queue.run()
 
@@ -170,9 +170,9 @@ def test_a_question_that_is_open_when_its_attempt_is_stopped_keeps_nobody(queue:
         return read(task_ids)
 
     children = []
-    ask = IsolatedRun._ask
+    ask = ProcessRun._ask
     monkeypatch.setattr(
-        IsolatedRun, "_ask", lambda run, process, request: (children.append(process.pid), ask(run, process, request))
+        ProcessRun, "_ask", lambda run, process, request: (children.append(process.pid), ask(run, process, request))
     )
     monkeypatch.setattr(queue.store.tasks, "results", slow)
     try:

@@ -12,8 +12,8 @@ import pytest
 from core.cloud.api_manager import ApiEndpoint, ApiManager
 from core.cloud.store import open_store
 from core.cloud.store.database import Database
-from core.cloud.store.pool_store import SqlitePoolStore
 from core.cloud.store.pool_windows import WHOLE_POOL
+from core.cloud.store.sqlite_pool_state import SqlitePoolState
 from tests.support.pool_world import most_in_window
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,11 +24,11 @@ CALLERS = textwrap.dedent(
     import asyncio, json, sys, time
     from core.cloud.api_manager import ApiManager
     from core.cloud.store.database import Database
-    from core.cloud.store.pool_store import SqlitePoolStore
+    from core.cloud.store.sqlite_pool_state import SqlitePoolState
     from core.errors import AllEndpointsFailed
 
     path, window, seconds, limit = sys.argv[1], *map(float, sys.argv[2:])
-    store = SqlitePoolStore(Database(path), window=window)
+    store = SqlitePoolState(Database(path), window=window)
     manager = ApiManager(store, max_per_minute=int(limit))
     arrivals = []
 
@@ -75,7 +75,7 @@ def python(*arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def arrivals_of_two_processes(store: SqlitePoolStore, limit: int = 0) -> list[list[float]]:
+def arrivals_of_two_processes(store: SqlitePoolState, limit: int = 0) -> list[list[float]]:
     """When the calls of two processes with fifty callers each arrived; `limit` is the whole pool's."""
     with store.database.write() as connection:
         connection.execute(EVERY_START)
@@ -92,7 +92,7 @@ def arrivals_of_two_processes(store: SqlitePoolStore, limit: int = 0) -> list[li
     return arrivals
 
 
-def starts_of(store: SqlitePoolStore, name: str) -> list[float]:
+def starts_of(store: SqlitePoolState, name: str) -> list[float]:
     with store.database.read() as connection:
         return [
             at for (at,) in connection.execute("SELECT at FROM every_start WHERE endpoint = ? ORDER BY at", (name,))
@@ -100,7 +100,7 @@ def starts_of(store: SqlitePoolStore, name: str) -> list[float]:
 
 
 def test_two_processes_with_fifty_callers_each_keep_one_limit_exactly_and_use_all_of_it(tmp_path):
-    store = SqlitePoolStore(Database(str(tmp_path / "pool.db")), window=WINDOW)
+    store = SqlitePoolState(Database(str(tmp_path / "pool.db")), window=WINDOW)
     manager = ApiManager(store)
     manager.add_endpoint(ApiEndpoint("only", "https://only.example", max_requests_per_minute=LIMIT))
     arrivals = arrivals_of_two_processes(store)
@@ -118,7 +118,7 @@ def test_two_processes_with_fifty_callers_each_keep_one_limit_exactly_and_use_al
 
 
 def test_two_processes_keep_the_limit_of_the_whole_pool_exactly_and_use_all_of_it(tmp_path):
-    store = SqlitePoolStore(Database(str(tmp_path / "pool.db")), window=WINDOW)
+    store = SqlitePoolState(Database(str(tmp_path / "pool.db")), window=WINDOW)
     manager = ApiManager(store)
     for name, own in (("one", LIMIT // 2), ("other", 0)):
         manager.add_endpoint(ApiEndpoint(name, f"https://{name}.example", max_requests_per_minute=own))
@@ -139,7 +139,7 @@ TALKERS = textwrap.dedent(
     from core.cloud.api_manager import ApiManager
     from core.cloud.provider import ChatAnswer, Usage
     from core.cloud.store.database import Database
-    from core.cloud.store.pool_store import SqlitePoolStore
+    from core.cloud.store.sqlite_pool_state import SqlitePoolState
     from core.errors import AllEndpointsFailed
 
     path, window, seconds = sys.argv[1], *map(float, sys.argv[2:])
@@ -155,7 +155,7 @@ TALKERS = textwrap.dedent(
         async def aclose(self):
             pass
 
-    store = SqlitePoolStore(Database(path), window=window)
+    store = SqlitePoolState(Database(path), window=window)
     manager = ApiManager(store, providers={"fake": Model()})
 
     async def caller():
@@ -199,7 +199,7 @@ def most_tokens_in_window(taken: list[tuple[float, int]], window: float) -> int:
 
 
 def test_two_processes_keep_one_limit_of_tokens_exactly_and_use_nearly_all_of_it(tmp_path):
-    store = SqlitePoolStore(Database(str(tmp_path / "pool.db")), window=WINDOW)
+    store = SqlitePoolState(Database(str(tmp_path / "pool.db")), window=WINDOW)
     manager = ApiManager(store)
     manager.add_endpoint(
         ApiEndpoint("only", "fake", provider="fake", max_requests_per_minute=0, max_tokens_per_minute=TOKENS)

@@ -21,7 +21,7 @@ from core.cloud.handlers.builtin import builtin_handlers
 from core.cloud.handlers.registry import Place
 from core.cloud.running import async_executor, outage, preparing, process_executor
 from core.cloud.running.outage import NotStarted, Outages
-from core.cloud.running.settling import Outcomes
+from core.cloud.running.settling import Settler
 from core.cloud.running.wakeup import WakeUp
 from core.errors import StoreBusy
 from tests.process.queue_setup import Queue, queue
@@ -84,8 +84,8 @@ def attribute(owner: object, name: str, error: BaseException) -> Callable[[pytes
 
 NO_THREAD = RuntimeError("can't start new thread")
 REFUSED = {
-    "no thread for a sync handler": ("here", start_of_thread("heablcoin-crew", NO_THREAD)),
-    "no memory for a thread": ("here", start_of_thread("heablcoin-crew", MemoryError())),
+    "no thread for a sync handler": ("here", start_of_thread("heablcoin-thread", NO_THREAD)),
+    "no memory for a thread": ("here", start_of_thread("heablcoin-thread", MemoryError())),
     "no thread for the loop": ("on_a_loop", start_of_thread("heablcoin-handlers", NO_THREAD)),
     "no file descriptors for the loop": (
         "on_a_loop",
@@ -94,7 +94,7 @@ REFUSED = {
     "no memory for the loop": ("on_a_loop", attribute(async_executor, "DaemonExecutor", MemoryError())),
     "the loop takes nothing": (
         "on_a_loop",
-        attribute(async_executor.Lane, "start", RuntimeError("the event loop has ended")),
+        attribute(async_executor.AsyncExecutor, "start", RuntimeError("the event loop has ended")),
     ),
     "no processes left": (
         "apart",
@@ -149,7 +149,7 @@ def test_while_threads_are_refused_another_process_takes_the_work_and_other_kind
 ) -> None:
     queue.handlers.register("here", here)
     queue.handlers.register("on_a_loop", on_a_loop)
-    monkeypatch.setattr(threading.Thread, "start", Fails(threading.Thread.start, NO_THREAD, 1, only="heablcoin-crew"))
+    monkeypatch.setattr(threading.Thread, "start", Fails(threading.Thread.start, NO_THREAD, 1, only="heablcoin-thread"))
     refused = queue.run()
     task = queue.publisher.publish("here", 1)
     wait_until(lambda: queue.outcomes(task)[:1] == ["interrupted"], "the refusal")
@@ -246,7 +246,7 @@ def test_an_end_that_cannot_be_worked_out_is_a_failure_that_says_so_and_costs_th
     async def asynchronous(payload: Any) -> Any:
         return behave(payload)
 
-    monkeypatch.setattr(Outcomes, broken, Fails(getattr(Outcomes, broken), MemoryError(), 1))
+    monkeypatch.setattr(Settler, broken, Fails(getattr(Settler, broken), MemoryError(), 1))
     queue.handlers.register("behave", asynchronous if kind == "async" else behave)
     tasks = [queue.publisher.publish("behave", number, max_retries=0) for number in range(3)]
     queue.run()
@@ -312,7 +312,7 @@ def test_a_handler_that_harms_its_event_loop_leaves_the_others_on_it_unharmed(qu
     assert queue.finished(queue.publisher.publish("waits", max_retries=5)).result == "undisturbed"
 
 
-THREADS_OF_A_RUNNER = ("wakeup", "leases", "upkeep", "watchdog", "exchange")
+THREADS_OF_A_RUNNER = ("wakeup", "leases", "upkeep", "watchdog", "dispatcher")
 STEPS_OF_A_START: dict[str, Callable[[Queue, pytest.MonkeyPatch], object]] = {
     **{
         f"no thread for {name}": lambda queue, patch, name=name: patch.setattr(
@@ -379,7 +379,7 @@ def test_a_start_that_fails_leaves_a_wake_up_that_was_heard_before_as_it_was(
 ) -> None:
     port = queue.publisher.wakeup.listen()
     with monkeypatch.context() as patch:
-        STEPS_OF_A_START["no thread for exchange"](queue, patch)
+        STEPS_OF_A_START["no thread for dispatcher"](queue, patch)
         with pytest.raises(RuntimeError):
             queue.run()
     assert queue.publisher.wakeup.port == port
@@ -416,8 +416,8 @@ def test_handlers_that_do_not_end_leave_so_many_threads_behind_and_no_more(
     wait_until(lambda: runner._executor.unable() == {Place.THREAD}, "the cap")
     assert queue.finished(queue.publisher.publish("on_a_loop", "others go on")).result == "others go on"
     wait_until(lambda: runner.in_flight == 0, "an end to sync work")
-    crew = [thread for thread in threading.enumerate() if thread.name.startswith("heablcoin-crew")]
-    assert 4 <= len(crew) <= 6
+    threads = [thread for thread in threading.enumerate() if thread.name.startswith("heablcoin-thread")]
+    assert 4 <= len(threads) <= 6
     waiting = [task for task in tasks if queue.publisher.get_task(task.task_id).status == "pending"]
     assert len(waiting) >= 6
     said = queue.publisher.why(waiting[0].task_id)
@@ -484,17 +484,17 @@ def test_refusals_are_tried_again_after_growing_waits_and_forgotten_once_one_wor
 
 
 FAULTS: dict[str, Callable[[Queue, pytest.MonkeyPatch, int], object]] = {
-    "crew": lambda queue, patch, times: patch.setattr(
-        threading.Thread, "start", Fails(threading.Thread.start, NO_THREAD, times, only="heablcoin-crew")
+    "threads": lambda queue, patch, times: patch.setattr(
+        threading.Thread, "start", Fails(threading.Thread.start, NO_THREAD, times, only="heablcoin-thread")
     ),
-    "lane's thread": lambda queue, patch, times: patch.setattr(
+    "executor's thread": lambda queue, patch, times: patch.setattr(
         threading.Thread, "start", Fails(threading.Thread.start, NO_THREAD, times, only="heablcoin-handlers")
     ),
-    "lane's loop": lambda queue, patch, times: patch.setattr(
+    "executor's loop": lambda queue, patch, times: patch.setattr(
         asyncio, "new_event_loop", Fails(asyncio.new_event_loop, OSError(errno.EMFILE, "no files"), times)
     ),
-    "lane takes nothing": lambda queue, patch, times: patch.setattr(
-        async_executor.Lane, "start", Fails(async_executor.Lane.start, RuntimeError("ended"), times)
+    "executor takes nothing": lambda queue, patch, times: patch.setattr(
+        async_executor.AsyncExecutor, "start", Fails(async_executor.AsyncExecutor.start, RuntimeError("ended"), times)
     ),
     "child": lambda queue, patch, times: patch.setattr(
         process_executor.subprocess,

@@ -587,7 +587,7 @@ def test_a_runner_finds_what_was_published_before_the_publisher_knew_of_it(queue
     clock = ManualClock(time.time())
     queue.handlers.register("quick", lambda payload: "done")
     runner = queue.run(clock=clock)
-    wait_until(lambda: not runner._exchanger._look, "the first look")
+    wait_until(lambda: not runner._dispatcher._look, "the first look")
     stranger = EnhancedCloudTaskPublisher(store=queue.store, wakeup=WakeUp())
 
     task = stranger.publish("quick")
@@ -619,7 +619,7 @@ def test_a_task_whose_lease_ended_before_it_began_is_given_back_unbegun(queue: Q
 
     clock.advance(30.0)  # As after a suspend.
     runner._executor.start(claims, lease_until)
-    wait_until(runner._exchanger.unsettled, "the task to be given back")
+    wait_until(runner._dispatcher.unsettled, "the task to be given back")
     assert begun == []
 
     runner.start()
@@ -650,7 +650,7 @@ def test_a_renewed_lease_lets_a_task_begin_that_waited_long_for_its_loop(queue: 
     runner._keeper._renew()
     clock.advance(20.0)
     go_on.set()
-    wait_until(lambda: len(runner._exchanger.unsettled()) == 2, "both to end")
+    wait_until(lambda: len(runner._dispatcher.unsettled()) == 2, "both to end")
     runner.start()
 
     assert [queue.finished(task).result for task in tasks] == [1, 1]

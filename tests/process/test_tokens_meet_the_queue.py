@@ -24,8 +24,8 @@ def add(process, name="deepseek", limit=LIMIT, **settings):
 
 
 def used(process, name="deepseek"):
-    account = process.manager._pool.get(name).account
-    return account.used_tokens(process.clock.now())
+    state = process.manager._pool.get(name).state
+    return state.used_tokens(process.clock.now())
 
 
 def test_tasks_wait_for_tokens_and_all_complete_at_their_first_attempt(process):
@@ -82,15 +82,15 @@ async def test_a_grant_that_its_call_cannot_use_is_given_back(process):
     payload = {"prompt": "x", "max_tokens": 90}
     grant = gate.take("ai_call", json.dumps(payload))
     assert grant is not None
-    account = grant.member.account
-    assert account.used_tokens(clock.monotonic()) == TOKENS_PER_MESSAGE + 1 + 90
+    state = grant.member.state
+    assert state.used_tokens(clock.monotonic()) == TOKENS_PER_MESSAGE + 1 + 90
     assert gate.take("ai_call", json.dumps(payload)) is None
     assert 0 < gate.wait("ai_call") < 1, "the call may end with fewer"
     # What it refers to turned out to be long.
     with pytest.raises(AllEndpointsFailed) as failure:
         await manager.achat("x" * 30 * LIMIT, max_tokens=90, grant=grant)
     assert failure.value.final
-    assert (account.used_tokens(clock.monotonic()), account.used(clock.monotonic()), account.in_flight) == (0, 0, 0)
+    assert (state.used_tokens(clock.monotonic()), state.used(clock.monotonic()), state.in_flight) == (0, 0, 0)
     assert gate.wait("ai_call") == 0
 
 

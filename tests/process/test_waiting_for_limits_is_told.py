@@ -59,7 +59,7 @@ def test_why_says_what_it_waits_for_whatever_the_limit(make, case):
     process.runner.start()
     process.ask(1, max_retries=0)
     wait_until(
-        lambda: process.clock.advance(0.01) or process.manager._pool.members["deepseek"].account.look(process.clock),
+        lambda: process.clock.advance(0.01) or process.manager._pool.members["deepseek"].state.look(process.clock),
         "the limit to close",
     )
     [waiting] = process.ask(1)
@@ -106,11 +106,11 @@ def test_a_direct_call_that_waits_goes_before_the_tasks_of_its_process(make):
 
     caller = threading.Thread(target=direct, daemon=True)
     caller.start()
-    wait_until(lambda: process.manager._pool.line.turns, "the direct call to wait")
+    wait_until(lambda: process.manager._pool.wait_queue.waiters, "the direct call to wait")
 
     process.clock.advance(5.1)
     process.look()
-    process.manager._pool.line.turns[0].call(process.clock.monotonic())
+    process.manager._pool.wait_queue.waiters[0].call(process.clock.monotonic())
     wait_until(lambda: answered, "the direct call")
     process.settled()
 
@@ -133,7 +133,7 @@ def waiting_elsewhere(make):
         answered.append(other.manager.chat("now", deadline=10_000).text)
 
     threading.Thread(target=direct, daemon=True).start()
-    wait_until(lambda: other.manager._pool.line.turns, "the direct call to wait")
+    wait_until(lambda: other.manager._pool.wait_queue.waiters, "the direct call to wait")
     process.clock.advance(5.1)
     return process, other, tasks, answered
 
@@ -144,7 +144,7 @@ def test_a_direct_call_of_another_process_goes_before_the_tasks_too(waiting_else
     process.settled()
     assert process.statuses(tasks) == {"completed": 1, "pending": 2}
 
-    other.manager._pool.line.turns[0].call(process.clock.monotonic())
+    other.manager._pool.wait_queue.waiters[0].call(process.clock.monotonic())
     wait_until(lambda: answered, "the direct call")
     process.clock.advance(COMES_WITHIN)
     process.look()

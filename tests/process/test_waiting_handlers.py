@@ -11,7 +11,7 @@ import pytest
 
 from core.cloud.api_manager import ApiEndpoint, ApiManager
 from core.cloud.handlers.builtin import builtin_handlers
-from core.cloud.pool.private_state import MemoryPoolStore
+from core.cloud.pool.private_state import PrivatePoolState
 from core.cloud.providers.fake import FakeProvider, FakeStep
 from core.cloud.running import rest
 from core.cloud.running.runner import TaskRunner
@@ -70,7 +70,7 @@ class Pool:
 
     def limited(self, window: float = WINDOW, **settings: Any) -> ApiManager:
         provider = FakeProvider({"a": [FakeStep("asked")] * 99})
-        manager = ApiManager(MemoryPoolStore(window=window), providers={"fake": provider})
+        manager = ApiManager(PrivatePoolState(window=window), providers={"fake": provider})
         limits = {"max_requests_per_minute": 1, **settings}
         manager.add_endpoint(ApiEndpoint("a", "https://a.example", provider="fake", **limits))
         self.made.append(manager)
@@ -92,7 +92,7 @@ def pool() -> Iterator[Pool]:
 
 
 def resting(runner: TaskRunner) -> int:
-    return runner._flights.resting
+    return runner._attempts.resting
 
 
 @pytest.mark.parametrize("way", sorted(ways(ApiManager())))
@@ -136,10 +136,13 @@ def test_a_wait_over_goes_on_at_once_though_the_slots_are_taken(queue: Queue, po
 
 
 def test_only_the_wait_is_left_out_of_the_time_an_attempt_may_take(queue: Queue, pool: Pool) -> None:
-    manager = pool.full(0.5)
+    manager = pool.full(1.0)
+    waited: list[float] = []
 
     async def waits_and_hangs(payload: Any) -> None:
+        began = time.monotonic()
         await manager.achat("?")
+        waited.append(time.monotonic() - began)
         await asyncio.sleep(LONG)
 
     queue.handlers.register("hangs", waits_and_hangs)
@@ -148,7 +151,8 @@ def test_only_the_wait_is_left_out_of_the_time_an_attempt_may_take(queue: Queue,
 
     assert task.error == "Timed out after 0.4 s."
     (attempt,) = queue.publisher.attempts(task.task_id)
-    assert (attempt.ended_at - attempt.started_at).total_seconds() >= 0.85
+    # Not all of the 0.4 s must be left for after the wait: what goes by before it counts too.
+    assert (attempt.ended_at - attempt.started_at).total_seconds() >= waited[0] + 0.2
 
 
 def test_while_one_call_of_a_handler_asks_its_time_counts_and_its_slot_is_its_own(queue: Queue, pool: Pool) -> None:
@@ -217,7 +221,7 @@ def test_a_task_cancelled_while_it_waits_ends_its_wait_and_takes_no_slot(
 
     queue.publisher.cancel_task(task.task_id)
     wait_until(lambda: ended, "the handler to end")
-    wait_until(lambda: not manager._pool.line.turns, "its place in the line to be given up")
+    wait_until(lambda: not manager._pool.wait_queue.waiters, "its place in the line to be given up")
 
     assert resting(runner) == 0
     assert runner._executor._active == 0
@@ -242,7 +246,7 @@ def test_a_runner_that_stops_gives_back_what_waits_and_waits_for_none_of_it(queu
     assert queue.publisher.get_task(task.task_id).status == "pending"
     assert queue.outcomes(task) == ["interrupted"]
     assert resting(runner) == 0
-    wait_until(lambda: not manager._pool.line.turns, "its place in the line to be given up")
+    wait_until(lambda: not manager._pool.wait_queue.waiters, "its place in the line to be given up")
 
 
 def test_no_more_of_a_handler_are_claimed_than_may_wait_and_others_are(

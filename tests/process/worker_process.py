@@ -82,10 +82,13 @@ class WorkerProcess:
         return self.process.pid
 
     def ready(self) -> "WorkerProcess":
+        """Once it runs tasks. Their handlers may print before it says so."""
         assert self.process.stdout is not None
-        word, _, self.worker = self.process.stdout.readline().strip().partition(" ")
-        assert word == "ready"
-        return self
+        for line in self.process.stdout:
+            word, _, self.worker = line.strip().partition(" ")
+            if word == "ready":
+                return self
+        raise AssertionError(f"the worker ended ({self.process.wait(10)}) before it was ready")
 
     def signal(self, number: int) -> None:
         self.process.send_signal(number)

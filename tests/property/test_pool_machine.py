@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from core.clock import ManualClock
 from core.cloud.api_manager import ApiEndpoint, ApiManager
 from core.cloud.pool.call import Call
-from core.cloud.pool.commands import Admit, Attempt, Landed, Pause
+from core.cloud.pool.commands import Admit, Pause, Send, SendEnded
 from core.cloud.pool.member import Member
 from core.cloud.pool.plan import CallPlan
 from core.cloud.pool.pool_state import Refused
@@ -21,7 +21,7 @@ from core.cloud.pool.rate_limit import MINUTE
 from core.cloud.pool.token_limit import FIRST_CALL
 from core.cloud.store.database import Database
 from core.cloud.store.pool_rows import read_health
-from core.cloud.store.pool_store import SqlitePoolStore
+from core.cloud.store.sqlite_pool_state import SqlitePoolState
 from core.errors import AllEndpointsFailed
 from tests.support.examples import examples
 from tests.support.pool_world import HttpError, most_in_window
@@ -47,7 +47,7 @@ class Process:
 
     def __init__(self, path: Path, clock: ManualClock, seed: int, pool_limit: int) -> None:
         self.database = Database(str(path))
-        self.store = SqlitePoolStore(self.database)
+        self.store = SqlitePoolState(self.database)
         self.store._writer.close()
         self.manager = ApiManager(self.store, clock=clock, rng=random.Random(seed), max_per_minute=pool_limit)
         self.calls: list[Running] = []
@@ -65,7 +65,7 @@ class Running:
     def __init__(self, process: Process, plan: CallPlan) -> None:
         self.process = process
         self.steps = Call(process.manager._pool, plan).steps()
-        self.flight = None
+        self.sending = None
         self.wakes_at = None
 
 
@@ -75,11 +75,11 @@ class Patience:
     def __init__(self) -> None:
         self.vain = self.until = 0.0
 
-    def blames(self, flight, fair_time: float, now: float) -> bool:
-        waited, self.until = now - max(flight.started, self.until), now
-        if flight.allowed < fair_time:
+    def blames(self, sending, fair_time: float, now: float) -> bool:
+        waited, self.until = now - max(sending.started, self.until), now
+        if sending.allowed < fair_time:
             self.vain += waited
-        return flight.allowed >= fair_time or self.vain >= flight.member.endpoint.timeout
+        return sending.allowed >= fair_time or self.vain >= sending.member.endpoint.timeout
 
 
 class PoolMachine(RuleBasedStateMachine):
@@ -154,18 +154,18 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule(count=st.integers(1, 12), newest=st.booleans())
     def calls_land(self, count: int, newest: bool) -> None:
-        flying = [call for process in self.processes for call in process.calls if call.flight is not None]
-        flying.sort(key=lambda call: call.flight.began, reverse=newest)
-        for running in flying[:count]:
-            self.land(running)
+        under_way = [call for process in self.processes for call in process.calls if call.sending is not None]
+        under_way.sort(key=lambda call: call.sending.began, reverse=newest)
+        for running in under_way[:count]:
+            self.finish(running)
 
     @rule(index=st.integers(0, 2), name=st.sampled_from(sorted(LIMITS)), end=st.sampled_from(FAILURES))
     def a_call_fails_and_others_follow(self, index: int, name: str, end: str) -> None:
         self.ends[name] = end
         self.calls(index, "priority", name, 1, 1)
-        for running in [call for call in self.processes[index % len(self.processes)].calls if call.flight is not None]:
-            if running.flight.member.name == name:
-                self.land(running)
+        for running in [call for call in self.processes[index % len(self.processes)].calls if call.sending is not None]:
+            if running.sending.member.name == name:
+                self.finish(running)
         self.all_call_shortly_before_a_hold_ends(name, 0.9)
 
     @rule(pick=st.integers(0, 50))
@@ -174,8 +174,8 @@ class PoolMachine(RuleBasedStateMachine):
         if running:
             call = running[pick % len(running)]
             call.process.calls.remove(call)
-            if call.flight is not None:
-                self.lands(call, "cancelled")
+            if call.sending is not None:
+                self.finished(call, "cancelled")
             call.steps.close()
 
     @rule(count=st.integers(1, 3))
@@ -217,7 +217,7 @@ class PoolMachine(RuleBasedStateMachine):
         process.store.flush()
         for running in process.calls:
             # It cannot say goodbye: what its calls would settle is lost.
-            running.flight = None
+            running.sending = None
             process.store._pending.clear()
         process.database.close()
         self.seed += 1
@@ -253,7 +253,7 @@ class PoolMachine(RuleBasedStateMachine):
                 call
                 for process in self.processes
                 for call in process.calls
-                if call.flight is not None and call.flight.member.name == "c" and call.flight.began + 25 > now
+                if call.sending is not None and call.sending.member.name == "c" and call.sending.began + 25 > now
             ]
             assert len(running) <= 3
 
@@ -268,21 +268,21 @@ class PoolMachine(RuleBasedStateMachine):
 
     # Driving
 
-    def land(self, running: Running) -> None:
-        flight = running.flight
-        end = self.ends[flight.member.name]
-        patience = running.process.patience[flight.member.name]
+    def finish(self, running: Running) -> None:
+        sending = running.sending
+        end = self.ends[sending.member.name]
+        patience = running.process.patience[sending.member.name]
         kind = end
         if end == "timeout":
-            blamed = patience.blames(flight, flight.member.fair_time, self.clock.monotonic())
+            blamed = patience.blames(sending, sending.member.fair_time, self.clock.monotonic())
             kind = "transient" if blamed else "cancelled"
         if kind != "cancelled":
             patience.vain = 0.0
-        self.lands(running, kind)
-        self.send(running, Landed(flight, "answer", ENDS[end]))
+        self.finished(running, kind)
+        self.send(running, SendEnded(sending, "answer", ENDS[end]))
         if end == "rate_limited":
             running.process.store.flush()
-            self.closed_until[flight.member.name] = self.clock.now() + RETRY_AFTER
+            self.closed_until[sending.member.name] = self.clock.now() + RETRY_AFTER
 
     def send(self, running: Running, event) -> None:
         process = running.process
@@ -302,10 +302,10 @@ class PoolMachine(RuleBasedStateMachine):
                         command.turn.listen(lambda: setattr(running, "wakes_at", self.clock.now()))
                     return
                 else:
-                    assert isinstance(command, Attempt)
-                    running.flight = command.flight
-                    assert command.timeout == command.flight.allowed <= command.flight.member.endpoint.timeout
-                    self.arrivals[command.flight.member.name].append(self.clock.now())
+                    assert isinstance(command, Send)
+                    running.sending = command.sending
+                    assert command.timeout == command.sending.allowed <= command.sending.member.endpoint.timeout
+                    self.arrivals[command.sending.member.name].append(self.clock.now())
                     return
         except (StopIteration, AllEndpointsFailed, HttpError):
             process.calls.remove(running)
@@ -315,7 +315,7 @@ class PoolMachine(RuleBasedStateMachine):
         process.store.flush()
         with process.database.read() as connection:
             before = read_health(connection, name)
-        answer = command.member.account.admit(self.clock, last_resort=command.last_resort, tokens=command.tokens)
+        answer = command.member.state.admit(self.clock, last_resort=command.last_resort, tokens=command.tokens)
         if not isinstance(answer, Refused):
             assert self.closed_until[name] <= now, "an endpoint was called before the time its server asked for"
         if before.hard and not before.clean and not isinstance(answer, Refused):
@@ -333,9 +333,9 @@ class PoolMachine(RuleBasedStateMachine):
         if member.name in self.probes and self.probes[member.name][0] is running:
             del self.probes[member.name]
 
-    def lands(self, running: Running, end: str) -> None:
-        name = running.flight.member.name
-        running.flight = None
+    def finished(self, running: Running, end: str) -> None:
+        name = running.sending.member.name
+        running.sending = None
         self.ended[name][end] += 1
         if name in self.probes and self.probes[name][0] is running:
             del self.probes[name]

@@ -10,8 +10,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from core.clock import ManualClock
 from core.cloud.handlers.registry import HandlerRegistry
-from core.cloud.running.rest import FEWEST_FULL, Rests
-from core.cloud.running.running_attempt import Flight, Flights
+from core.cloud.running.resting import FEWEST_FULL, Rests
+from core.cloud.running.running_attempt import RunningAttempt, RunningAttempts
 from core.cloud.store_contract import Claim
 from tests.support.examples import examples
 
@@ -43,7 +43,7 @@ class ManualWatchdog:
 class Attempt:
     """What one attempt must come to, reckoned apart."""
 
-    flight: Flight
+    running: RunningAttempt
     calls: list[str] = field(default_factory=list)
     """Each "waits", "asks" or "begins"."""
     worked: float = 0.0
@@ -57,14 +57,14 @@ class Attempt:
 class RestMachine(RuleBasedStateMachine):
     @initialize()
     def start(self) -> None:
-        self.clock, self.watchdog, self.flights = ManualClock(), ManualWatchdog(), Flights()
+        self.clock, self.watchdog, self.held = ManualClock(), ManualWatchdog(), RunningAttempts()
         self.attempts: list[Attempt] = []
-        self.expired: list[Flight] = []
+        self.expired: list[RunningAttempt] = []
         self.numbers = itertools.count()
         self.freed = self.changes = 0
         self.crowded: frozenset[str] = frozenset()
         self.rests = Rests(
-            self.flights,
+            self.held,
             self.watchdog,
             self.clock,
             SLOTS,
@@ -77,10 +77,10 @@ class RestMachine(RuleBasedStateMachine):
     def some_begin(self, name: str, timeout: float | None, many: int) -> None:
         for _ in range(many):
             claim = Claim(f"t{next(self.numbers)}", 1, name, "{}", 2, timeout, 1, 0, ())
-            flight = Flight(claim, HANDLER, self.clock.monotonic())
-            self.flights.add(flight)
-            assert self.rests.begin(flight)
-            self.attempts.append(Attempt(flight))
+            running = RunningAttempt(claim, HANDLER, self.clock.monotonic())
+            self.held.add(running)
+            assert self.rests.begin(running)
+            self.attempts.append(Attempt(running))
 
     def picked(self, pick: int) -> Attempt:
         return self.attempts[pick % len(self.attempts)]
@@ -95,7 +95,7 @@ class RestMachine(RuleBasedStateMachine):
     @rule(name=st.sampled_from(NAMES))
     def all_of_a_handler_wait(self, name: str) -> None:
         for attempt in self.attempts:
-            if attempt.flight.claim.name == name and not attempt.calls:
+            if attempt.running.claim.name == name and not attempt.calls:
                 attempt.calls.append("begins")
                 self.becomes(attempt, 0, "waits")
 
@@ -107,10 +107,10 @@ class RestMachine(RuleBasedStateMachine):
         self.becomes(attempt, call % len(attempt.calls), do)
 
     def becomes(self, attempt: Attempt, call: int, do: str) -> None:
-        before, rested, settled = attempt.calls[call], attempt.rests, attempt.flight.settled
+        before, rested, settled = attempt.calls[call], attempt.rests, attempt.running.settled
         freed = self.freed
         attempt.calls[call] = do
-        attempt.flight.rest.count(
+        attempt.running.rest.count(
             asking=(do == "asks") - (before == "asks"), waiting=(do == "waits") - (before == "waits")
         )
         if do == "ends":
@@ -120,7 +120,7 @@ class RestMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.attempts)
     @rule(pick=st.integers(0, 99))
     def an_attempt_is_settled_whatever_its_calls_do(self, pick: int) -> None:
-        self.flights.take(self.picked(pick).flight)
+        self.held.take(self.picked(pick).running)
 
     @rule(seconds=st.sampled_from([0.1, 0.5, 1.0, 2.5]))
     def time_passes(self, seconds: float) -> None:
@@ -133,19 +133,19 @@ class RestMachine(RuleBasedStateMachine):
             self.watchdog.run(self.clock.monotonic())
             if self.clock.monotonic() >= end:
                 break
-        for flight in self.expired:
-            self.flights.take(flight)
+        for running in self.expired:
+            self.held.take(running)
 
     @invariant()
     def slots_are_those_of_the_attempts_that_do_not_wait(self) -> None:
         if not hasattr(self, "attempts"):
             return
-        held = [attempt for attempt in self.attempts if not attempt.flight.settled]
+        held = [attempt for attempt in self.attempts if not attempt.running.settled]
         resting = [attempt for attempt in held if attempt.rests]
-        assert len(self.flights) == len(held)
-        assert self.flights.resting == len(resting)
-        assert self.flights.busy == len(held) - len(resting)
-        by_name = {name: sum(attempt.flight.claim.name == name for attempt in resting) for name in NAMES}
+        assert len(self.held) == len(held)
+        assert self.held.resting == len(resting)
+        assert self.held.busy == len(held) - len(resting)
+        by_name = {name: sum(attempt.running.claim.name == name for attempt in resting) for name in NAMES}
         full = {name for name, count in by_name.items() if count >= FEWEST_FULL}
         assert self.rests.full() == full
         assert full <= self.crowded, "a handler is full, and nobody was told"
@@ -153,13 +153,13 @@ class RestMachine(RuleBasedStateMachine):
     @invariant()
     def an_attempt_ends_when_it_has_worked_for_its_timeout_and_not_before(self) -> None:
         for attempt in getattr(self, "attempts", ()):
-            flight = attempt.flight
-            if flight.timeout is None:
-                assert flight not in self.expired
-            elif flight in self.expired:
-                assert attempt.worked >= flight.timeout - 1e-6
-            elif not flight.settled and not attempt.rests:
-                assert attempt.worked <= flight.timeout + 1e-6
+            running = attempt.running
+            if running.timeout is None:
+                assert running not in self.expired
+            elif running in self.expired:
+                assert attempt.worked >= running.timeout - 1e-6
+            elif not running.settled and not attempt.rests:
+                assert attempt.worked <= running.timeout + 1e-6
 
 
 TestRests = RestMachine.TestCase

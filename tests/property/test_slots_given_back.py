@@ -11,10 +11,10 @@ from core.clock import ManualClock
 from core.cloud.endpoint import ApiEndpoint
 from core.cloud.pool.outcome import OK
 from core.cloud.pool.pool_state import Listing
-from core.cloud.pool.private_state import MemoryPoolStore
+from core.cloud.pool.private_state import PrivatePoolState
 from core.cloud.pool.tally import DAY, Report, day_of
 from core.cloud.store.database import Database
-from core.cloud.store.pool_store import SqlitePoolStore
+from core.cloud.store.sqlite_pool_state import SqlitePoolState
 from tests.support.examples import examples
 
 WINDOW = 60.0
@@ -68,9 +68,9 @@ def test_the_window_holds_the_calls_that_left_and_no_slot_is_lost(kind, pool_lim
     clock = ManualClock()
     with tempfile.TemporaryDirectory() as folder:
         databases = [Database(str(Path(folder) / "pool.db")) for _ in range(2 if kind == "sqlite" else 0)]
-        stores = [SqlitePoolStore(each, window=WINDOW, clock=clock) for each in databases]
+        stores = [SqlitePoolState(each, window=WINDOW, clock=clock) for each in databases]
         if kind == "memory":
-            stores = [MemoryPoolStore(window=WINDOW)] * 2
+            stores = [PrivatePoolState(window=WINDOW)] * 2
         try:
             for store in stores:
                 store.max_per_minute = pool_limit

@@ -10,11 +10,11 @@ from core.clock import ManualClock
 from core.cloud.endpoint import ApiEndpoint
 from core.cloud.pool.outcome import CANCELLED, OK, Outcome, OutcomeClass
 from core.cloud.pool.pool_state import Listing, Refusal, Refused
-from core.cloud.pool.private_state import MemoryPoolStore
+from core.cloud.pool.private_state import PrivatePoolState
 from core.cloud.pool.tally import Report
 from core.cloud.pool.token_limit import LOOK_AGAIN
 from core.cloud.store.database import Database
-from core.cloud.store.pool_store import SqlitePoolStore
+from core.cloud.store.sqlite_pool_state import SqlitePoolState
 
 LIMIT, WINDOW = 100, 60.0
 REFUSED = Outcome(OutcomeClass.RATE_LIMITED, 503, "busy")
@@ -46,17 +46,17 @@ class TokenMachine(RuleBasedStateMachine):
     @initialize(shared=st.booleans())
     def start(self, shared: bool) -> None:
         self.clock, self.model = ManualClock(), Model()
-        self.flying: list[tuple[object, object, int, Reserved]] = []
+        self.coroutine: list[tuple[object, object, int, Reserved]] = []
         self.exceeded = False
         self.databases: list[Database] = []
         if shared:
             self.databases = [Database(":memory:")]
-            self.stores = [SqlitePoolStore(self.databases[0], window=WINDOW, clock=self.clock)]
-            self.stores.append(SqlitePoolStore(self.databases[0], window=WINDOW, clock=self.clock))
+            self.stores = [SqlitePoolState(self.databases[0], window=WINDOW, clock=self.clock)]
+            self.stores.append(SqlitePoolState(self.databases[0], window=WINDOW, clock=self.clock))
             for store in self.stores:
                 store._writer.close()
         else:
-            self.stores = [MemoryPoolStore(WINDOW)]
+            self.stores = [PrivatePoolState(WINDOW)]
         self.endpoint = ApiEndpoint("a", "https://a.example", max_requests_per_minute=0, max_tokens_per_minute=LIMIT)
         self.stores[0].save(Listing(self.endpoint, needs_key=False))
 
@@ -81,7 +81,7 @@ class TokenMachine(RuleBasedStateMachine):
                 assert isinstance(answer, int), (answer, self.now)
                 reserved = Reserved(self.now, tokens)
                 self.model.all.append(reserved)
-                self.flying.append((store, account, answer, reserved))
+                self.coroutine.append((store, account, answer, reserved))
                 continue
             assert isinstance(answer, Refused)
             assert answer.why is Refusal.TOKENS
@@ -90,14 +90,14 @@ class TokenMachine(RuleBasedStateMachine):
             assert answer.until == exact or answer.until == max(soonest, self.now + LOOK_AGAIN)
             assert answer.until == exact or any(one.under_way for one in self.model.all)
 
-    @precondition(lambda self: self.flying)
+    @precondition(lambda self: self.coroutine)
     @rule(
         which=st.integers(0, 99),
         share=st.integers(0, 130),
         how=st.sampled_from(["ok", "ok", "silent", "refused", "cancelled"]),
     )
     def a_call_ends(self, which: int, share: int, how: str) -> None:
-        store, account, token, reserved = self.flying.pop(which % len(self.flying))
+        store, account, token, reserved = self.coroutine.pop(which % len(self.coroutine))
         tokens = reserved.tokens * share // 100 if how == "ok" else 0
         outcome = {"refused": REFUSED, "cancelled": CANCELLED}.get(how, OK)
         account.settle(token, Report(outcome, reserved.at, self.now, self.clock.now(), 0.1, tokens, 0, generation=99))
@@ -108,10 +108,10 @@ class TokenMachine(RuleBasedStateMachine):
             if reserved.at > self.now - WINDOW:  # what no window holds any more is not written down
                 reserved.tokens = tokens
 
-    @precondition(lambda self: self.flying)
+    @precondition(lambda self: self.coroutine)
     @rule(which=st.integers(0, 99))
     def a_process_dies_in_the_middle_of_a_call(self, which: int) -> None:
-        self.flying.pop(which % len(self.flying))
+        self.coroutine.pop(which % len(self.coroutine))
 
     @rule(seconds=st.sampled_from([0.25, 1.0, 7.5, 20.0, 59.75, 60.0, 61.0]))
     def time_passes(self, seconds: float) -> None:

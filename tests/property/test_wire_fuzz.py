@@ -225,12 +225,12 @@ _HOLDS = {
 
 def check_state(manager: ApiManager, transport: ScriptedTransport, headers: dict[str, str]) -> str:
     """No slot is taken, and the endpoint's health is what the one outcome says. Returns that outcome."""
-    account = manager._pool.get("only").account
-    health: Health = account.health
+    state = manager._pool.get("only").state
+    health: Health = state.health
     stats = manager.get_stats()["endpoints"]["only"]
     (outcome, count), *others = stats["outcomes"].items()
     assert (count, others) == (1, [])
-    assert (account.in_flight, transport.open, health.probe) == (0, 0, 0)
+    assert (state.in_flight, transport.open, health.probe) == (0, 0, 0)
     assert 0 <= stats["tokens_in"] <= MOST_TOKENS
     assert 0 <= stats["tokens_out"] <= MOST_TOKENS
     hold = _HOLDS.get(OutcomeClass(outcome))

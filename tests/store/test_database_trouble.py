@@ -104,7 +104,7 @@ def test_a_write_that_the_system_refuses_is_a_clear_error_and_loses_nothing_told
 
 UNPRIVILEGED = """
 import os, sys
-import core.cloud.store.pool_store, core.cloud.store.schedule_store, core.cloud.store.sqlite
+import core.cloud.store.sqlite_pool_state, core.cloud.store.schedule_store, core.cloud.store.sqlite
 from core.cloud.store import open_store
 from core.cloud.store_contract import NewTask
 from core.errors import HeablcoinError

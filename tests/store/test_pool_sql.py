@@ -6,7 +6,7 @@ from pathlib import Path
 import apsw
 import pytest
 
-from core.cloud.store import endpoint_state, pool_rows, pool_store, pool_tokens, pool_windows
+from core.cloud.store import pool_rows, pool_tokens, pool_windows, sqlite_endpoint_state, sqlite_pool_state
 from core.cloud.store.database import Database
 
 TABLES = {"pool_endpoint"}
@@ -23,7 +23,7 @@ def database():
 def test_every_statement_is_used_and_every_one_used_is_there():
     sources = "".join(
         Path(module.__file__).read_text(encoding="utf-8")
-        for module in (pool_store, endpoint_state, pool_rows, pool_tokens, pool_windows)
+        for module in (sqlite_pool_state, sqlite_endpoint_state, pool_rows, pool_tokens, pool_windows)
     )
     used = set(re.findall(r'(?:POOL\[|row_of\(connection, )"(\w+)"', sources))
     used |= {

@@ -1,4 +1,4 @@
-"""What every PoolStore promises. `mine` and `theirs` are two processes' views of one store."""
+"""What every PoolState promises. `mine` and `theirs` are two processes' views of one store."""
 
 import threading
 from contextlib import closing, suppress
@@ -10,14 +10,14 @@ from core.cloud.endpoint import ApiEndpoint
 from core.cloud.pool.health import TRIP
 from core.cloud.pool.outcome import CANCELLED, OK, Outcome, OutcomeClass
 from core.cloud.pool.pool_state import Listing, Refusal, Refused
-from core.cloud.pool.private_state import MemoryPoolStore
+from core.cloud.pool.private_state import PrivatePoolState
 from core.cloud.pool.tally import Report
 from core.cloud.replies.adaptation import Adaptation, How
 from core.cloud.store import open_store
 from core.cloud.store.database import Database
 from core.cloud.store.pool_rows import endpoint_of, settings_of
-from core.cloud.store.pool_store import SqlitePoolStore
 from core.cloud.store.pool_windows import WHOLE_POOL
+from core.cloud.store.sqlite_pool_state import SqlitePoolState
 from core.errors import InvalidArgument
 
 FAILED = Outcome(OutcomeClass.TRANSIENT, 500, "HTTP 500")
@@ -28,12 +28,12 @@ WINDOW = 60.0
 @pytest.fixture(params=["memory", "sqlite", "sqlite in memory"])
 def views(request, tmp_path, clock):
     if request.param == "memory":
-        store = MemoryPoolStore(window=WINDOW)
+        store = PrivatePoolState(window=WINDOW)
         yield store, store
         return
     location = ":memory:" if request.param == "sqlite in memory" else str(tmp_path / "pool.db")
     databases = [Database(location) for _ in range(1 if location == ":memory:" else 2)]
-    stores = [SqlitePoolStore(database, window=WINDOW, clock=clock) for database in databases]
+    stores = [SqlitePoolState(database, window=WINDOW, clock=clock) for database in databases]
     yield stores[0], stores[-1]
     for store in stores:
         store.close()
@@ -173,7 +173,7 @@ def test_a_slot_given_back_counts_neither_for_the_pool_nor_after_its_endpoint_wa
 def test_a_slot_taken_in_a_transaction_that_comes_to_nothing_is_given_back_once(tmp_path, clock, given_back):
     with (
         closing(Database(str(tmp_path / "pool.db"))) as database,
-        closing(SqlitePoolStore(database, window=WINDOW, clock=clock)) as store,
+        closing(SqlitePoolState(database, window=WINDOW, clock=clock)) as store,
     ):
         account, _ = joined((store, store), endpoint(max_requests_per_minute=3, max_requests_per_day=2))
         assert isinstance(account.admit(clock), int)
@@ -392,7 +392,7 @@ def test_no_slot_is_taken_twice_by_threads_that_ask_at_once(views, clock):
 class TestSqlite:
     def store(self, path, clock=None):
         database = Database(str(path / "pool.db"))
-        return SqlitePoolStore(database, window=WINDOW, clock=clock), database
+        return SqlitePoolState(database, window=WINDOW, clock=clock), database
 
     def test_what_a_removed_endpoint_left_behind_goes_when_it_counts_no_more(self, tmp_path, clock):
         store, database = self.store(tmp_path, clock)

@@ -34,7 +34,7 @@ SORTS = {
     ("dependency", "of_tasks"): "the dependencies of one page",
     ("worker", "alive"): "a row for each process",
 }
-NOT_TABLES = ("json_each", "wanted", "other", "has", "doomed", "lane", "(subquery", "CONSTANT ROW")
+NOT_TABLES = ("json_each", "wanted", "other", "has", "doomed", "part", "(subquery", "CONSTANT ROW")
 
 
 @pytest.fixture(scope="module")

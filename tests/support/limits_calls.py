@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from core.cloud.chat import ChatAnswer, Usage
 from core.cloud.pool import wait_reports
-from core.cloud.pool.call import Admit, Attempt, Call, Landed, Pause
+from core.cloud.pool.call import Call
+from core.cloud.pool.commands import Admit, Pause, Send, SendEnded
 from core.cloud.pool.drivers import admit
-from core.cloud.pool.pool import Flight as PoolFlight
+from core.cloud.pool.pool import Sending
 from core.cloud.pool.pool_state import Refused
-from core.cloud.pool.wait_queue import Turn
+from core.cloud.pool.wait_queue import Waiter
 from core.cloud.pool.wait_reports import attend
-from core.cloud.running.running_attempt import Flight
+from core.cloud.running.running_attempt import RunningAttempt
 from core.cloud.store_contract import Claim
 from core.errors import AllEndpointsFailed
 
@@ -56,7 +57,7 @@ def stepwise(pool: Any, plan: Any, _work: object) -> Generator[Any, Any, Any]:
                     yield nap
                 event = None
             else:
-                if isinstance(command, Attempt):
+                if isinstance(command, Send):
                     presence.asks()
                 event = yield command
     except StopIteration as stop:
@@ -74,8 +75,8 @@ class Watch:
 
     claimed: Callable[["Process", Sequence[Claim]], None]
     admitted: Callable[["Process", Admit, int], None]
-    left: Callable[["Process", "Mover", Attempt], None]
-    landed: Callable[["Mover", BaseException | None], None]
+    left: Callable[["Process", "Mover", Send], None]
+    ended_send: Callable[["Mover", BaseException | None], None]
     wrote: Callable[["Process"], None]
 
 
@@ -91,7 +92,7 @@ class Mover:
     ) -> None:
         self.process, self.key = process, key
         self._work, self._ended = work, ended
-        self.flight: PoolFlight | None = None
+        self.sending: Sending | None = None
         """What it asks an endpoint; None while it pauses."""
         self.fate: tuple[float, Exception | None] | None = None
         """When (monotonic) and how its request ends by itself; None for one that is ended by hand, or times out."""
@@ -102,13 +103,13 @@ class Mover:
         """Monotonic: when the request times out, or the pause is over."""
 
     @property
-    def turn(self) -> Turn | None:
+    def turn(self) -> Waiter | None:
         return None if self.nap is None else self.nap.turn
 
-    def go(self, event: Landed | None = None, error: BaseException | None = None) -> None:
-        if self.flight is not None:
-            self.process.watch.landed(self, error if error is not None else event.error)
-        self.flight, self.nap, self.fate, self.due = None, None, None, FOREVER
+    def go(self, event: SendEnded | None = None, error: BaseException | None = None) -> None:
+        if self.sending is not None:
+            self.process.watch.ended_send(self, error if error is not None else event.error)
+        self.sending, self.nap, self.fate, self.due = None, None, None, FOREVER
         try:
             command = self._work.throw(error) if error is not None else self._work.send(event)
             while isinstance(command, Admit):
@@ -125,10 +126,10 @@ class Mover:
         else:
             self._stop_at(command)
 
-    def _stop_at(self, command: Attempt | Nap) -> None:
+    def _stop_at(self, command: Send | Nap) -> None:
         now = self.process.clock.monotonic()
-        if isinstance(command, Attempt):
-            self.flight, self.due = command.flight, now + command.timeout
+        if isinstance(command, Send):
+            self.sending, self.due = command.sending, now + command.timeout
             self.process.watch.left(self.process, self, command)
             if self.fate is not None:
                 self.due = min(self.due, self.fate[0])
@@ -142,41 +143,41 @@ class Mover:
 
     def go_on(self) -> None:
         """Its time has come."""
-        if self.flight is None:
+        if self.sending is None:
             self.go()
         elif self.fate is not None and self.fate[0] <= self.process.clock.monotonic():
-            self.land(self.fate[1])
+            self.finish(self.fate[1])
         else:
-            self.land(TimeoutError("no answer in time"))
+            self.finish(TimeoutError("no answer in time"))
 
-    def land(self, error: Exception | None) -> None:
-        assert self.flight is not None
-        self.go(Landed(self.flight, ANSWER, error))
+    def finish(self, error: Exception | None) -> None:
+        assert self.sending is not None
+        self.go(SendEnded(self.sending, ANSWER, error))
 
     def close(self) -> None:
         self._work.close()
 
 
 class Bench:
-    """In the place of a `Lane`: its handlers begin, and make their next steps, when they are told to."""
+    """In the place of a `AsyncExecutor`: its handlers begin, and make their next steps, when they are told to."""
 
     def __init__(self, process: "Process", ended: Any, too_late: Any) -> None:
         self._process, self._ended, self._too_late = process, ended, too_late
-        self.queue: list[Flight] = []
-        self.flights: dict[tuple[str, int], Flight] = {}
+        self.queue: list[RunningAttempt] = []
+        self.running: dict[tuple[str, int], RunningAttempt] = {}
         self.movers: dict[tuple[str, int], Mover] = {}
         self._cancelled: list[tuple[str, int]] = []
 
-    def start(self, flights: Sequence[Flight]) -> None:
-        self.queue.extend(flights)
+    def start(self, attempts: Sequence[RunningAttempt]) -> None:
+        self.queue.extend(attempts)
 
-    def recall(self) -> list[Flight]:
+    def recall(self) -> list[RunningAttempt]:
         recalled, self.queue = self.queue, []
         return recalled
 
-    def cancel(self, flight: Flight) -> None:
-        flight.cancel_seen = True
-        self._cancelled.append(flight.key)
+    def cancel(self, attempt: RunningAttempt) -> None:
+        attempt.cancel_seen = True
+        self._cancelled.append(attempt.key)
 
     def answers(self) -> bool:
         return True
@@ -187,8 +188,8 @@ class Bench:
         """Begin what was started, cancel what is to be cancelled, go on where the time has come. False when there was nothing."""
         queue, cancelled = self.recall(), [key for key in self._cancelled if key in self.movers]
         self._cancelled = []
-        for flight in queue:
-            self._begin(flight)
+        for attempt in queue:
+            self._begin(attempt)
         for key in cancelled:
             if key in self.movers:
                 self.movers[key].go(error=asyncio.CancelledError())
@@ -198,20 +199,22 @@ class Bench:
                 mover.go_on()
         return bool(queue or cancelled or due)
 
-    def _begin(self, flight: Flight) -> None:
-        flight.begun = True
-        if flight.settled or flight.unwanted() or self._too_late(flight):
-            self._ended([(flight, None, asyncio.CancelledError())])
+    def _begin(self, attempt: RunningAttempt) -> None:
+        attempt.begun = True
+        if attempt.settled or attempt.unwanted() or self._too_late(attempt):
+            self._ended([(attempt, None, asyncio.CancelledError())])
             return
-        handler = flight.handler
-        work = handler.func(flight.payload, flight.context) if handler.takes_context else handler.func(flight.payload)
-        mover = Mover(self._process, work, self._over, flight.key)
-        self.flights[flight.key], self.movers[flight.key] = flight, mover
-        with wait_reports.told_to(flight.rest):
+        handler = attempt.handler
+        work = (
+            handler.func(attempt.payload, attempt.context) if handler.takes_context else handler.func(attempt.payload)
+        )
+        mover = Mover(self._process, work, self._over, attempt.key)
+        self.running[attempt.key], self.movers[attempt.key] = attempt, mover
+        with wait_reports.told_to(attempt.rest):
             mover.go()
 
     def _over(self, mover: Mover, value: object, error: BaseException | None) -> None:
-        flight = self.flights.pop(mover.key)
+        attempt = self.running.pop(mover.key)
         del self.movers[mover.key]
-        flight.landed = True
-        self._ended([(flight, value, error)])
+        attempt.done = True
+        self._ended([(attempt, value, error)])

@@ -75,7 +75,9 @@ class Checks:
             if row.owner in held:
                 assert (row.task_id, row.attempt) in held[row.owner], "a task is held by a process that does not run it"
         for process in self.processes:
-            waits = [flight for flight in process.runner._flights.all() if flight.claim.grant and not flight.launched]
+            waits = [
+                attempt for attempt in process.runner._attempts.all() if attempt.claim.grant and not attempt.has_slot
+            ]
             assert not waits, "a task got a slot of an endpoint, and none of its process"
         self.notice_what_is_given_back()
 
@@ -201,7 +203,9 @@ class Checks:
         """Tasks that could start now, where, in which process, and how many started there so far."""
         found = set()
         rows = [row for row in self.rows() if self.may_start(row)]
-        free = [process for process in self.processes if process.has_room() and not process.manager._pool.line.turns]
+        free = [
+            process for process in self.processes if process.has_room() and not process.manager._pool.wait_queue.waiters
+        ]
         self.model.wants({name for row in rows for name in self.choices(row)})
         names = [
             name

@@ -1,6 +1,6 @@
 """What the documents promise of limits, reckoned the dullest way: lists of what started, looked through for every question.
 
-It is told what is claimed, admitted, sent and ended, and by whom; it knows nothing of rings, gates, ledgers or SQL.
+It is told what is claimed, admitted, sent and ended, and by whom; it knows nothing of rings, gates, pool state or SQL.
 """
 
 from collections.abc import Iterable
@@ -205,8 +205,8 @@ class LimitsModel:
 
     def within_the_concurrency(self, start: Start) -> None:
         if start.in_flight:
-            flying = [each for each in self.flying(start.endpoint) if each.era == self.era and self.lives(each)]
-            assert len(flying) <= self._allowed(start.endpoint, "max_concurrency"), "too many calls at once"
+            coroutine = [each for each in self.coroutine(start.endpoint) if each.era == self.era and self.lives(each)]
+            assert len(coroutine) <= self._allowed(start.endpoint, "max_concurrency"), "too many calls at once"
 
     def within_the_days_budget(self, start: Start) -> None:
         allowed = self._allowed(start.endpoint, "max_requests_per_day")
@@ -222,7 +222,7 @@ class LimitsModel:
 
     # What is left
 
-    def flying(self, name: str) -> list[Start]:
+    def coroutine(self, name: str) -> list[Start]:
         return [
             each for each in self.starts if each.endpoint == name and each.sent and not each.over and each.in_flight
         ]

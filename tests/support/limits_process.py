@@ -145,7 +145,7 @@ class Process:
                 worker_id=name,
             )
         executor = self.runner._executor
-        self.bench = executor._lane = Bench(self, executor._finish, executor._too_late)
+        self.bench = executor._async = Bench(self, executor._finish, executor._too_late)
         self.direct: list[Mover] = []
         """Calls that no task makes."""
         self._begin()
@@ -155,7 +155,7 @@ class Process:
     def _begin(self) -> None:
         """As TaskRunner does, without its threads."""
         self.handlers.serve(self.runner._offer, self.runner._hindrance)
-        self.handlers.on_opening(self.runner._exchanger.reconsider)
+        self.handlers.on_opening(self.runner._dispatcher.reconsider)
         self.wakeup.subscribe(self.runner._on_signal)
         self.store.tasks.on_take_back(self.runner._keeper.renew_now)
         self.runner._state = "running"
@@ -164,13 +164,13 @@ class Process:
     # What it holds
 
     def held(self) -> set[tuple[str, int]]:
-        return {flight.key for flight in self.runner._flights.all()} | set(self.runner._exchanger.unsettled())
+        return {attempt.key for attempt in self.runner._attempts.all()} | set(self.runner._dispatcher.unsettled())
 
     def has_room(self) -> bool:
-        return self.runner._flights.busy < SLOTS
+        return self.runner._attempts.busy < SLOTS
 
     def asking(self) -> list[Mover]:
-        return [mover for mover in (*self.bench.movers.values(), *self.direct) if mover.flight is not None]
+        return [mover for mover in (*self.bench.movers.values(), *self.direct) if mover.sending is not None]
 
     # What it does
 
@@ -181,10 +181,10 @@ class Process:
         mover.go()
 
     def exchange(self) -> None:
-        """One round of the exchanger."""
-        exchanger = self.runner._exchanger
-        backoff = exchanger.step()
-        self._look_at = self.clock.monotonic() + (backoff or exchanger._patience())
+        """One round of the dispatcher."""
+        dispatcher = self.runner._dispatcher
+        backoff = dispatcher.step()
+        self._look_at = self.clock.monotonic() + (backoff or dispatcher._patience())
 
     def do_what_is_due(self) -> None:
         """What its threads would do at this moment of the clock."""
@@ -219,10 +219,10 @@ class Process:
         )
 
     def _stirs(self) -> bool:
-        bench, exchanger = self.bench, self.runner._exchanger
+        bench, dispatcher = self.bench, self.runner._dispatcher
         told = bench.queue or bench._cancelled or self.runner._keeper._asked or self.maintenance._poked
         napping = any(mover.is_due() for mover in (*bench.movers.values(), *self.direct))
-        looks = exchanger._waiting or exchanger._free() > 0
+        looks = dispatcher._waiting or dispatcher._free() > 0
         return bool(told or napping or looks) or self.next_due() <= self.clock.monotonic()
 
     def _write(self) -> bool:
@@ -261,15 +261,15 @@ class Process:
         return True
 
     def _look(self) -> bool:
-        """As the exchanger's thread waits: for something to write or claim, for a gate to open, or for the poll."""
-        exchanger = self.runner._exchanger
-        if not (exchanger._waiting or exchanger._free() > 0):
+        """As the dispatcher's thread waits: for something to write or claim, for a gate to open, or for the poll."""
+        dispatcher = self.runner._dispatcher
+        if not (dispatcher._waiting or dispatcher._free() > 0):
             if self.clock.monotonic() < self._look_at:
                 return False
-            if self.runner._flights.busy >= SLOTS:
+            if self.runner._attempts.busy >= SLOTS:
                 self._look_at = FOREVER
                 return False
-            exchanger.look()
+            dispatcher.look()
         self.exchange()
         return True
 

@@ -20,7 +20,7 @@ from core.clock import ManualClock
 from core.cloud import api_manager
 from core.cloud.api_manager import ApiEndpoint
 from core.cloud.enhanced_publisher import EnhancedCloudTaskPublisher
-from core.cloud.pool.call import Admit, Attempt
+from core.cloud.pool.commands import Admit, Send
 from core.cloud.pool.wait_queue import PATIENCE
 from core.cloud.running.wakeup import Signal, WakeUp
 from core.cloud.store import open_store
@@ -105,7 +105,7 @@ class LimitsWorld(Checks):
             self.clock,
             f"w{number}",
             self.rng.randrange(1000) + number,
-            Watch(self.claimed, self.admitted, self.left, self.landed, self.wrote),
+            Watch(self.claimed, self.admitted, self.left, self.ended_send, self.wrote),
             ageing=self.ageing,
             max_per_minute=self.pool_limit,
             when_limited=self.when_limited,
@@ -156,7 +156,7 @@ class LimitsWorld(Checks):
 
     def cancel(self, choose: Choose) -> None:
         waiting = [row.task_id for row in self.rows() if row.state in ("ready", "later", "running")]
-        begins = [flight.claim.task_id for process in self.processes for flight in process.bench.queue]
+        begins = [sending.claim.task_id for process in self.processes for sending in process.bench.queue]
         choices = choose([waiting, [each for each in begins if each in waiting]]) or waiting
         if choices:
             self.publisher.cancel_task(choose(choices))
@@ -189,7 +189,7 @@ class LimitsWorld(Checks):
         for each in self.processes:
             each.bench.step()
         self.clock.advance(choose([0.0, 0.0, 0.0, 0.5, 4.0]))
-        process.runner._exchanger.look()
+        process.runner._dispatcher.look()
         process.exchange()
         if choose([True, True, False]):
             process.bench.step()
@@ -199,9 +199,9 @@ class LimitsWorld(Checks):
     def commit_fails(self, choose: Choose) -> None:
         process = self.some_process(choose)
         for mover in process.asking()[: choose([0, 1])]:
-            mover.land(ENDS[choose(LIKELY)]())
+            mover.finish(ENDS[choose(LIKELY)]())
         process.commit_fails = True
-        process.runner._exchanger.look()
+        process.runner._dispatcher.look()
         process.exchange()
         process.commit_fails = False
 
@@ -209,18 +209,18 @@ class LimitsWorld(Checks):
         """Some of the calls that are under way end, each in its way."""
         asking = [mover for process in self.processes for mover in process.asking()]
         for _ in range(min(len(asking), choose([1, 2, 6]))):
-            mover = choose([each for each in asking if each.flight is not None])
+            mover = choose([each for each in asking if each.sending is not None])
             asking.remove(mover)
             self.end(mover, choose(LIKELY))
 
     def end(self, mover: Mover, how: str) -> None:
-        mover.land(ENDS[how]())
+        mover.finish(ENDS[how]())
 
     def crash(self, choose: Choose) -> None:
         process = self.some_process(choose)
         if choose([True, False]):
             process.runner.dies_with_claims = True
-            process.runner._exchanger.look()
+            process.runner._dispatcher.look()
             with suppress(Killed):
                 process.exchange()
         self.bury(process)
@@ -281,8 +281,8 @@ class LimitsWorld(Checks):
             if number in {30, 45}:  # for what a clock set that was ahead, and for what waits for another day's budget
                 self.sleep(HOUR if number == 30 else 86_400.0)
             for mover in [each for process in self.processes for each in process.asking()]:
-                if mover.flight is not None:
-                    mover.land(None)
+                if mover.sending is not None:
+                    mover.finish(None)
             self.pass_time(20.0)
             self.check()
             left = [row for row in self.rows() if row.state in UNFINISHED]
@@ -305,7 +305,7 @@ class LimitsWorld(Checks):
         try:
             self.notice_what_is_given_back()
             self.takes_note(process, claims)
-        except AssertionError as error:  # the exchanger would log it and go on
+        except AssertionError as error:  # the dispatcher would log it and go on
             self.broken = self.broken or error
 
     def takes_note(self, process: Process, claims: Sequence[Claim]) -> None:
@@ -321,18 +321,18 @@ class LimitsWorld(Checks):
 
     def check_direct_calls_first(self, process: Process, claims: Sequence[Claim]) -> None:
         now = self.clock.monotonic()
-        turns = [turn for turn in process.manager._pool.line.turns if turn.due + PATIENCE >= now]
+        waiters = [turn for turn in process.manager._pool.wait_queue.waiters if turn.due + PATIENCE >= now]
         for claim in claims:
-            for turn in turns:
+            for turn in waiters:
                 assert claim.grant is None or claim.grant.member not in turn.wants, "a task went before a direct call"
 
     def admitted(self, process: Process, command: Admit, token: int) -> None:
         self.notice_what_is_given_back()
         self.model.takes(process.name, command.member.endpoint, token)
 
-    def left(self, process: Process, mover: Mover, command: Attempt) -> None:
-        flight = command.flight
-        mover.start = self.start_of(process, flight.member.name, flight.token)
+    def left(self, process: Process, mover: Mover, command: Send) -> None:
+        sending = command.sending
+        mover.start = self.start_of(process, sending.member.name, sending.token)
         tried = self.model.tried.get(mover.key)
         if tried is not None:
             assert tried.sent or mover.start.attempt == mover.key, (
@@ -344,7 +344,7 @@ class LimitsWorld(Checks):
             ends = ENDS[self.rng.choice(LIKELY)]()
             mover.fate = (self.clock.monotonic() + self.rng.choice([0.3, 1.0, 3.0]), ends)
 
-    def landed(self, mover: Mover, error: BaseException | None) -> None:
+    def ended_send(self, mover: Mover, error: BaseException | None) -> None:
         mover.start.over = True
         if isinstance(error, HttpError) and "retry-after" in error.headers:
             mover.start.asked_until = self.clock.monotonic() + float(error.headers["retry-after"])

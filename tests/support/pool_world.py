@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from core.clock import ManualClock
 from core.cloud.api_manager import ApiEndpoint, ApiManager
 from core.cloud.pool.call import Call
-from core.cloud.pool.commands import Admit, Attempt, Landed, Pause
+from core.cloud.pool.commands import Admit, Pause, Send, SendEnded
 from core.cloud.pool.plan import CallPlan
 
 
@@ -117,7 +117,7 @@ class World:
 class _Steps:
     def __init__(self, world, pool, steps, began, then):
         self.world, self.pool, self.steps, self.began, self.then = world, pool, steps, began, then
-        self.flying: dict[object, tuple[float, Landed]] = {}
+        self.under_way: dict[object, tuple[float, SendEnded]] = {}
         self.waiting = 0
 
     def send(self, event):
@@ -126,19 +126,19 @@ class _Steps:
             while True:
                 command = self.steps.send(event)
                 if isinstance(command, Admit):
-                    event = command.member.account.admit(
+                    event = command.member.state.admit(
                         world.clock, last_resort=command.last_resort, tokens=command.tokens
                     )
                 elif isinstance(command, Pause):
                     self.pause(command)
                     return
                 else:
-                    if isinstance(command, Attempt):
+                    if isinstance(command, Send):
                         self.fly(command)
-                    self.wait(command.hedge_after if isinstance(command, Attempt) else None)
+                    self.wait(command.hedge_after if isinstance(command, Send) else None)
                     return
         except StopIteration as stop:
-            self.end(stop.value.flight.member.name, None)
+            self.end(stop.value.sending.member.name, None)
         except Exception as error:
             self.end("", error)
 
@@ -156,25 +156,25 @@ class _Steps:
             command.turn.listen(lambda: self.world.at(self.world.now, resume))
 
     def fly(self, command):
-        delay, status, headers = self.world.servers[command.flight.member.name].serve(self.world.now)
+        delay, status, headers = self.world.servers[command.sending.member.name].serve(self.world.now)
         error = None if status == 200 else HttpError(status, headers)
         if delay > command.timeout:
             delay, error = command.timeout, TimeoutError("read timed out")
-        self.flying[command.flight] = (self.world.now + delay, Landed(command.flight, "answer", error))
+        self.under_way[command.sending] = (self.world.now + delay, SendEnded(command.sending, "answer", error))
 
     def wait(self, hedge_after):
         self.waiting += 1
         ticket = self.waiting
-        at, landed = min(self.flying.values(), key=lambda entry: entry[0])
+        at, ended_send = min(self.under_way.values(), key=lambda entry: entry[0])
         if hedge_after is not None and self.world.now + hedge_after < at:
             self.world.at(self.world.now + hedge_after, lambda: self.send(None) if ticket == self.waiting else None)
             return
 
-        def land():
-            del self.flying[landed.flight]
-            self.send(landed)
+        def finish():
+            del self.under_way[ended_send.sending]
+            self.send(ended_send)
 
-        self.world.at(at, land)
+        self.world.at(at, finish)
 
     def end(self, endpoint, error):
         self.steps.close()

@@ -1,6 +1,6 @@
 """A worker process that moves only when it is told to: the runner's own parts, without any of its threads.
 
-The exchanger, the executor, the lease keeper, the announcer, the outcomes and the upkeep are the real ones, wired by the real
+The dispatcher, the executor, the lease keeper, the announcer, the outcomes and the upkeep are the real ones, wired by the real
 TaskRunner. Two parts that own threads have stand-ins: deadlines pass when `deadlines()` is called, and a handler begins and
 ends when the test says so (in a thread of its own, which waits inside the handler).
 """
@@ -16,7 +16,7 @@ from core.cloud.handlers.registry import HandlerRegistry
 from core.cloud.handlers.task_context import TaskContext
 from core.cloud.running import executor, runner
 from core.cloud.running.maintenance import Maintenance, TaskUpkeep
-from core.cloud.running.running_attempt import Flight
+from core.cloud.running.running_attempt import RunningAttempt
 from core.cloud.running.wakeup import Signal, WakeUp
 from core.cloud.store_contract import Claim, Store
 from core.errors import Permanent, RetryLater, StoreBusy
@@ -54,14 +54,14 @@ def carry_out(end: str, value: object) -> object:
 class Call:
     """A handler's call in a thread, which stops inside the handler until it is told how to end."""
 
-    def __init__(self, run, flight: Flight) -> None:
-        self.key = flight.key
+    def __init__(self, run, attempt: RunningAttempt) -> None:
+        self.key = attempt.key
         self.begun = False
         self.payload: object = None
         self.context: TaskContext | None = None
         self._end = ("returns", None)
         self._quiet, self._go = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(run, flight), daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(run, attempt), daemon=True)
 
     @property
     def thread_started(self) -> bool:
@@ -84,23 +84,23 @@ class Call:
         self._go.wait()
         return carry_out(*self._end)
 
-    def _run(self, run, flight: Flight) -> None:
+    def _run(self, run, attempt: RunningAttempt) -> None:
         try:
-            run(flight)
+            run(attempt)
         finally:
             self._quiet.set()
 
 
 class Seats:
-    """In the place of `Crew`: those who are to run wait until they are called."""
+    """In the place of `ThreadExecutor`: those who are to run wait until they are called."""
 
     def __init__(self, execute, refused) -> None:
         self._execute = execute
         self.calls: dict[tuple[str, int], Call] = {}
 
-    def start(self, flights: Sequence[Flight]) -> None:
-        for flight in flights:
-            self.calls[flight.key] = Call(self._execute, flight)
+    def start(self, attempts: Sequence[RunningAttempt]) -> None:
+        for attempt in attempts:
+            self.calls[attempt.key] = Call(self._execute, attempt)
 
 
 class Deadlines:
@@ -174,7 +174,7 @@ class Process:
         # The model knows no limit of threads left behind.
         with (
             mock.patch.object(runner, "Watchdog", Deadlines),
-            mock.patch.object(executor, "Crew", Seats),
+            mock.patch.object(executor, "ThreadExecutor", Seats),
             mock.patch.object(executor, "LEFT_BEHIND", 1_000_000),
         ):
             self.runner = SteppedRunner(
@@ -197,18 +197,18 @@ class Process:
 
     @property
     def calls(self) -> dict[tuple[str, int], Call]:
-        return self.runner._executor._crew.calls
+        return self.runner._executor._threads.calls
 
     def exchange(self, *, poll: bool, trouble: str = "") -> str:
         """One transaction; says what came of the trouble: '', busy, broken or killed."""
         if poll:
-            self.runner._exchanger.look()
+            self.runner._dispatcher.look()
         self.runner.claimed = ()
         self._disk.trouble = {"busy": StoreBusy("locked"), "broken": TypeError("no such thing")}.get(trouble)
         self.runner.dies_with_claims = trouble == "killed"
         armed = self._disk.trouble is not None
         try:
-            backoff = self.runner._exchanger.step()
+            backoff = self.runner._dispatcher.step()
         except Killed:
             return "killed"
         struck = armed and self._disk.trouble is None
@@ -238,23 +238,23 @@ class Process:
         self.store.tasks.on_take_back(self.runner._keeper.renew_now)
 
     def held(self) -> set[tuple[str, int]]:
-        return {flight.key for flight in self.runner._flights.all()}
+        return {attempt.key for attempt in self.runner._attempts.all()}
 
     def unsettled(self) -> list[tuple[str, int]]:
-        return self.runner._exchanger.unsettled()
+        return self.runner._dispatcher.unsettled()
 
     # A shutdown in its two halves, as TaskRunner.stop makes it: in between, handlers have their grace.
 
     def stop(self) -> None:
-        self.runner._exchanger.stop_claiming()
+        self.runner._dispatcher.stop_claiming()
         self.runner._executor.stop_all()
 
     def leave(self) -> None:
         """What has not ended is given back by its end."""
         self.runner._executor.conclude_all()
         self.runner._keeper.close()
-        self.runner._exchanger.close()
-        assert self.runner._exchanger.step() == 0
+        self.runner._dispatcher.close()
+        assert self.runner._dispatcher.step() == 0
         self.farewell()
 
     def farewell(self) -> None:

@@ -46,11 +46,11 @@ class Workers(QueueParts):
                 assert claim.attempt == task.attempt
                 assert claim.interruptions == task.attempt - 1 - task.failures, "an attempt that was free was counted"
                 if outcome != "killed":
-                    self.board(worker, task)
+                    self.take(worker, task)
         if outcome == "killed":
             self.replace(worker, NAMES)
 
-    def board(self, worker: Worker, task: ModelTask) -> None:
+    def take(self, worker: Worker, task: ModelTask) -> None:
         try:
             given = self.model.input_of(task)
         except Hole:

@@ -8,7 +8,7 @@ from core.cloud.handlers.task_context import TaskContext
 from core.cloud.pool.attempt_records import AttemptRecord
 from core.cloud.pool.chat_call import ChatResult
 from core.cloud.pool.outcome import OutcomeClass
-from core.cloud.pool.pool import Usage
+from core.cloud.pool.pool import ReportedUsage
 from core.errors import AllEndpointsFailed, Permanent
 
 
@@ -41,7 +41,7 @@ class Pool:
             AttemptRecord("b", OutcomeClass.OK, "", 0.25),
         )
         return ChatResult(
-            self.text, "b", "model-1", Usage(3, 5), 0.01, 0.25, attempts, self.finish_reason, self.reasoning
+            self.text, "b", "model-1", ReportedUsage(3, 5), 0.01, 0.25, attempts, self.finish_reason, self.reasoning
         )
 
 

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from core import threads
+from core import daemon_threads
 from core.cloud.api_manager import ApiEndpoint, ApiManager
+from core.daemon_threads import DaemonThreads, in_thread
 from core.errors import AllEndpointsFailed
 from core.network import HttpError, HttpRequest, Transport, UrlPolicy
 from core.network.aiohttp_transport import AiohttpTransport
 from core.network.httpcore_transport import HttpcoreTransport
 from core.network.lookups import TOO_OLD, Lookups
-from core.threads import DaemonThreads, in_thread
 from tests.support.llm_server import LlmServer
 from tests.support.waiting import wait_until
 
@@ -167,8 +167,8 @@ async def test_a_thread_that_cannot_be_started_is_a_connection_failure_and_the_n
     transport = make(None, lookup=lambda _host, _port: ["127.0.0.1"])
     request = HttpRequest("POST", f"http://good.example:{llm_server.port}/alpha", body=b"{}")
     with monkeypatch.context() as patch:
-        patch.setattr(threads, "THREADS", DaemonThreads())
-        patch.setattr("core.network.lookups.THREADS", threads.THREADS)
+        patch.setattr(daemon_threads, "THREADS", DaemonThreads())
+        patch.setattr("core.network.lookups.THREADS", daemon_threads.THREADS)
         patch.setattr(threading.Thread, "start", refused)
         with pytest.raises(HttpError) as caught:
             await transport.send(request, 5)
@@ -233,8 +233,8 @@ async def test_a_function_in_a_thread_sees_the_context_of_its_caller() -> None:
 
 
 async def test_threads_are_used_again_and_an_idle_one_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "IDLE_SECONDS", 0.05)
-    monkeypatch.setattr(threads, "THREADS", DaemonThreads())
+    monkeypatch.setattr(daemon_threads, "IDLE_SECONDS", 0.05)
+    monkeypatch.setattr(daemon_threads, "THREADS", DaemonThreads())
     first = await in_thread(threading.current_thread)
     await asyncio.sleep(0)
     wait_until(lambda: first in threading.enumerate(), "the thread to be idle")
@@ -253,7 +253,7 @@ def test_a_forked_child_looks_up_with_threads_of_its_own(tmp_path: Path) -> None
 import asyncio, os, threading, warnings
 warnings.simplefilter("ignore")
 from core.network.lookups import LOOKUPS
-from core.threads import in_thread
+from core.daemon_threads import in_thread
 stuck = threading.Event()
 def lookup(host, port):
     if os.getpid() == parent:

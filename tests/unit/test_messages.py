@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from mcp.types import JSONRPCError, JSONRPCNotification, JSONRPCRequest, JSONRPCResponse
 
-from server.serving.messages import SCANNED, Refusal, error_message, read_message, too_long
+from server.serving.messages import SCANNED, RefusedMessage, error_message, read_message, too_long
 from tests.support.bad_messages import BAD_MESSAGES, BadMessage
 
 SERVED = [
@@ -32,7 +32,7 @@ def test_what_is_a_message_is_served(data: bytes, kind: type) -> None:
 @pytest.mark.parametrize("bad", BAD_MESSAGES, ids=lambda bad: bad.name)
 def test_what_is_no_message_is_answered_with_its_id_where_one_can_be_read(bad: BadMessage) -> None:
     refusal = read_message(bad.data)
-    assert isinstance(refusal, Refusal)
+    assert isinstance(refusal, RefusedMessage)
     assert (refusal.code, list(refusal.ids)) == (bad.code, list(bad.ids))
     for answer in map(json.loads, refusal.answers()):
         assert answer["error"]["message"].endswith(".")

@@ -1,1 +1,1 @@
-"""The API pool behind `core.cloud.api_manager`: pure decisions, two drivers, one book an endpoint."""
+"""The API pool behind `core.cloud.api_manager`: pure decisions, two drivers, one state an endpoint."""

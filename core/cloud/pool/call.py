@@ -3,8 +3,8 @@
 It yields commands and is sent what came of them:
 
     Admit(member)      -> a token, or Refused     take a slot (the driver may have to ask a database)
-    Attempt(flight)    -> Landed, or None         call the endpoint; None when `hedge_after` went by first
-    KeepWaiting()      -> Landed                  wait for a call that is under way
+    Send(sending)    -> SendEnded, or None         call the endpoint; None when `hedge_after` went by first
+    KeepWaiting()      -> SendEnded                  wait for a call that is under way
     Pause(seconds)     -> None                    do nothing for a while, or until the turn is called
 
 It returns Success or raises. The drivers in `drivers.py`, one sync and one async, hold no policy at all.
@@ -18,18 +18,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from core.cloud.pool.attempt_records import STAYS, AttemptRecord, exhausted
-from core.cloud.pool.commands import Admit, Attempt, Command, Event, KeepWaiting, Landed, Pause
+from core.cloud.pool.commands import Admit, Command, Event, KeepWaiting, Pause, Send, SendEnded
 from core.cloud.pool.grant import met_a_fault, met_only_limits, snoozed
 from core.cloud.pool.health import HoldKind
 from core.cloud.pool.member import Member
 from core.cloud.pool.outcome import OK, Outcome, OutcomeClass, classify, headers_of
 from core.cloud.pool.plan import CallPlan
-from core.cloud.pool.pool import NO_USAGE, Flight, Pool, Usage
+from core.cloud.pool.pool import NO_USAGE, Pool, ReportedUsage, Sending
 from core.cloud.pool.pool_state import BUSY_POLL, Refusal, Refused
 from core.cloud.pool.selection import Roster
-from core.cloud.pool.token_limit import Thirst
+from core.cloud.pool.token_needs import TokenNeeds
 from core.cloud.pool.unsuited import Unsuited
-from core.cloud.pool.wait_queue import EVERYONE, LOOK_AROUND, Turn
+from core.cloud.pool.wait_queue import EVERYONE, LOOK_AROUND, Waiter
 from core.cloud.replies.limit import Limit
 from core.cloud.replies.retry_after import exhausted_for
 from core.errors import AllEndpointsFailed, HeablcoinError, UnknownEndpoint
@@ -62,8 +62,8 @@ def pool_failed(error: Exception) -> HeablcoinError:
 @dataclass(slots=True)
 class Success:
     result: Any
-    flight: Flight
-    usage: Usage
+    sending: Sending
+    usage: ReportedUsage
     latency: float
     attempts: tuple[AttemptRecord, ...]
 
@@ -76,16 +76,16 @@ class Call:
         "_asked",
         "_callers",
         "_ends",
-        "_flying",
         "_notes",
         "_plan",
         "_pool",
         "_records",
         "_snoozes",
         "_started",
-        "_thirst",
-        "_turn",
+        "_token_needs",
+        "_under_way",
         "_unsuited",
+        "_waiter",
         "error",
     )
 
@@ -94,16 +94,16 @@ class Call:
         self._ends = pool.clock.monotonic() + plan.deadline
         self._started = 0
         self._records: list[AttemptRecord] = []
-        self._flying: list[Flight] = []
+        self._under_way: list[Sending] = []
         self._asked: set[Member] = set()
         self._again_at: dict[Member, float] = {}
         """Members that were asked and may be asked again, and from when (monotonic)."""
         self._notes: dict[str, str] = {}
         self._unsuited: Unsuited | None = None
         """What refusals taught; None while there were none."""
-        self._thirst: Thirst | None = None
+        self._token_needs: TokenNeeds | None = None
         """What it needs of tokens; None until it comes to an endpoint that limits them."""
-        self._turn: Turn | None = None
+        self._waiter: Waiter | None = None
         """Its place among the calls that wait."""
         self._snoozes = False
         """It began with a task's grant, and waits for no limit."""
@@ -118,19 +118,19 @@ class Call:
             if self._plan.needs and self._pool.bent:
                 self._unsuited = Unsuited()
                 self._asked |= self._unsuited.put_off(self._roster().members, self._plan.needs, self._plan.model)
-            flight = self._granted()
+            sending = self._granted()
             while True:
-                if flight is None:
+                if sending is None:
                     member, last_resort = self._choose()
                     if member is None:
                         yield from self._wait_or_bend()
                     else:
-                        flight = yield from self._admit(member, last_resort=last_resort)
+                        sending = yield from self._admit(member, last_resort=last_resort)
                     continue
-                success = yield from self._attempt(flight)
+                success = yield from self._attempt(sending)
                 if success is not None:
                     return success
-                flight = None
+                sending = None
                 self._go_on()
         except Exception as error:
             told = self._told(error)
@@ -138,10 +138,10 @@ class Call:
                 raise
             raise told from error
         finally:
-            for flight in self._flying:
-                self._pool.abandon(flight)
-                log.debug("%s is not waited for any more", flight.member.name)
-            self._leave_line()
+            for sending in self._under_way:
+                self._pool.abandon(sending)
+                log.debug("%s is not waited for any more", sending.member.name)
+            self._leave_queue()
 
     def _told(self, error: Exception) -> Exception:
         """What its driver is told of an error."""
@@ -166,7 +166,7 @@ class Call:
         """Seconds until the deadline, which no change of the wall clock moves."""
         return self._ends - self._pool.clock.monotonic()
 
-    def _granted(self) -> Flight | None:
+    def _granted(self) -> Sending | None:
         """The first request of a task, whose slot was taken when it was claimed."""
         grant = self._plan.grant
         if grant is None or self._plan.endpoint not in {"", grant.member.name}:
@@ -174,15 +174,15 @@ class Call:
         if self._tokens(grant.member) is None:
             grant.give_back()
             return None
-        flight = grant.begin()
-        self._snoozes = flight is not None
-        return None if flight is None else self._board(flight)
+        sending = grant.begin()
+        self._snoozes = sending is not None
+        return None if sending is None else self._board(sending)
 
-    def _board(self, flight: Flight) -> Flight:
+    def _board(self, sending: Sending) -> Sending:
         self._started += 1
-        self._asked.add(flight.member)
-        self._flying.append(flight)
-        return flight
+        self._asked.add(sending.member)
+        self._under_way.append(sending)
+        return sending
 
     def _roster(self) -> Roster:
         return self._pool.only(self._plan.endpoint) if self._plan.endpoint else self._pool.roster
@@ -237,10 +237,10 @@ class Call:
             return again, False
         if self._again_at:
             self._rest_over()
-        if self._turn is not None:
-            if self._turn.called and self._thirst is not None:
-                self._thirst.forget()
-            self._turn.called = False
+        if self._waiter is not None:
+            if self._waiter.called and self._token_needs is not None:
+                self._token_needs.forget()
+            self._waiter.called = False
         while True:
             roster, avoid = self._choices(), self._avoided()
             if avoid is EVERYONE:
@@ -266,29 +266,29 @@ class Call:
 
     def _avoided(self) -> AbstractSet[Member]:
         """Members not to ask: those that were, those that calls ahead of this one wait for, and those with too few tokens left."""
-        line, thirst = self._pool.line, self._thirst
-        avoid = line.ahead(self._turn) | self._asked if line.turns else self._asked
-        return avoid if thirst is None else avoid | thirst.short(self._pool.time())
+        queue, token_needs = self._pool.wait_queue, self._token_needs
+        avoid = queue.ahead(self._waiter) | self._asked if queue.waiters else self._asked
+        return avoid if token_needs is None else avoid | token_needs.short(self._pool.time())
 
-    def _leave_line(self) -> None:
-        turn, self._turn = self._turn, None
+    def _leave_queue(self) -> None:
+        turn, self._waiter = self._waiter, None
         if turn is not None:
-            self._pool.line.leave(turn)
+            self._pool.wait_queue.leave(turn)
             self._pool.tell()
 
     def _tokens(self, member: Member) -> int | None:
         """What to reserve of the tokens that `member` limits; None when it never takes so large a call, and is not asked any more."""
         if not member.endpoint.max_tokens_per_minute:
             return 0
-        self._thirst = self._thirst or Thirst(self._plan.request)
-        tokens = self._thirst.of(member)
+        self._token_needs = self._token_needs or TokenNeeds(self._plan.request)
+        tokens = self._token_needs.of(member)
         if tokens is None:
             self._asked.add(member)
         return tokens
 
     def _admit(
         self, member: Member, *, last_resort: bool = False, hedge: bool = False
-    ) -> Generator[Command, Event, Flight | None]:
+    ) -> Generator[Command, Event, Sending | None]:
         """Take a slot; None when the endpoint does not take the call after all."""
         tokens = self._tokens(member)
         if tokens is None:
@@ -296,16 +296,16 @@ class Call:
         given_back = self._pool.given_back
         token = yield Admit(member, last_resort, tokens)
         if isinstance(token, int):
-            flight = self._board(self._pool.start(member, token, hedge=hedge))
-            if self._turn is not None:
-                self._leave_line()
-            return flight
+            sending = self._board(self._pool.start(member, token, hedge=hedge))
+            if self._waiter is not None:
+                self._leave_queue()
+            return sending
         if isinstance(token, Refused):
             now = self._pool.time()
-            if token.why is not Refusal.TOKENS or self._thirst is None:
+            if token.why is not Refusal.TOKENS or self._token_needs is None:
                 self._pool.refused(member, token, now, given_back)
             elif self._pool.given_back == given_back:
-                self._thirst.refused(member, token)
+                self._token_needs.refused(member, token)
             log.debug("%s did not take the call (%s), free in %.3fs", member.name, token.why, token.until - now)
         return None
 
@@ -326,15 +326,15 @@ class Call:
         wants: AbstractSet[Member] = openings.keys() - self._again_at.keys()
         if wants:
             anything = not (self._asked or self._plan.endpoint or self._plan.patient)
-            self._turn = pool.line.join(self._turn, EVERYONE if anything else frozenset(wants))
-        ahead = pool.line.ahead(self._turn) if self._turn is not None else frozenset()
+            self._waiter = pool.wait_queue.join(self._waiter, EVERYONE if anything else frozenset(wants))
+        ahead = pool.wait_queue.ahead(self._waiter) if self._waiter is not None else frozenset()
         at = min((at for member, at in openings.items() if member not in ahead), default=FAR)
         wait = max(0.001, at - now) + pool.rng.uniform(0.0, SPREAD)
         wait = min(wait, max(0.001, left), LOOK_AROUND if ahead else LONGEST_NAP)
-        log.debug("no endpoint is free; waiting %.3fs%s", wait, " in line" if ahead else "")
-        if self._turn is not None:
-            self._turn.due = pool.clock.monotonic() + wait
-        return Pause(wait, self._turn)
+        log.debug("no endpoint is free; waiting %.3fs%s", wait, " behind others" if ahead else "")
+        if self._waiter is not None:
+            self._waiter.due = pool.clock.monotonic() + wait
+        return Pause(wait, self._waiter)
 
     def _retry_after(self, first: float | None, now: float) -> float | None:
         """Seconds after which another call may be answered, None when that may be at once or never: it may ask those that this one did.
@@ -346,14 +346,14 @@ class Call:
         again = (
             member.last_resort_at
             for member in self._choices().members
-            if member in self._asked and member.account.health.kind is not HoldKind.ENDPOINT_FAULT
+            if member in self._asked and member.state.health.kind is not HoldKind.ENDPOINT_FAULT
         )
         wait = min(first, min(again, default=first)) - now
         return wait if wait > 0.0 else None
 
     def _opens_at(self, member: Member, now: float) -> float | None:
         """When this call may ask `member`; None for never."""
-        health = member.account.health
+        health = member.state.health
         if member in self._asked and member not in self._again_at:
             return None
         if health.probe and health.probe_until > now:
@@ -364,29 +364,29 @@ class Call:
             return None
         else:
             opens = member.last_resort_at
-        if self._thirst is not None:
-            opens = max(opens, self._thirst.opens(member))
+        if self._token_needs is not None:
+            opens = max(opens, self._token_needs.opens(member))
         again = self._again_at.get(member)
         return opens if again is None else max(opens, now + again - self._pool.clock.monotonic())
 
-    def _attempt(self, flight: Flight) -> Generator[Command, Event, Success | None]:
+    def _attempt(self, sending: Sending) -> Generator[Command, Event, Success | None]:
         """Ask one endpoint, and with hedging a second one when it is slow; None when nobody answered."""
-        member = flight.member
-        event = yield Attempt(flight, self._timeout(flight), self._hedge_delay(member))
+        member = sending.member
+        event = yield Send(sending, self._timeout(sending), self._hedge_delay(member))
         while True:
-            if not isinstance(event, Landed):
+            if not isinstance(event, SendEnded):
                 second = yield from self._hedge()
-                event = yield KeepWaiting() if second is None else Attempt(second, self._timeout(second))
+                event = yield KeepWaiting() if second is None else Send(second, self._timeout(second))
                 continue
             # Until it is settled it stays among those that `steps` frees at its end.
             if event.error is None:
-                return self._succeeded(event.flight, event.result)
-            self._failed(event.flight, event.error)
-            if not self._flying:
+                return self._succeeded(event.sending, event.result)
+            self._failed(event.sending, event.error)
+            if not self._under_way:
                 return None
             event = yield KeepWaiting()
 
-    def _hedge(self) -> Generator[Command, Event, Flight | None]:
+    def _hedge(self) -> Generator[Command, Event, Sending | None]:
         """A second endpoint beside a slow one; None when there is none or the budget is spent."""
         member = self._choices().choose(self._plan.strategy, self._pool.time(), self._avoided())
         if member is None or not self._pool.hedges.take():
@@ -398,38 +398,38 @@ class Call:
         wanted = self._plan.hedge_after
         return member.p95 if isinstance(wanted, str) else wanted
 
-    def _timeout(self, flight: Flight) -> float:
-        flight.allowed = max(0.001, min(flight.member.endpoint.timeout, self._left()))
-        return flight.allowed
+    def _timeout(self, sending: Sending) -> float:
+        sending.allowed = max(0.001, min(sending.member.endpoint.timeout, self._left()))
+        return sending.allowed
 
-    def _succeeded(self, flight: Flight, result: Any) -> Success:
+    def _succeeded(self, sending: Sending, result: Any) -> Success:
         pool = self._pool
         try:
             usage = self._plan.usage_of(result, pool.clock.now())
         except Exception as error:  # noqa: BLE001 - an answer is not lost because it cannot be counted
-            name = flight.member.name
+            name = sending.member.name
             log.warning("the usage in an answer of %s cannot be read (%s): counted as none", name, type(error).__name__)
             usage = NO_USAGE
         if self._plan.keep_open:
-            latency = pool.clock.monotonic() - flight.started
+            latency = pool.clock.monotonic() - sending.started
         else:
-            latency = pool.settle(flight, OK, usage=usage)
-        self._record(flight, OutcomeClass.OK, "", latency)
-        success = Success(result, flight, usage, latency, tuple(self._records))
-        self._flying.remove(flight)
+            latency = pool.settle(sending, OK, usage=usage)
+        self._record(sending, OutcomeClass.OK, "", latency)
+        success = Success(result, sending, usage, latency, tuple(self._records))
+        self._under_way.remove(sending)
         return success
 
-    def _failed(self, flight: Flight, error: Exception) -> None:
-        member, pool = flight.member, self._pool
+    def _failed(self, sending: Sending, error: Exception) -> None:
+        member, pool = sending.member, self._pool
         outcome, exhausted = self._judged(error)
         if outcome.timed_out and getattr(error, "code", "") == AT_DEADLINE:
             outcome = Outcome(OutcomeClass.CANCELLED, reason="it was still at work at the call's deadline")
-        elif outcome.timed_out and member.cut_short(flight.started, flight.allowed, pool.clock.monotonic()):
+        elif outcome.timed_out and member.cut_short(sending.started, sending.allowed, pool.clock.monotonic()):
             outcome = Outcome(OutcomeClass.CANCELLED, reason="the call's deadline came before it could answer")
         reason = pool.shown(outcome.reason)
-        latency = pool.settle(flight, outcome, reason, Usage(*flight.tokens_told(error), exhausted))
-        self._flying.remove(flight)
-        self._record(flight, outcome.kind, reason, latency, outcome.status, outcome.limit)
+        latency = pool.settle(sending, outcome, reason, ReportedUsage(*sending.tokens_told(error), exhausted))
+        self._under_way.remove(sending)
+        self._record(sending, outcome.kind, reason, latency, outcome.status, outcome.limit)
         if outcome.kind is OutcomeClass.CALLER_FAULT:
             self._callers = error
             raise error
@@ -483,14 +483,14 @@ class Call:
 
     def _record(  # noqa: PLR0917 - what an attempt's record holds, in its order
         self,
-        flight: Flight,
+        sending: Sending,
         kind: OutcomeClass,
         reason: str,
         latency: float,
         status: int = 0,
         limit: Limit = Limit.NONE,
     ) -> None:
-        record = AttemptRecord(flight.member.name, kind, reason, latency, status, flight.hedge, limit)
+        record = AttemptRecord(sending.member.name, kind, reason, latency, status, sending.hedge, limit)
         self._records.append(record)
         log.debug("attempt %d, %s", len(self._records), record)
 
@@ -499,16 +499,18 @@ class Call:
         asked = {record.endpoint for record in self._records}
         skipped, later = {}, self._left() <= 0.0
         smaller = self._unsuited.smaller if self._unsuited is not None else set()
-        thirst = self._thirst or Thirst(None)
+        token_needs = self._token_needs or TokenNeeds(None)
         others = set(self._roster().members).difference(self._choices().members) if self._plan.patient else ()
         for member in self._pool.members.values():
             name = member.name
             if self._plan.endpoint in {"", name}:
-                note, again = self._notes.get(name) or thirst.too_large.get(name), name in asked
-                later = later or not (again or name in smaller or name in thirst.too_large)
+                note, again = self._notes.get(name) or token_needs.too_large.get(name), name in asked
+                later = later or not (again or name in smaller or name in token_needs.too_large)
                 if note:
                     skipped[name] = f"not asked {'again' if again else ''}: {note}".replace(" :", ":")
                 elif not again:
-                    held = thirst.why_not(member, now) or member.why_not(now) or (STAYS if member in others else "")
+                    held = (
+                        token_needs.why_not(member, now) or member.why_not(now) or (STAYS if member in others else "")
+                    )
                     skipped |= {name: held} if held else {}
-        return exhausted(tuple(self._records), skipped, retry_after, later=later, too_large=bool(thirst.too_large))
+        return exhausted(tuple(self._records), skipped, retry_after, later=later, too_large=bool(token_needs.too_large))

@@ -7,7 +7,7 @@ from typing import Any, TypedDict
 from core.cloud.chat import ChatAnswer, ChatRequest, Message
 from core.cloud.endpoint import is_whole
 from core.cloud.pool.attempt_records import AttemptRecord
-from core.cloud.pool.pool import NO_USAGE, Usage
+from core.cloud.pool.pool import NO_USAGE, ReportedUsage
 from core.cloud.replies.retry_after import exhausted_for
 from core.cloud.replies.token_counts import tokens_of
 from core.errors import InvalidArgument, Permanent
@@ -51,7 +51,7 @@ class ChatResult:
     """Name of the endpoint that gave it."""
     model: str
     """As the provider names it."""
-    usage: Usage
+    usage: ReportedUsage
     """tokens_in, tokens_out."""
     cost: float
     """By the endpoint's prices."""
@@ -131,10 +131,10 @@ def as_messages(messages: object) -> Sequence[Message]:
     return messages
 
 
-def usage_of(result: Any, epoch: float) -> Usage:
+def usage_of(result: Any, epoch: float) -> ReportedUsage:
     """What a result says in a way that is known: tokens, and in its headers whether its limits are used up."""
     tokens_in, tokens_out = (
         (result.usage.tokens_in, result.usage.tokens_out) if isinstance(result, ChatAnswer) else tokens_of(result)
     )
     left = exhausted_for(result.headers, epoch) if isinstance(result, ChatAnswer) and result.headers else None
-    return Usage(tokens_in, tokens_out, left) if tokens_in or tokens_out or left else NO_USAGE
+    return ReportedUsage(tokens_in, tokens_out, left) if tokens_in or tokens_out or left else NO_USAGE

@@ -9,11 +9,11 @@ from core.cloud.chat import ChatChunk, ChatRequest
 from core.cloud.endpoint import ApiEndpoint
 from core.cloud.pool import telemetry
 from core.cloud.pool.call import AT_DEADLINE, Call, Success
-from core.cloud.pool.commands import Admit, Attempt, Command, Event, Landed, Pause
+from core.cloud.pool.commands import Admit, Command, Event, Pause, Send, SendEnded
 from core.cloud.pool.drivers import async_admit, async_pause
 from core.cloud.pool.outcome import CANCELLED, OK, Outcome, OutcomeClass, classify
 from core.cloud.pool.plan import CallPlan
-from core.cloud.pool.pool import Flight, Pool, Usage
+from core.cloud.pool.pool import Pool, ReportedUsage, Sending
 from core.cloud.pool.wait_reports import Presence, attend
 from core.cloud.provider import Provider, ProviderError
 from core.errors import AllEndpointsFailed
@@ -22,7 +22,7 @@ from core.errors import AllEndpointsFailed
 async def stream_chat(
     pool: Pool, plan: CallPlan, request: ChatRequest, provider_of: Callable[[ApiEndpoint], Provider]
 ) -> AsyncGenerator[ChatChunk, None]:
-    """The chunks of one answer. `plan` must keep its flight open, and not hedge.
+    """The chunks of one answer. `plan` must keep its sending open, and not hedge.
 
     Reasoning is passed on as it comes; when its endpoint fails before any text, that of the next one follows, under its name.
     Raises AllEndpointsFailed when no endpoint gave text, and ProviderError, with the text so far in `partial`, when the answer broke off or
@@ -34,7 +34,7 @@ async def stream_chat(
         async with aclosing(opening.chunks(request, provider_of)) as before:
             async for chunk in before:
                 yield chunk
-        flight, attempt = opening.success.flight, opening.attempt
+        sending, attempt = opening.success.sending, opening.attempt
         outcome = CANCELLED
         try:
             async with aclosing(attempt.rest()) as chunks:
@@ -45,7 +45,7 @@ async def stream_chat(
             outcome = _judged(error, pool.clock.now())
             raise
         finally:
-            pool.settle(flight, outcome, pool.shown(outcome.reason), flight.told)
+            pool.settle(sending, outcome, pool.shown(outcome.reason), sending.told)
             await attempt.close()
     finally:
         presence.over()
@@ -79,13 +79,13 @@ class _Opening:
         try:
             while True:
                 command = steps.send(event)
-                if isinstance(command, Attempt):
+                if isinstance(command, Send):
                     self._presence.asks()
                     attempt = self.attempt = _Attempt(self._pool, command, self._ends)
                     async with aclosing(attempt.begin(request, provider_of)) as before:
                         async for chunk in before:
                             yield chunk
-                    event = attempt.landed
+                    event = attempt.ended_send
                 else:
                     event = await self._carry_out(command)
         except StopIteration as stop:
@@ -109,10 +109,10 @@ class _Opening:
 class _Attempt:
     """One endpoint's answer, first until it has text, then to its end."""
 
-    def __init__(self, pool: Pool, command: Attempt, ends: float) -> None:
-        self.landed = Landed(command.flight)
+    def __init__(self, pool: Pool, command: Send, ends: float) -> None:
+        self.ended_send = SendEnded(command.sending)
         self._pool = pool
-        self._flight: Flight = command.flight
+        self._sending: Sending = command.sending
         self._seconds = command.timeout
         self._ends = ends
         self._chunks: AsyncIterator[ChatChunk] | None = None
@@ -124,8 +124,8 @@ class _Attempt:
     async def begin(
         self, request: ChatRequest, provider_of: Callable[[ApiEndpoint], Provider]
     ) -> AsyncGenerator[ChatChunk, None]:
-        """What comes before the first text: reasoning. Then `landed` says whether it may go on, or what went wrong."""
-        endpoint = self._flight.member.endpoint
+        """What comes before the first text: reasoning. Then `ended_send` says whether it may go on, or what went wrong."""
+        endpoint = self._sending.member.endpoint
         span = telemetry.begin(endpoint)
         error: BaseException | None = asyncio.CancelledError()
         try:
@@ -146,7 +146,7 @@ class _Attempt:
                     yield chunk
             error = None
         except Exception as problem:  # noqa: BLE001 - whatever the provider raises is an outcome
-            error = self.landed.error = problem
+            error = self.ended_send.error = problem
             self._add_usage(problem)
             await self.close()
         finally:
@@ -187,18 +187,18 @@ class _Attempt:
             return None
         if not self._alive:
             self._alive = True
-            self._pool.first_token(self._flight)
+            self._pool.first_token(self._sending)
         self._finished = self._finished or bool(chunk.finish_reason)
         if chunk.usage is not None:
-            self._flight.told = Usage(chunk.usage.tokens_in, chunk.usage.tokens_out)
+            self._sending.told = ReportedUsage(chunk.usage.tokens_in, chunk.usage.tokens_out)
         if chunk.text:
             self._said.append(chunk.text)
         return ChatChunk(
-            chunk.text, chunk.finish_reason, chunk.usage, self._flight.member.name, chunk.reasoning, chunk.adapted
+            chunk.text, chunk.finish_reason, chunk.usage, self._sending.member.name, chunk.reasoning, chunk.adapted
         )
 
     def _too_late(self, until: float) -> ProviderError:
-        name = self._flight.member.name
+        name = self._sending.member.name
         if not self._alive:
             return ProviderError(
                 f"{name} gave no first token within {self._seconds:.3g} s.",
@@ -216,11 +216,11 @@ class _Attempt:
     def _check_finished(self) -> None:
         if not self._finished:
             raise ProviderError(
-                f"The answer of {self._flight.member.name} broke off without a finish reason.",
+                f"The answer of {self._sending.member.name} broke off without a finish reason.",
                 "ask again; part of it is in `partial`.",
                 kind="cut",
             )
 
     def _add_usage(self, error: Exception) -> None:
         """Count what an error tells besides."""
-        self._flight.told = Usage(*self._flight.tokens_told(error))
+        self._sending.told = ReportedUsage(*self._sending.tokens_told(error))

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from core.cloud.pool.member import Member
-from core.cloud.pool.pool import Flight
+from core.cloud.pool.pool import Sending
 from core.cloud.pool.pool_state import Refused
-from core.cloud.pool.wait_queue import Turn
+from core.cloud.pool.wait_queue import Waiter
 
 
 @dataclass(slots=True)
@@ -21,8 +21,8 @@ class Admit:
 
 
 @dataclass(slots=True)
-class Attempt:
-    flight: Flight
+class Send:
+    sending: Sending
     timeout: float
     hedge_after: float | None = None
     """Seconds after which the driver reports back although the call goes on."""
@@ -36,18 +36,18 @@ class KeepWaiting:
 @dataclass(slots=True)
 class Pause:
     seconds: float
-    turn: Turn | None = None
+    turn: Waiter | None = None
     """Ends the pause when it is called."""
 
 
 @dataclass(slots=True)
-class Landed:
+class SendEnded:
     """A call that was under way is over."""
 
-    flight: Flight
+    sending: Sending
     result: Any = None
     error: Exception | None = None
 
 
-Command = Admit | Attempt | KeepWaiting | Pause
-Event = int | Refused | Landed | None
+Command = Admit | Send | KeepWaiting | Pause
+Event = int | Refused | SendEnded | None

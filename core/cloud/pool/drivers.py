@@ -10,14 +10,14 @@ from typing import Any, TypeVar
 from core.cloud.endpoint import ApiEndpoint
 from core.cloud.pool import telemetry
 from core.cloud.pool.call import Call, Success, pool_failed
-from core.cloud.pool.commands import Admit, Attempt, Command, Event, Landed, Pause
+from core.cloud.pool.commands import Admit, Command, Event, Pause, Send, SendEnded
 from core.cloud.pool.member import Member
 from core.cloud.pool.plan import CallPlan
-from core.cloud.pool.pool import Flight, Pool
+from core.cloud.pool.pool import Pool, Sending
 from core.cloud.pool.pool_state import Refused
 from core.cloud.pool.wait_reports import Presence, attend
+from core.daemon_threads import in_thread
 from core.errors import AllEndpointsFailed, HeablcoinError, InvalidArgument
-from core.threads import in_thread
 
 R = TypeVar("R")
 
@@ -26,10 +26,10 @@ AsyncWork = Callable[[ApiEndpoint, float], Awaitable[Any]]
 
 
 def admit(pool: Pool, command: Admit) -> int | Refused:
-    """Take a slot; with a shared ledger this is a short transaction."""
+    """Take a slot; with a shared pool state this is a short transaction."""
     try:
         member = command.member
-        return member.account.admit(
+        return member.state.admit(
             pool.clock, last_resort=command.last_resort, new_key=member.new_key, tokens=command.tokens
         )
     except HeablcoinError:
@@ -51,9 +51,9 @@ def drive(
             command = steps.send(event)
             if type(command) is Admit:
                 event = admit(pool, command)
-            elif type(command) is Attempt:
+            elif type(command) is Send:
                 presence.asks()
-                event = _ask(command.flight, func)
+                event = _ask(command.sending, func)
             elif type(command) is Pause:
                 _pause(command, sleep, presence)
                 event = None
@@ -82,28 +82,28 @@ def _pause(command: Pause, sleep: Callable[[float], None] | None, presence: Pres
             turn.listen(None)
 
 
-def _ask(flight: Flight, func: Callable[[ApiEndpoint], Any]) -> Landed:
-    span = telemetry.begin(flight.member.endpoint)
-    landed = _asked(flight, func)
+def _ask(sending: Sending, func: Callable[[ApiEndpoint], Any]) -> SendEnded:
+    span = telemetry.begin(sending.member.endpoint)
+    ended_send = _asked(sending, func)
     if span is not None:
-        telemetry.end(span, landed.result, landed.error)
-    return landed
+        telemetry.end(span, ended_send.result, ended_send.error)
+    return ended_send
 
 
-def _asked(flight: Flight, func: Callable[[ApiEndpoint], Any]) -> Landed:
+def _asked(sending: Sending, func: Callable[[ApiEndpoint], Any]) -> SendEnded:
     try:
-        result = func(flight.member.endpoint)
+        result = func(sending.member.endpoint)
         is_async = hasattr(type(result), "__await__")
         if is_async and (close := getattr(result, "close", None)) is not None:
             close()
     except Exception as error:  # noqa: BLE001 - whatever the user's function raises is an outcome
-        return Landed(flight, error=error)
+        return SendEnded(sending, error=error)
     if is_async:
-        return Landed(
-            flight,
+        return SendEnded(
+            sending,
             error=InvalidArgument("call_with_retry was given an async function.", "use `await acall_with_retry(...)`"),
         )
-    return Landed(flight, result)
+    return SendEnded(sending, result)
 
 
 async def adrive(pool: Pool, plan: CallPlan, work: AsyncWork) -> Success:
@@ -112,7 +112,7 @@ async def adrive(pool: Pool, plan: CallPlan, work: AsyncWork) -> Success:
     steps = call.steps()
     presence = attend(pool.clock)
     event: Event = None
-    flying: dict[asyncio.Task[Landed], Flight] = {}
+    under_way: dict[asyncio.Task[SendEnded], Sending] = {}
     try:
         while True:
             command = steps.send(event)
@@ -123,7 +123,7 @@ async def adrive(pool: Pool, plan: CallPlan, work: AsyncWork) -> Success:
                 event = None
             else:
                 presence.asks()
-                event = await _fly(command, flying, work)
+                event = await _next_end(command, under_way, work)
     except StopIteration as stop:
         success: Success = stop.value
         return success
@@ -132,10 +132,10 @@ async def adrive(pool: Pool, plan: CallPlan, work: AsyncWork) -> Success:
     finally:
         presence.over()
         steps.close()
-        for task in flying:
+        for task in under_way:
             task.cancel()
-        if flying:
-            await asyncio.gather(*flying, return_exceptions=True)
+        if under_way:
+            await asyncio.gather(*under_way, return_exceptions=True)
 
 
 async def async_pause(command: Pause, presence: Presence) -> None:
@@ -159,17 +159,19 @@ async def async_pause(command: Pause, presence: Presence) -> None:
                 turn.listen(None)
 
 
-async def _fly(command: Command, flying: dict[asyncio.Task[Landed], Flight], work: AsyncWork) -> Landed | None:
-    """Start the call that is asked for, if one is, and wait for the first that lands; None when it is time to hedge."""
+async def _next_end(
+    command: Command, under_way: dict[asyncio.Task[SendEnded], Sending], work: AsyncWork
+) -> SendEnded | None:
+    """Start the call that is asked for, if one is, and wait for the first that ends; None when it is time to hedge."""
     seconds = None
-    if isinstance(command, Attempt):
+    if isinstance(command, Send):
         seconds = command.hedge_after
-        if seconds is None and not flying:
+        if seconds is None and not under_way:
             return await _work(command, work)
-        flying[asyncio.ensure_future(_work(command, work))] = command.flight
-    done, _ = await asyncio.wait(flying, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        under_way[asyncio.ensure_future(_work(command, work))] = command.sending
+    done, _ = await asyncio.wait(under_way, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
     for task in done:
-        del flying[task]
+        del under_way[task]
         return task.result()
     return None
 
@@ -193,7 +195,7 @@ async def within(seconds: float, asked: Awaitable[R]) -> R:
 
 
 async def async_admit(pool: Pool, command: Admit) -> int | Refused:
-    """`admit`, but a shared ledger is asked from a thread, because the database may be busy; a slot taken for a caller that left is given back."""
+    """`admit`, but a shared pool state is asked from a thread, because the database may be busy; a slot taken for a caller that left is given back."""
     if not pool.shared:
         return admit(pool, command)
     asking = asyncio.get_running_loop().run_in_executor(pool.executor, admit, pool, command)
@@ -209,18 +211,18 @@ def _give_back(pool: Pool, member: Member, done: asyncio.Future[int | Refused]) 
         pool.give_back(member, token)
 
 
-async def _work(command: Attempt, work: AsyncWork) -> Landed:
-    flight = command.flight
-    span = telemetry.begin(flight.member.endpoint)
-    landed = Landed(flight)
+async def _work(command: Send, work: AsyncWork) -> SendEnded:
+    sending = command.sending
+    span = telemetry.begin(sending.member.endpoint)
+    ended_send = SendEnded(sending)
     try:
-        landed.result = await work(flight.member.endpoint, command.timeout)
+        ended_send.result = await work(sending.member.endpoint, command.timeout)
     except Exception as error:  # noqa: BLE001 - whatever the work raises is an outcome
-        landed.error = error
+        ended_send.error = error
     except asyncio.CancelledError as error:
         if span is not None:
             telemetry.end(span, None, error)
         raise
     if span is not None:
-        telemetry.end(span, landed.result, landed.error)
-    return landed
+        telemetry.end(span, ended_send.result, ended_send.error)
+    return ended_send

@@ -10,7 +10,7 @@ from core.cloud.pool.outcome import OutcomeClass
 
 if TYPE_CHECKING:
     from core.cloud.pool.member import Member
-    from core.cloud.pool.pool import Flight, Pool
+    from core.cloud.pool.pool import Pool, Sending
 
 FAULTS = frozenset({OutcomeClass.TRANSIENT, OutcomeClass.ENDPOINT_FAULT})
 """What an attempt that met one of these is spent by; limits are no fault of anybody's."""
@@ -26,7 +26,7 @@ class PoolGrant:
         self._lock = threading.Lock()
         self._spent = False
 
-    def begin(self) -> "Flight | None":
+    def begin(self) -> "Sending | None":
         """The call that the slot is for; None when it was begun or given back before."""
         return self._pool.start(self.member, self._token) if self._spend() else None
 

@@ -146,7 +146,7 @@ class Health:
             self.held_until = max(self.held_from, self.held_until - seconds)
 
     def rewind(self, now: float) -> bool:
-        """Whether the wall clock was put back; what is known then counts from now, lest a hold last until the old time comes again."""
+        """Whether the wall clock was put back; what is known then counts from now: a hold must not last until the old time comes again."""
         ahead = self.held_from - now
         if ahead <= CLOCK_SKEW:
             return False

@@ -1,4 +1,4 @@
-"""An endpoint as one pool sees it: its book, and what this process measured of it."""
+"""An endpoint as one pool sees it: its state, and what this process measured of it."""
 
 from collections.abc import Set as AbstractSet
 
@@ -7,7 +7,7 @@ from core.cloud.pool.attempt_records import KEYLESS
 from core.cloud.pool.health import CLOCK_SKEW, HoldKind
 from core.cloud.pool.latency import PeakEwma, bucket_of, percentile
 from core.cloud.pool.outcome import BLAMELESS, OutcomeClass
-from core.cloud.pool.pool_state import MINUTES, Account, Refusal, Refused
+from core.cloud.pool.pool_state import MINUTES, EndpointState, Refusal, Refused
 from core.cloud.pool.retry_budget import RetryBudget
 from core.cloud.pool.tally import Report
 from core.cloud.pool.token_limit import Habits, Need, estimate
@@ -26,12 +26,11 @@ FIRST_FAIR_TIME = 5.0
 
 
 class Member:
-    """One endpoint in the pool. Its numbers are hints for choosing; the account decides."""
+    """One endpoint in the pool. Its numbers are hints for choosing; the state decides."""
 
     __slots__ = (
         "_buckets",
         "_vain_until",
-        "account",
         "blocked",
         "budget",
         "endpoint",
@@ -49,13 +48,14 @@ class Member:
         "needs_key",
         "noted_at",
         "ready_at",
+        "state",
         "window",
     )
 
-    def __init__(self, endpoint: ApiEndpoint, account: Account, *, needs_key: bool = False) -> None:
+    def __init__(self, endpoint: ApiEndpoint, state: EndpointState, *, needs_key: bool = False) -> None:
         self.name = endpoint.name
         self.endpoint = endpoint
-        self.account = account
+        self.state = state
         self.latency = PeakEwma()
         self._buckets: dict[int, int] = {}
         self.budget = RetryBudget()
@@ -110,7 +110,7 @@ class Member:
 
     @property
     def in_flight(self) -> int:
-        return self.account.in_flight
+        return self.state.in_flight
 
     @property
     def p95(self) -> float | None:
@@ -138,10 +138,10 @@ class Member:
 
     def load(self, now: float) -> float:
         """Expected seconds for a further call."""
-        return self.latency.load(self.account.in_flight, now)
+        return self.latency.load(self.state.in_flight, now)
 
     def refused(self, refused: Refused, now: float) -> None:
-        """The account would not take a call."""
+        """The state would not take a call."""
         if refused.why is Refusal.HELD or refused.why is Refusal.PROBING:
             self.refresh(now)
             if self.ready_at <= now:
@@ -157,10 +157,10 @@ class Member:
         self.refresh(now)
 
     def refresh(self, now: float) -> None:
-        """Work out `ready_at` after the account's health changed."""
-        health, blocked = self.account.health, self.blocked
+        """Work out `ready_at` after the state's health changed."""
+        health, blocked = self.state.health, self.blocked
         if health.held_from > now + CLOCK_SKEW:
-            # Known from before the wall clock was put back: the account puts it right when it is asked.
+            # Known from before the wall clock was put back: the state puts it right when it is asked.
             self.ready_at = self.last_resort_at = now
             return
         least = blocked.until if blocked is not None else 0.0
@@ -176,7 +176,7 @@ class Member:
         """Whether it takes calls, or nothing but a limit keeps it from it: its own, or its server's 429."""
         if self.ready_at <= now:
             return True
-        health, blocked = self.account.health, self.blocked
+        health, blocked = self.state.health, self.blocked
         if blocked is not None and blocked.why is Refusal.REMOVED:
             return False
         if self.faulty_until > now and self._key_held_until() > now:
@@ -189,19 +189,19 @@ class Member:
 
         Other processes may have another key, and one that was corrected is another.
         """
-        if self.account.health.kind is not HoldKind.ENDPOINT_FAULT or not self.needs_key:
+        if self.state.health.kind is not HoldKind.ENDPOINT_FAULT or not self.needs_key:
             return False
         return bool(self.endpoint.found_key) and self.faulty_key != self.endpoint.key_version
 
     def _key_held_until(self) -> float:
         """Pool time until which this process has no key for it but one that just failed; 0.0 when that is not so."""
         endpoint = self.endpoint
-        known = self.faulty_generation == self.account.health.generation and bool(endpoint.found_key)
+        known = self.faulty_generation == self.state.health.generation and bool(endpoint.found_key)
         return self.faulty_until if known and self.faulty_key == endpoint.key_version else 0.0
 
     def slept(self, seconds: float, now: float) -> None:
         """The machine slept: what the server asked for, and the day's limit, go by the wall clock; the limit of a minute does not."""
-        self.account.slept(seconds)
+        self.state.slept(seconds)
         self.faulty_until = max(0.0, self.faulty_until - seconds)
         if self.blocked is not None and self.blocked.why is Refusal.SPENT:
             self.blocked = None
@@ -235,7 +235,7 @@ class Member:
         if self.in_vain and kind not in {OutcomeClass.CANCELLED, OutcomeClass.LOCAL_FAULT}:
             self.in_vain = 0.0
         if kind is OutcomeClass.ENDPOINT_FAULT:
-            health = self.account.health
+            health = self.state.health
             self.faulty_key, self.faulty_generation = self.endpoint.key_version, health.generation
             self.faulty_until = health.held_until
         if kind is OutcomeClass.OK:
@@ -251,7 +251,7 @@ class Member:
 
     def status(self, now: float) -> ApiStatus:
         """In the guide's words."""
-        health = self.account.health
+        health = self.state.health
         if health.kind is HoldKind.RATE_LIMITED and health.held_until > now:
             return ApiStatus.RATE_LIMITED
         if not health.clean and health.hard and health.kind is not HoldKind.RATE_LIMITED:
@@ -270,7 +270,7 @@ class Member:
         """Why it takes no call now, in words; '' when it does."""
         if self.keyless:
             return KEYLESS
-        blocked, health = self.blocked, self.account.health
+        blocked, health = self.blocked, self.state.health
         if blocked is not None and blocked.until > now:
             return f"{blocked}, next slot in {blocked.until - now:.1f}s"
         if self.faulty_until > now and self._key_held_until() > health.held_until:

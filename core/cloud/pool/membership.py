@@ -9,7 +9,7 @@ from core.cloud.endpoint import LOCAL_PROVIDERS, ApiEndpoint
 from core.cloud.pool.health import HoldKind
 from core.cloud.pool.member import Member
 from core.cloud.pool.pool import Pool
-from core.cloud.pool.pool_state import Listing, PoolStore
+from core.cloud.pool.pool_state import Listing, PoolState
 from core.network import UrlPolicy, check_url
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ REFRESH_AFTER = 0.5
 class Membership:
     """Adds, removes and refreshes members. Thread-safe."""
 
-    def __init__(self, pool: Pool, store: PoolStore, keys: "KeyStore | None", url_policy: UrlPolicy | None) -> None:
+    def __init__(self, pool: Pool, store: PoolState, keys: "KeyStore | None", url_policy: UrlPolicy | None) -> None:
         self._pool, self._store = pool, store
         self._keys, self._url_policy = keys, url_policy
         self._lock = threading.RLock()
@@ -90,7 +90,7 @@ class Membership:
         with self._lock:
             self._looked_at = self._pool.clock.monotonic()
             self._pool.faulty = self._pool.faulty and any(
-                member.account.health.kind is HoldKind.ENDPOINT_FAULT for member in self._pool.members.values()
+                member.state.health.kind is HoldKind.ENDPOINT_FAULT for member in self._pool.members.values()
             )
             version = self._store.version()
             if version != self._version:

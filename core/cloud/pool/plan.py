@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from core.cloud.pool.grant import PoolGrant
-from core.cloud.pool.pool import NO_USAGE, Usage
+from core.cloud.pool.pool import NO_USAGE, ReportedUsage
 
 if TYPE_CHECKING:
     from core.cloud.chat import ChatRequest
 
 
-def no_usage(_result: object, _epoch: float) -> Usage:
+def no_usage(_result: object, _epoch: float) -> ReportedUsage:
     """For results that tell nothing."""
     return NO_USAGE
 
@@ -29,7 +29,7 @@ class CallPlan:
     """Only this one; '' for any."""
     hedge_after: float | str | None = None
     keep_open: bool = False
-    """A success is the beginning of a stream: the caller settles its flight at the end."""
+    """A success is the beginning of a stream: the caller settles its sending at the end."""
     model: str = ""
     """The model that the call names; '' for each endpoint's own."""
     needs: frozenset[str] = frozenset()
@@ -40,5 +40,5 @@ class CallPlan:
     """The slot of a task's first request. A call that has one raises Snoozed where it would wait for a limit."""
     request: "ChatRequest | None" = None
     """What is going to be sent, where that is known: it tells how many tokens to reserve."""
-    usage_of: Callable[[Any, float], Usage] = no_usage
+    usage_of: Callable[[Any, float], ReportedUsage] = no_usage
     """What a result says about tokens and limits; the number is the time (epoch)."""

@@ -14,7 +14,7 @@ from core.cloud.pool.outcome import CANCELLED, OK, Outcome, OutcomeClass
 from core.cloud.pool.pool_state import ENDS, Refusal, Refused, outdated
 from core.cloud.pool.selection import Roster
 from core.cloud.pool.tally import Report, counted
-from core.cloud.pool.wait_queue import Line
+from core.cloud.pool.wait_queue import WaitQueue
 from core.cloud.replies.adaptation import Adaptation, described, merged
 from core.cloud.replies.token_counts import tokens_told
 from core.errors import UnknownEndpoint
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
+class ReportedUsage:
     """What an answer says about itself."""
 
     tokens_in: int = 0
@@ -31,11 +31,11 @@ class Usage:
     exhausted_for: float | None = None
 
 
-NO_USAGE = Usage()
+NO_USAGE = ReportedUsage()
 
 
 @dataclass(slots=True, eq=False)
-class Flight:
+class Sending:
     """A call to one endpoint that is under way."""
 
     member: Member
@@ -55,7 +55,7 @@ class Flight:
     """What it was charged, by the endpoint's prices, once it is over."""
     settled: bool = False
     """It is over and counted: once, whatever happens."""
-    told: Usage = NO_USAGE
+    told: ReportedUsage = NO_USAGE
     """What a stream told so far: it counts however the call ends."""
 
     def tokens_told(self, error: Exception) -> tuple[int, int]:
@@ -70,7 +70,7 @@ class Pool:
     def __init__(self, clock: Clock, rng: random.Random, redact: Callable[[str], str], *, shared: bool) -> None:
         self.clock, self.rng = clock, rng
         self.shared = shared
-        """Its books are in a database, so that asking them may take a while."""
+        """Its states are in a database, so that asking them may take a while."""
         self.redact = redact
         self.time: Callable[[], float] = self._wall_time if shared else clock.monotonic
         self._latest = float("-inf")
@@ -83,8 +83,8 @@ class Pool:
         self.faulty = False
         """Some endpoint is wrongly set up, so that somebody may be about to correct it."""
         self.hedges = HedgeBudget()
-        self.line = Line(clock)
-        self.thirsty = False
+        self.wait_queue = WaitQueue(clock)
+        self.limits_tokens = False
         """Some member limits its tokens a minute."""
         self.watchers: list[Callable[[], None]] = []
         """Called, from any thread, when an endpoint may take calls earlier than it seemed; must not raise or wait."""
@@ -125,15 +125,15 @@ class Pool:
 
     @property
     def executor(self) -> ThreadPoolExecutor:
-        """The thread in which async callers ask a shared ledger: one, because writers take turns anyway."""
+        """The thread in which async callers ask a shared pool state: one, because writers take waiters anyway."""
         if self._executor is None:
-            self._executor = ThreadPoolExecutor(1, "pool-ledger")
+            self._executor = ThreadPoolExecutor(1, "heablcoin-pool-state")
         return self._executor
 
     def begin_anew(self, rng: random.Random | None) -> None:
         """In a forked child: nobody waits, no thread is there, and chance takes another course than the parent's."""
         self._executor = None
-        self.line = Line(self.clock)
+        self.wait_queue = WaitQueue(self.clock)
         if rng is not None:
             rng.seed()
 
@@ -142,7 +142,7 @@ class Pool:
         self.members = {member.name: member for member in members}
         self.roster = Roster((member for member in self.members.values() if not member.keyless), self.rng)
         self.bent = any(_loses(member) for member in self.members.values())
-        self.thirsty = any(member.endpoint.max_tokens_per_minute for member in self.members.values())
+        self.limits_tokens = any(member.endpoint.max_tokens_per_minute for member in self.members.values())
         self.tell()
 
     def tell(self) -> None:
@@ -167,94 +167,94 @@ class Pool:
             )
         return member
 
-    def start(self, member: Member, token: int, *, hedge: bool = False) -> Flight:
-        """A call that the member's account admitted begins."""
+    def start(self, member: Member, token: int, *, hedge: bool = False) -> Sending:
+        """A call that the member's state admitted begins."""
         now = self.time()
-        endpoint, health = member.endpoint, member.account.health
-        flight = Flight(member, token, now, self.clock.monotonic(), hedge, health.generation, endpoint.key_version)
+        endpoint, health = member.endpoint, member.state.health
+        sending = Sending(member, token, now, self.clock.monotonic(), hedge, health.generation, endpoint.key_version)
         if health.failures or health.held_until:
             try:
                 member.refresh(now)
             except Exception:
                 log.exception("what is known of %s could not be brought up to date", member.name)
-        return flight
+        return sending
 
-    def settle(self, flight: Flight, outcome: Outcome, error: str = "", usage: Usage = NO_USAGE) -> float:
+    def settle(self, sending: Sending, outcome: Outcome, error: str = "", usage: ReportedUsage = NO_USAGE) -> float:
         """A call is over; returns its latency in seconds. Its slot is free afterwards, whatever goes wrong in here: it never raises.
 
         A second time it does nothing.
         """
-        if flight.settled:
+        if sending.settled:
             return 0.0
-        flight.settled = True
-        member = flight.member
+        sending.settled = True
+        member = sending.member
         try:
-            report = self._report(flight, outcome, error, usage)
+            report = self._report(sending, outcome, error, usage)
         except Exception:
             log.exception("the accounting of a call of %s failed; it is counted without its figures", member.name)
-            report = Report(outcome, flight.began, flight.began, self.clock.now(), 0.0)
-        flight.cost = report.cost
-        account = member.account
-        clean = account.health.clean
-        hard = not clean and account.health.hard
+            report = Report(outcome, sending.began, sending.began, self.clock.now(), 0.0)
+        sending.cost = report.cost
+        state = member.state
+        clean = state.health.clean
+        hard = not clean and state.health.hard
         try:
-            account.settle(flight.token, report)
+            state.settle(sending.token, report)
             self._learn(member, report, clean=clean, hard=hard)
         except Exception:
             log.exception("a call of %s is over, and nothing was learnt from it", member.name)
         return report.latency
 
-    def _report(self, flight: Flight, outcome: Outcome, error: str, usage: Usage) -> Report:
+    def _report(self, sending: Sending, outcome: Outcome, error: str, usage: ReportedUsage) -> Report:
         tokens_in, tokens_out = usage.tokens_in, usage.tokens_out
         cost = 0.0
         if tokens_in or tokens_out:
             tokens_in, tokens_out = counted(tokens_in), counted(tokens_out)
-            cost = flight.member.endpoint.cost(tokens_in, tokens_out)
+            cost = sending.member.endpoint.cost(tokens_in, tokens_out)
         return Report(
             outcome,
-            flight.began,
+            sending.began,
             self.time(),
             self.clock.now(),
-            max(0.0, self.clock.monotonic() - flight.started),
+            max(0.0, self.clock.monotonic() - sending.started),
             tokens_in,
             tokens_out,
             cost,
             error,
             usage.exhausted_for,
             jitter=0.0 if outcome is OK else self.rng.uniform(-1.0, 1.0),
-            generation=flight.generation,
-            outdated=self._outdated(flight, outcome),
+            generation=sending.generation,
+            outdated=self._outdated(sending, outcome),
         )
 
-    def _outdated(self, flight: Flight, outcome: Outcome) -> bool:
+    def _outdated(self, sending: Sending, outcome: Outcome) -> bool:
         """Whether its key was replaced since it began. Only before a key is blamed for a fault it is looked up anew."""
-        endpoint = flight.member.endpoint
+        endpoint = sending.member.endpoint
         if outcome.kind is OutcomeClass.ENDPOINT_FAULT:
             endpoint.found_key  # noqa: B018 - finding another key makes another version
-        return flight.key_version != endpoint.key_version
+        return sending.key_version != endpoint.key_version
 
     def _learn(self, member: Member, report: Report, *, clean: bool, hard: bool) -> None:
         """What this process makes of a call's end; `clean` and `hard` are what the health was before."""
-        account, now = member.account, report.ended
-        if outdated(account.health, report):
+        state, now = member.state, report.ended
+        if outdated(state.health, report):
             member.refresh(now)
             return
         member.observe(report, now)
         if report.outcome.kind is OutcomeClass.ENDPOINT_FAULT:
             self.faulty = True
         # Another thread may have changed the health meanwhile, so it is read again.
-        clean_now = account.health.clean
+        clean_now = state.health.clean
         if not (clean and clean_now):
             member.refresh(now)
             if hard and clean_now:
                 member.budget.refill()
                 log.debug("%s works again", member.name)
-        waited_for = self.line.turns or self.watchers
+        waited_for = self.wait_queue.waiters or self.watchers
         if waited_for and member.blocked is not None and member.blocked.why in ENDS:
             member.blocked = None
             member.refresh(now)
-        if self.line.turns:
-            self.line.freed(member)
+        if self.wait_queue.waiters:
+            self.wait_queue.freed(member)
         elif member.endpoint.max_concurrency or member.endpoint.max_tokens_per_minute or not (clean and clean_now):
             self.tell()
 
@@ -268,22 +268,22 @@ class Pool:
             log.warning("the text of an error could not be made safe and is left out (%s)", type(error).__name__)
             return ""
 
-    def first_token(self, flight: Flight) -> None:
+    def first_token(self, sending: Sending) -> None:
         """A stream gave its first token: if it is the probe of its endpoint, others need not wait for its end."""
-        member = flight.member
-        account = member.account
-        if account.health.probe != flight.token:
+        member = sending.member
+        state = member.state
+        if state.health.probe != sending.token:
             return
         try:
-            hard = account.health.hard
+            hard = state.health.hard
             now = self.time()
-            account.settle(flight.token, Report(OK, flight.began, now, self.clock.now(), 0.0, opened=True))
+            state.settle(sending.token, Report(OK, sending.began, now, self.clock.now(), 0.0, opened=True))
             member.refresh(now)
-            if hard and account.health.clean:
+            if hard and state.health.clean:
                 member.budget.refill()
                 log.debug("%s gives tokens again", member.name)
-            if self.line.turns:
-                self.line.freed(member)
+            if self.wait_queue.waiters:
+                self.wait_queue.freed(member)
             self.tell()
         except Exception:
             log.exception("the first token of a probe of %s taught nothing", member.name)
@@ -302,14 +302,14 @@ class Pool:
             "; ".join(described(adaptations[len(known) :] or adaptations, member.endpoint.model)),
         )
         if self.members.get(member.name) is member:
-            member.account.adapt(member.endpoint)
+            member.state.adapt(member.endpoint)
 
-    def abandon(self, flight: Flight) -> float:
+    def abandon(self, sending: Sending) -> float:
         """A call was cancelled: nothing is known but that it took this long, and what it told until then."""
-        return self.settle(flight, CANCELLED, usage=flight.told)
+        return self.settle(sending, CANCELLED, usage=sending.told)
 
     def refused(self, member: Member, refused: Refused, now: float, given_back: int) -> None:
-        """The member's account would not take a call, asked when so many slots had been given back."""
+        """The member's state would not take a call, asked when so many slots had been given back."""
         member.refused(refused, now)
         if self.given_back != given_back:
             member.unblock(now)  # it was refused for a slot that may be free by now
@@ -317,7 +317,7 @@ class Pool:
     def give_back(self, member: Member, token: int) -> None:
         """A call that was admitted, and not started, never leaves: its slots are free again. Never raises."""
         try:
-            member.account.give_back(token)
+            member.state.give_back(token)
             self.given_back += 1
             now = self.time()
             member.unblock(now)
@@ -325,8 +325,8 @@ class Pool:
             for other in self.members.values():
                 if other.blocked is not None and other.blocked.why is Refusal.POOL:
                     other.unblock(now)
-                    self.line.freed(other)
-            self.line.freed(member)
+                    self.wait_queue.freed(other)
+            self.wait_queue.freed(member)
             self.tell()
         except Exception:
             log.exception("what a call of %s that never left held is not known to be free", member.name)

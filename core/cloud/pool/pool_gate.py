@@ -26,11 +26,11 @@ log = logging.getLogger(__name__)
 LOOK_AGAIN = 0.1
 """Seconds after which an endpoint is asked again whose opening nothing announces: calls of another process end, a probe does."""
 AFTER_TROUBLE = 1.0
-"""Seconds after which an endpoint is asked again whose book could not be read."""
+"""Seconds after which an endpoint is asked again whose state could not be read."""
 
 
 class PoolGate:
-    """The gate of `ai_call`, `ai_call:next`, `ai_call:wait` and `ai_call@ENDPOINT`. Takes no lock but the books' own, so that a
+    """The gate of `ai_call`, `ai_call:next`, `ai_call:wait` and `ai_call@ENDPOINT`. Takes no lock but the states' own, so that a
     transaction may ask it. `when_limited` is what the pool does for those that do not say; until `ready` says that calls find loaded
     what they need, none begins.
     """
@@ -68,7 +68,7 @@ class PoolGate:
         strategy = options.get("strategy")
         if not isinstance(strategy, str) or strategy not in STRATEGIES:
             strategy = "priority"
-        need = need_of_task(value) if self._pool.thirsty else None
+        need = need_of_task(value) if self._pool.limits_tokens else None
         never = frozenset(one for one in self._pool.members.values() if one.never_takes(need)) if need else frozenset()
         roster = self._roster(capability, never)
         if never.issuperset(roster.members):
@@ -97,7 +97,7 @@ class PoolGate:
         members = self._roster(capability).members
         refusals: list[tuple[Refused, Member]] = []
         for member in members:
-            refused = member.account.look(pool.clock, member.tokens_for(None))
+            refused = member.state.look(pool.clock, member.tokens_for(None))
             if refused is None:
                 return None
             refusals.append((refused, member))
@@ -127,7 +127,7 @@ class PoolGate:
     def _full(self, member: Member, now: float) -> bool:
         """Whether another process took what seemed free here: of those that wait for one slot, all but one stay out of a transaction."""
         freed = self._pool.given_back, member.in_flight
-        refused = member.account.peek(self._pool.clock)
+        refused = member.state.peek(self._pool.clock)
         if refused is None or freed != (self._pool.given_back, member.in_flight):
             return False
         if refused.why is Refusal.AWAITED:
@@ -138,7 +138,7 @@ class PoolGate:
 
     def _admit(self, member: Member, tokens: int, *, last_resort: bool) -> int | Refused:
         try:
-            return member.account.admit(
+            return member.state.admit(
                 self._pool.clock, last_resort=last_resort, new_key=member.new_key, tokens=tokens, task=True
             )
         except StoreError:
@@ -149,8 +149,8 @@ class PoolGate:
 
     def _ahead(self) -> AbstractSet[Member]:
         """What direct calls wait for, of this process and as far as known of others: somebody waits for them now."""
-        line = self._pool.line
-        ahead: AbstractSet[Member] = line.ahead(None) if line.turns else frozenset()
+        queue = self._pool.wait_queue
+        ahead: AbstractSet[Member] = queue.ahead(None) if queue.waiters else frozenset()
         if self._left and ahead is not EVERYONE:
             now = self._pool.time()
             self._left = {member: until for member, until in self._left.items() if now < until <= now + WINDOW + 1.0}
@@ -178,7 +178,7 @@ class PoolGate:
 
 
 def _opens_at(member: Member, now: float) -> float:
-    health, blocked, opens = member.account.health, member.blocked, member.last_resort_at
+    health, blocked, opens = member.state.health, member.blocked, member.last_resort_at
     if opens <= now:
         return opens
     busy = blocked is not None and blocked.why is Refusal.BUSY
@@ -197,7 +197,7 @@ def _obstacle(refused: Refused, member: Member) -> str:
         Refusal.BUSY: f"{name}, which takes {most} call{'s' if most != 1 else ''} at a time",
         Refusal.SPENT: f"the next day (UTC) of {name}: {refused.detail}",
         Refusal.PROBING: f"the call that tests whether {name} works again",
-        Refusal.HELD: f"{name}, {_HELD[member.account.health.kind]}",
+        Refusal.HELD: f"{name}, {_HELD[member.state.health.kind]}",
     }
     return said.get(refused.why, f"{name} ({refused})")
 

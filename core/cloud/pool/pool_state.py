@@ -1,6 +1,6 @@
-"""The book that all callers of an endpoint share: limiter slots, holds, probes, spending, totals.
+"""The state that all callers of an endpoint share: limiter slots, holds, probes, spending, totals.
 
-One port, two implementations: `memory_ledger.py` for a pool private to its process, `store/pool_store.py` (with `pool_account.py`) for one that several processes
+One port, two implementations: `private_state.py` for a pool private to its process, `store/sqlite_pool_state.py` (with `sqlite_endpoint_state.py`) for one that several processes
 share. The decisions in this file and in `health.py` are pure, and the same code for both.
 """
 
@@ -76,8 +76,8 @@ def token_limited(endpoint: ApiEndpoint, until: float) -> Refused:
     return Refused(Refusal.TOKENS, until, f"limit of {endpoint.max_tokens_per_minute:,} tokens a minute")
 
 
-class Account(Protocol):
-    """The book of one endpoint. Thread-safe."""
+class EndpointState(Protocol):
+    """The state of one endpoint. Thread-safe."""
 
     endpoint: ApiEndpoint
 
@@ -154,8 +154,8 @@ class Listing:
     """What its requests are changed by; saving an endpoint forgets it."""
 
 
-class PoolStore(Protocol):
-    """The endpoints and their books."""
+class PoolState(Protocol):
+    """The endpoints and their states."""
 
     max_per_minute: int
     """Calls of all endpoints together that may start in any 60 s; 0 for no limit. Counted over all processes that have one; where their
@@ -182,8 +182,8 @@ class PoolStore(Protocol):
         """A number that grows when an endpoint is saved, removed or reset, by whatever process."""
         ...
 
-    def open(self, endpoint: ApiEndpoint) -> Account:
-        """The book of a saved endpoint."""
+    def open(self, endpoint: ApiEndpoint) -> EndpointState:
+        """The state of a saved endpoint."""
         ...
 
     def reset(self, name: str) -> None:

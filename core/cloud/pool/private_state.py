@@ -1,4 +1,4 @@
-"""The books of a pool that is private to its process: nothing is written anywhere."""
+"""The states of a pool that is private to its process: nothing is written anywhere."""
 
 import itertools
 import logging
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 class SharedWindow:
-    """The window that the endpoints of one pool share. Thread-safe; an account takes its lock while it holds its own."""
+    """The window that the endpoints of one pool share. Thread-safe; an state takes its lock while it holds its own."""
 
     __slots__ = ("_lock", "_window")
 
@@ -74,8 +74,8 @@ class SharedWindow:
         self._lock = threading.Lock()
 
 
-class MemoryAccount:
-    """An endpoint's book in this process alone."""
+class PrivateEndpointState:
+    """An endpoint's state in this process alone."""
 
     __slots__ = (
         "_daily",
@@ -259,8 +259,8 @@ class MemoryAccount:
         return self._spent
 
 
-class MemoryPoolStore(ForkAware):
-    """Endpoints and books in this process alone."""
+class PrivatePoolState(ForkAware):
+    """Endpoints and states in this process alone."""
 
     shared = False
 
@@ -268,13 +268,13 @@ class MemoryPoolStore(ForkAware):
         self._window = window
         self._shared = SharedWindow(window)
         self._listings: dict[str, Listing] = {}
-        self._accounts: dict[str, MemoryAccount] = {}
+        self._states: dict[str, PrivateEndpointState] = {}
         tell_of_forks(self)
 
     def after_fork_in_child(self) -> None:
         self._shared.begin_anew()
-        for account in self._accounts.values():
-            account.begin_anew()
+        for state in self._states.values():
+            state.begin_anew()
 
     @property
     def max_per_minute(self) -> int:
@@ -290,28 +290,28 @@ class MemoryPoolStore(ForkAware):
     def save(self, listing: Listing) -> None:
         endpoint = listing.endpoint
         self._listings[endpoint.name] = listing
-        account = self._accounts.get(endpoint.name)
-        if account is None:
-            self._accounts[endpoint.name] = MemoryAccount(endpoint, self._window, self._shared)
+        state = self._states.get(endpoint.name)
+        if state is None:
+            self._states[endpoint.name] = PrivateEndpointState(endpoint, self._window, self._shared)
         else:
-            account.configure(endpoint)
+            state.configure(endpoint)
 
     def remove(self, name: str) -> None:
         self._listings.pop(name, None)
-        self._accounts[name].reset()
-        self._accounts[name].adapted = ()
+        self._states[name].reset()
+        self._states[name].adapted = ()
 
     def endpoints(self) -> list[Listing]:
-        return [replace(listing, adapted=self._accounts[name].adapted) for name, listing in self._listings.items()]
+        return [replace(listing, adapted=self._states[name].adapted) for name, listing in self._listings.items()]
 
     def version(self) -> int:
         return 0
 
-    def open(self, endpoint: ApiEndpoint) -> MemoryAccount:
-        return self._accounts[endpoint.name]
+    def open(self, endpoint: ApiEndpoint) -> PrivateEndpointState:
+        return self._states[endpoint.name]
 
     def reset(self, name: str) -> None:
-        self._accounts[name].reset()
+        self._states[name].reset()
 
     def refresh(self) -> None:
         """There is nobody else."""

@@ -8,8 +8,8 @@ from contextlib import suppress
 from core.cloud.endpoint import ApiEndpoint
 from core.cloud.pool.pool import Pool
 from core.cloud.pool.selection import Roster
+from core.daemon_threads import THREADS
 from core.errors import InvalidArgument
-from core.threads import THREADS
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ def pool_stats(pool: Pool) -> JsonObject:
     """Sums over the pool and a table of its endpoints, by priority."""
     members = sorted(pool.members.values(), key=lambda member: (member.endpoint.priority, member.name))
     now, epoch = pool.looked_at(), pool.clock.now()
-    totals = {member.name: member.account.totals() for member in members}
+    totals = {member.name: member.state.totals() for member in members}
     everything = Tally()
     for tally in totals.values():
         everything.merge(tally)
@@ -34,10 +34,10 @@ def pool_stats(pool: Pool) -> JsonObject:
 
 
 def _endpoint_stats(member: Member, status: ApiStatus, tally: Tally, now: float, epoch: float) -> JsonObject:
-    endpoint, account = member.endpoint, member.account
+    endpoint, state = member.endpoint, member.state
     decided = tally.successes + tally.failures
     limit = endpoint.max_requests_per_minute
-    used = account.used(now)
+    used = state.used(now)
     return {
         "status": status.value,
         "success_rate": f"{tally.successes / decided:.1%}" if decided else NONE_YET,
@@ -52,9 +52,9 @@ def _endpoint_stats(member: Member, status: ApiStatus, tally: Tally, now: float,
         "usable": not member.keyless,
         "why_not": member.why_not(now),
         "cooldown_seconds": round(max(0.0, member.ready_at - now), 3),
-        "in_flight": account.in_flight,
+        "in_flight": state.in_flight,
         **_counts(tally),
-        "today": _today(endpoint, account.spending(epoch)),
+        "today": _today(endpoint, state.spending(epoch)),
         "last_error": tally.last_error,
         "last_error_at": to_iso(tally.last_error_at or None),
         "last_used_at": to_iso(tally.last_used_at or None),
@@ -63,7 +63,7 @@ def _endpoint_stats(member: Member, status: ApiStatus, tally: Tally, now: float,
 
 def _tokens(member: Member, now: float) -> JsonObject:
     limit = member.endpoint.max_tokens_per_minute
-    return {"token_limit": f"{member.account.used_tokens(now)}/{limit}"} if limit else {}
+    return {"token_limit": f"{member.state.used_tokens(now)}/{limit}"} if limit else {}
 
 
 def _counts(tally: Tally) -> JsonObject:

@@ -125,7 +125,7 @@ class Spending:
 
 
 def counted(tokens: object) -> int:
-    """A token figure as it is counted: a whole number up to MOST_TOKENS; 0 for one that is not believed, lest it use up the day's limit."""
+    """A token figure as it is counted: a whole number up to MOST_TOKENS; 0 for one that is not believed, which would use up the day's limit."""
     if type(tokens) is int and 0 <= tokens <= MOST_TOKENS:
         return tokens
     return int(tokens) if isinstance(tokens, int | float) and 0 <= tokens <= MOST_TOKENS else 0

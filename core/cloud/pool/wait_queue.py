@@ -36,7 +36,7 @@ class _Everyone(frozenset[Member]):
 EVERYONE = _Everyone()
 
 
-class Turn:
+class Waiter:
     """A call's place in the line."""
 
     __slots__ = ("_wake", "called", "due", "number", "wants")
@@ -49,7 +49,7 @@ class Turn:
         self.called = False
         self._wake: Callable[[], None] | None = None
 
-    def __lt__(self, other: "Turn") -> bool:
+    def __lt__(self, other: "Waiter") -> bool:
         return self.number < other.number
 
     def listen(self, wake: Callable[[], None] | None) -> None:
@@ -66,23 +66,23 @@ class Turn:
             wake()
 
 
-class Line:
-    """Who waits, in the order of coming. Thread-safe; `turns` may be read to see whether anybody waits."""
+class WaitQueue:
+    """Who waits, in the order of coming. Thread-safe; `waiters` may be read to see whether anybody waits."""
 
-    __slots__ = ("_clock", "_lock", "_newest", "turns")
+    __slots__ = ("_clock", "_lock", "_newest", "waiters")
 
     def __init__(self, clock: Clock) -> None:
-        self.turns: list[Turn] = []
+        self.waiters: list[Waiter] = []
         self._clock = clock
         self._newest = 0
         self._lock = threading.Lock()
 
-    def ahead(self, turn: Turn | None) -> AbstractSet[Member]:
+    def ahead(self, turn: Waiter | None) -> AbstractSet[Member]:
         """The endpoints that calls before this one wait for; with None before one that comes now."""
         now = self._clock.monotonic()
         found: set[Member] = set()
         with self._lock:
-            for other in self.turns:
+            for other in self.waiters:
                 if other is turn or (turn is not None and other.number > turn.number):
                     break
                 if other.due + PATIENCE >= now:
@@ -91,25 +91,25 @@ class Line:
                     found |= other.wants
         return found
 
-    def join(self, turn: Turn | None, wants: AbstractSet[Member]) -> Turn:
+    def join(self, turn: Waiter | None, wants: AbstractSet[Member]) -> Waiter:
         """Wait for a slot of one of these. Who waited before keeps the place."""
         with self._lock:
             if turn is None:
                 self._newest += 1
-                turn = Turn(self._newest)
-                self.turns.append(turn)
+                turn = Waiter(self._newest)
+                self.waiters.append(turn)
             turn.wants = wants
             return turn
 
-    def leave(self, turn: Turn) -> None:
+    def leave(self, turn: Waiter) -> None:
         """It waits no longer; who is now the first to want what it wanted is called."""
         now = self._clock.monotonic()
         covered: set[Member] = set()
-        called: list[Turn] = []
+        called: list[Waiter] = []
         with self._lock:
-            place = bisect_left(self.turns, turn)
-            del self.turns[place]
-            for other in self.turns:
+            place = bisect_left(self.waiters, turn)
+            del self.waiters[place]
+            for other in self.waiters:
                 everything = other.wants is EVERYONE
                 if other.number > turn.number and (
                     everything or any(one in turn.wants for one in other.wants - covered)
@@ -124,6 +124,6 @@ class Line:
     def freed(self, member: Member) -> None:
         """A call of `member` ended, so that it may take another: the first to want it is called."""
         with self._lock:
-            first = next((turn for turn in self.turns if member in turn.wants), None)
+            first = next((turn for turn in self.waiters if member in turn.wants), None)
         if first is not None:
             first.call(self._clock.monotonic())

@@ -35,7 +35,7 @@ def check_head(status: int, headers: Mapping[str, str], body: bytes, wanted: str
     """Raise WireError unless this is the head of an answer: a success whose content type is JSON."""
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if 300 <= status <= 399:
-        raise WireError(f"is a redirect{_whither(headers)}", code="redirect")
+        raise WireError(f"is a redirect{_target(headers)}", code="redirect")
     if not 200 <= status <= 299:
         detail = read_error(body)
         raise WireError(
@@ -71,7 +71,7 @@ def telling_headers(headers: Mapping[str, str]) -> dict[str, str]:
     return {name: redact(value, secrets) for name, value in headers.items() if name.startswith(_TELLING)}
 
 
-def _whither(headers: Mapping[str, str]) -> str:
+def _target(headers: Mapping[str, str]) -> str:
     try:
         return f" to {parse_url(headers.get('location', '')).origin}"
     except UrlRefused:

@@ -12,14 +12,14 @@ from functools import partial
 from typing import Any
 
 from core.cloud.pool import wait_reports
-from core.cloud.running.running_attempt import Flight
+from core.cloud.running.running_attempt import RunningAttempt
 from core.failpoints import failpoint, survived
 from core.safe_text import type_name
 
 log = logging.getLogger(__name__)
 
-Ending = tuple[Flight, object, BaseException | None]
-"""What a flight ended with: its handler's value, or its error."""
+Ending = tuple[RunningAttempt, object, BaseException | None]
+"""What a attempt ended with: its handler's value, or its error."""
 Ended = Callable[[Sequence[Ending]], None]
 
 MOST_THREADS = 64
@@ -28,19 +28,19 @@ MOST_THREADS = 64
 _numbers = itertools.count(1)
 
 
-class Lane:
+class AsyncExecutor:
     """An event loop of its own thread.
 
-    A handler that blocks the loop stops the lane, not the process: the runner then abandons it and starts another.
+    A handler that blocks the loop stops the executor, not the process: the runner then abandons it and starts another.
     """
 
-    def __init__(self, ended: Ended, too_late: Callable[[Flight], bool]) -> None:
+    def __init__(self, ended: Ended, too_late: Callable[[RunningAttempt], bool]) -> None:
         self._ended = ended
         self._too_late = too_late
         self._finished: list[Ending] = []
-        self._queue: deque[Flight] = deque()
-        """Given, not yet begun; whoever pops a flight has it."""
-        self._tasks: dict[asyncio.Task[None], Flight] = {}
+        self._queue: deque[RunningAttempt] = deque()
+        """Given, not yet begun; whoever pops a attempt has it."""
+        self._tasks: dict[asyncio.Task[None], RunningAttempt] = {}
         self._loop = asyncio.new_event_loop()
         self._answered = True
         self._ending = False
@@ -53,16 +53,16 @@ class Lane:
             self._loop.close()
             raise
 
-    def start(self, flights: Sequence[Flight]) -> None:
+    def start(self, attempts: Sequence[RunningAttempt]) -> None:
         """Run these. From any thread. Raises RuntimeError, with none of them begun, when the loop has ended."""
-        self._queue.extend(flights)
+        self._queue.extend(attempts)
         if threading.current_thread() is self._thread:
             self._start()
         elif not self._post(self._start):
             self.recall()
             raise RuntimeError("the event loop for handlers has ended")
 
-    def recall(self) -> list[Flight]:
+    def recall(self) -> list[RunningAttempt]:
         """Take back what the loop has not begun. From any thread."""
         recalled = []
         with contextlib.suppress(IndexError):
@@ -70,9 +70,9 @@ class Lane:
                 recalled.append(self._queue.popleft())
         return recalled
 
-    def cancel(self, flight: Flight) -> None:
-        """Cancel one; `flight.cancel_seen` becomes True once the loop has done so. From any thread."""
-        self._post(self._cancel, flight)
+    def cancel(self, attempt: RunningAttempt) -> None:
+        """Cancel one; `attempt.cancel_seen` becomes True once the loop has done so. From any thread."""
+        self._post(self._cancel, attempt)
 
     def answers(self) -> bool:
         """Whether the loop has moved since the last call; asks it to move again. True the first time."""
@@ -113,66 +113,66 @@ class Lane:
             self._loop.close()
             if not self._ending:
                 closed = RuntimeError("A handler closed the event loop that others run on.")
-                self._ended([(flight, None, closed) for flight in (*self._tasks.values(), *self.recall())])
+                self._ended([(attempt, None, closed) for attempt in (*self._tasks.values(), *self.recall())])
 
     def _start(self) -> None:
         while self._queue:
             try:
-                flight = self._queue.popleft()
+                attempt = self._queue.popleft()
             except IndexError:
                 return
-            flying = self._fly(flight)
+            coroutine = self._run_one(attempt)
             try:
-                task = self._loop.create_task(flying)
+                task = self._loop.create_task(coroutine)
             except BaseException as error:  # noqa: BLE001  # a handler may have put a task factory of its own there
-                flying.close()
-                self._land(flight, None, error)
+                coroutine.close()
+                self._end(attempt, None, error)
                 continue
-            self._tasks[task] = flight
-            flight.task = task
-            task.add_done_callback(partial(self._done, flight))
+            self._tasks[task] = attempt
+            attempt.task = task
+            task.add_done_callback(partial(self._done, attempt))
 
-    async def _fly(self, flight: Flight) -> None:
+    async def _run_one(self, attempt: RunningAttempt) -> None:
         value: object = None
         failure: BaseException | None = None
-        handler, context = flight.handler, flight.context
-        flight.begun = True
+        handler, context = attempt.handler, attempt.context
+        attempt.begun = True
         try:
             failpoint("before_handler")
-            if flight.settled or flight.unwanted() or self._too_late(flight):
+            if attempt.settled or attempt.unwanted() or self._too_late(attempt):
                 raise asyncio.CancelledError
-            wait_reports.tell(flight.rest)  # the context is the asyncio task's own
+            wait_reports.tell(attempt.rest)  # the context is the asyncio task's own
             value = await (
-                handler.func(flight.payload, context) if handler.takes_context else handler.func(flight.payload)
+                handler.func(attempt.payload, context) if handler.takes_context else handler.func(attempt.payload)
             )
         except BaseException as error:  # noqa: BLE001  # whatever a handler raises is its task's failure, never ours
             failure = error
         survived("after_handler")
-        self._land(flight, value, failure)
+        self._end(attempt, value, failure)
 
-    def _land(self, flight: Flight, value: object, failure: BaseException | None) -> None:
-        flight.landed = True
+    def _end(self, attempt: RunningAttempt, value: object, failure: BaseException | None) -> None:
+        attempt.done = True
         finished = self._finished
-        finished.append((flight, value, failure))
+        finished.append((attempt, value, failure))
         if len(finished) == 1:
-            # After the other flights that are ready to end in this turn of the loop, so that they settle together.
+            # After the other attempts that are ready to end in this turn of the loop, so that they settle together.
             self._loop.call_soon(self._flush)
 
-    def _done(self, flight: Flight, task: asyncio.Task[None]) -> None:
+    def _done(self, attempt: RunningAttempt, task: asyncio.Task[None]) -> None:
         self._tasks.pop(task, None)
-        if not flight.landed:
+        if not attempt.done:
             # Cancelled from inside the loop before its first step, which it then never makes.
             failure = None if task.cancelled() else task.exception()
-            self._land(flight, None, failure or asyncio.CancelledError())
+            self._end(attempt, None, failure or asyncio.CancelledError())
 
     def _flush(self) -> None:
         finished, self._finished = self._finished, []
         self._ended(finished)
 
-    def _cancel(self, flight: Flight) -> None:
-        flight.cancel_seen = True
-        if flight.begun and flight.task is not None:
-            flight.task.cancel()
+    def _cancel(self, attempt: RunningAttempt) -> None:
+        attempt.cancel_seen = True
+        if attempt.begun and attempt.task is not None:
+            attempt.task.cancel()
         # Else it finds out when it begins. A task cancelled before its first step would end without a word.
 
     def _answer(self) -> None:

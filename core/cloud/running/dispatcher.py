@@ -10,8 +10,8 @@ from dataclasses import replace
 from core.clock import Clock
 from core.cloud.gate import Gate
 from core.cloud.queue.graph import resolve
-from core.cloud.running.prefetch import Pace
-from core.cloud.running.running_attempt import FlightKey, Flights
+from core.cloud.running.prefetch import Prefetch
+from core.cloud.running.running_attempt import AttemptKey, RunningAttempts
 from core.cloud.store_contract import Claim, ClaimRequest, Exchanged, Settlement, TaskStore
 from core.cloud.task import AttemptOutcome, TaskStatus
 from core.errors import StoreError, StoreRefused
@@ -30,7 +30,7 @@ Dispatch = Callable[[list[Claim], float], None]
 Announce = Callable[[Sequence[Settlement]], None]
 
 
-class Exchanger:
+class Dispatcher:
     """Batches: whatever finished since the last transaction is settled in the next, which also fills the free slots.
 
     Handlers never wait for the disk: they hand over a settlement and are done. A settlement is kept until the store has
@@ -41,7 +41,7 @@ class Exchanger:
         self,
         tasks: TaskStore,
         abilities: Callable[[], frozenset[str]],
-        flights: Flights,
+        attempts: RunningAttempts,
         *,
         gates: Callable[[frozenset[str]], Mapping[str, Gate]],
         limited: Callable[[frozenset[str]], frozenset[str]],
@@ -60,7 +60,7 @@ class Exchanger:
         self._abilities = abilities
         self._gates_of = gates
         self._limited_of = limited
-        self._flights = flights
+        self._attempts = attempts
         self._worker = worker
         self._concurrency = concurrency
         self._lease = lease
@@ -81,10 +81,10 @@ class Exchanger:
         self._limited: frozenset[str] = frozenset()
         self._opens_at = math.inf
         """Monotonic time at which the first gate may open before which ready tasks wait."""
-        self._suspect: FlightKey | None = None
+        self._suspect: AttemptKey | None = None
         """The last task claimed whose workers died repeatedly; no second one runs beside it."""
-        self._pace = Pace(concurrency)
-        self._thread = threading.Thread(target=self._run, name="heablcoin-exchange", daemon=True)
+        self._prefetch = Prefetch(concurrency)
+        self._thread = threading.Thread(target=self._run, name="heablcoin-dispatcher", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
@@ -112,7 +112,7 @@ class Exchanger:
             self._changed.notify()
 
     def reconsider(self) -> None:
-        """What this process can run may have changed: ask anew before the next claim, lest what it could run before takes slots that
+        """What this process can run may have changed: ask anew before the next claim, or what it could run before takes slots that
         something more urgent wants by now. Never waits.
         """
         with self._changed:
@@ -120,7 +120,7 @@ class Exchanger:
             self._look = True
             self._changed.notify()
 
-    def unsettled(self) -> list[FlightKey]:
+    def unsettled(self) -> list[AttemptKey]:
         """Attempts that are done but not yet written; still under their leases."""
         with self._changed:
             return [(each.task_id, each.attempt) for each in (*self._writing, *self._waiting)]
@@ -146,7 +146,7 @@ class Exchanger:
     def _free(self) -> int:
         if not (self._claiming and self._look):
             return 0
-        return self._concurrency + self._pace.ahead - self._flights.busy
+        return self._concurrency + self._prefetch.ahead - self._attempts.busy
 
     def step(self, backoff: float = 0.0) -> float:
         """One round: write what ended, claim for the free slots.
@@ -157,7 +157,7 @@ class Exchanger:
             self._writing, self._waiting = self._waiting, []
             free = self._free()
             self._look = self._look and free <= 0
-            self._pace.ended(len(self._writing), self._clock.monotonic())
+            self._prefetch.ended(len(self._writing), self._clock.monotonic())
         try:
             self._exchange(free)
         except StoreRefused:
@@ -189,7 +189,7 @@ class Exchanger:
             while not self._waiting and self._free() <= 0:
                 if self._closing:
                     return False
-                idle = self._claiming and self._flights.busy < self._concurrency
+                idle = self._claiming and self._attempts.busy < self._concurrency
                 if not self._changed.wait(self._patience() if idle else None) and idle:
                     self._look = True
         return True
@@ -223,7 +223,7 @@ class Exchanger:
     ) -> Exchanged:
         request = None
         if free > 0 and capabilities:
-            suspects = 0 if self._suspect is not None and self._flights.get(self._suspect) is not None else 1
+            suspects = 0 if self._suspect is not None and self._attempts.get(self._suspect) is not None else 1
             request = ClaimRequest(
                 self._worker,
                 capabilities,
@@ -235,7 +235,7 @@ class Exchanger:
                 limited=self._limited,
                 resolve=resolve,
                 # None ahead of a free slot: what was granted is sent at once.
-                granted=max(0, min(free, self._concurrency - self._flights.busy)),
+                granted=max(0, min(free, self._concurrency - self._attempts.busy)),
             )
         elif not settlements:
             return Exchanged([], [])

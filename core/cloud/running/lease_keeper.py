@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 from core.clock import Clock
-from core.cloud.running.running_attempt import Flight, FlightKey, Flights
+from core.cloud.running.running_attempt import AttemptKey, RunningAttempt, RunningAttempts
 from core.cloud.store_contract import TaskStore
 from core.errors import StoreError
 from core.failpoints import failpoint
@@ -17,7 +17,7 @@ PROGRESS_INTERVAL = 0.25
 GLANCE_INTERVAL = 1.0
 """Seconds between two looks at what this process can run: another process may have changed that."""
 
-Lost = Callable[[Flight], None]
+Lost = Callable[[RunningAttempt], None]
 
 
 class LeaseKeeper:
@@ -26,8 +26,8 @@ class LeaseKeeper:
     def __init__(
         self,
         tasks: TaskStore,
-        flights: Flights,
-        unsettled: Callable[[], list[FlightKey]],
+        attempts: RunningAttempts,
+        unsettled: Callable[[], list[AttemptKey]],
         *,
         worker: str,
         lease: float,
@@ -38,7 +38,7 @@ class LeaseKeeper:
         glance: Callable[[], None] = lambda: None,
     ) -> None:
         self._tasks = tasks
-        self._flights = flights
+        self._attempts = attempts
         self._unsettled = unsettled
         self._worker = worker
         self._lease = lease
@@ -48,7 +48,7 @@ class LeaseKeeper:
         self._announce = announce
         self._glance = glance
         self._changed = threading.Condition(threading.RLock())
-        self._progress: dict[FlightKey, tuple[Flight, float | None, str]] = {}
+        self._progress: dict[AttemptKey, tuple[RunningAttempt, float | None, str]] = {}
         self._asked = False
         self._renew_at = clock.monotonic() + lease / 3
         self._write_at = float("-inf")
@@ -67,11 +67,11 @@ class LeaseKeeper:
             self._asked = True
             self._changed.notify()
 
-    def report(self, flight: Flight, share: float | None, message: str) -> None:
+    def report(self, attempt: RunningAttempt, share: float | None, message: str) -> None:
         """Have the latest progress of an attempt written soon. Never waits."""
         with self._changed:
             first = not self._progress
-            self._progress[flight.key] = (flight, share, message)
+            self._progress[attempt.key] = (attempt, share, message)
             if first:
                 self._changed.notify()
 
@@ -130,29 +130,29 @@ class LeaseKeeper:
 
     def _renew(self) -> None:
         failpoint("before_renew")
-        held = [flight.key for flight in self._flights.all()]
+        held = [attempt.key for attempt in self._attempts.all()]
         held.extend(self._unsettled())
         if not held:
             return
         now = self._clock.now()
         lost = self._tasks.renew(self._worker, held, self._lease, now)
         for key in set(held).difference(lost):
-            if (kept := self._flights.get(key)) is not None:
+            if (kept := self._attempts.get(key)) is not None:
                 kept.lease_until = now + self._lease
         for key in lost:
-            flight = self._flights.get(key)
-            if flight is not None:
-                self._lost(flight)
+            attempt = self._attempts.get(key)
+            if attempt is not None:
+                self._lost(attempt)
 
-    def _write(self, reports: list[tuple[Flight, float | None, str]]) -> None:
+    def _write(self, reports: list[tuple[RunningAttempt, float | None, str]]) -> None:
         written = []
-        for flight, share, message in reports:
-            if flight.settled:
+        for attempt, share, message in reports:
+            if attempt.settled:
                 continue
-            claim = flight.claim
+            claim = attempt.claim
             if self._tasks.progress(claim.task_id, claim.attempt, self._worker, share, message):
                 written.append(claim.task_id)
-            elif not flight.settled:
-                self._lost(flight)
+            elif not attempt.settled:
+                self._lost(attempt)
         if written:
             self._announce(written)

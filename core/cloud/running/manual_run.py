@@ -21,7 +21,7 @@ from core.cloud.queue.graph import resolve
 from core.cloud.retry import RetryPolicy
 from core.cloud.running.async_executor import run_to_its_end
 from core.cloud.running.outage import NotStarted
-from core.cloud.running.settling import Outcomes, result_text
+from core.cloud.running.settling import Settler, result_text
 from core.cloud.running.stored_results import results_of
 from core.cloud.store_contract import Claim, ClaimRequest, Settlement, TaskStore
 from core.cloud.task import Task
@@ -50,7 +50,7 @@ class ManualRun:
         self._handlers = handlers
         self._worker = worker
         self._clock = clock
-        self._outcomes = Outcomes(worker, RetryPolicy(), clock, rng)
+        self._settler = Settler(worker, RetryPolicy(), clock, rng)
 
     def execute(self, task: Task, *, why: Callable[[str], str]) -> object:
         """The handler's value; see EnhancedCloudTaskPublisher.execute_task."""
@@ -73,9 +73,9 @@ class ManualRun:
         with self._watched(claim, watch):
             value = self._run_to_an_end(claim, watch, lambda: self._run(handler, payload, context, watch))
         if watch.late.is_set():
-            self._settle(self._outcomes.timed_out(claim, timeout))
+            self._settle(self._settler.timed_out(claim, timeout))
             raise TimeoutError(f"Task {claim.task_id} timed out after {timeout} s.")
-        if not self._settle(self._outcomes.returned(claim, value)):
+        if not self._settle(self._settler.returned(claim, value)):
             raise LeaseLost(
                 f"Task {task.task_id} was cancelled or taken away while it ran; its result counts for nothing.",
                 "look at the task's status and attempts.",
@@ -88,16 +88,16 @@ class ManualRun:
             value = run()
             result_text(value)
         except NotStarted as error:
-            self._settle(self._outcomes.interrupted(claim, f"Given back: {error.message}"))
+            self._settle(self._settler.interrupted(claim, f"Given back: {error.message}"))
             raise
         except Exception as error:
             if watch.late.is_set():
-                self._settle(self._outcomes.timed_out(claim, watch.timeout))
+                self._settle(self._settler.timed_out(claim, watch.timeout))
                 raise TimeoutError(f"Task {claim.task_id} timed out after {watch.timeout} s.") from error
-            self._settle(self._outcomes.raised(claim, error))
+            self._settle(self._settler.raised(claim, error))
             raise
         except BaseException:
-            self._settle(self._outcomes.interrupted(claim))
+            self._settle(self._settler.interrupted(claim))
             raise
         return value
 
@@ -105,10 +105,10 @@ class ManualRun:
         try:
             return self._prepare(claim, watch)
         except StoreError:
-            self._settle(self._outcomes.interrupted(claim, "Given back: what it builds on could not be read."))
+            self._settle(self._settler.interrupted(claim, "Given back: what it builds on could not be read."))
             raise
         except Exception as error:
-            self._settle(self._outcomes.raised(claim, error))
+            self._settle(self._settler.raised(claim, error))
             raise
 
     def _prepare(self, claim: Claim, watch: "_Watch") -> tuple[Json, TaskContext]:
@@ -125,9 +125,9 @@ class ManualRun:
 
     def _run(self, handler: Handler, payload: Json, context: TaskContext, watch: "_Watch") -> object:
         if handler.place is Place.PROCESS:
-            from core.cloud.running.process_executor import IsolatedRun
+            from core.cloud.running.process_executor import ProcessRun
 
-            run = IsolatedRun(handler)
+            run = ProcessRun(handler)
             watch.stop = run.kill
             return run.run(payload, context if handler.takes_context else None, context.progress)
         if handler.is_async:
@@ -161,7 +161,7 @@ class ManualRun:
             thread.start()
         except RuntimeError as error:
             refused = f"a thread to keep its lease could not be had ({error})."
-            self._settle(self._outcomes.interrupted(claim, f"Given back: {refused}"))
+            self._settle(self._settler.interrupted(claim, f"Given back: {refused}"))
             raise NotStarted(
                 f"Task {claim.task_id} was not begun: {refused}", "try again when there are threads."
             ) from error

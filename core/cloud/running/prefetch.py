@@ -10,7 +10,7 @@ MOST_AHEAD = 10
 """Times the concurrency."""
 
 
-class Pace:
+class Prefetch:
     """Watches how fast tasks end.
 
     Slow tasks are claimed when a slot is free and not before, so that another process, or a more urgent task, loses

@@ -32,7 +32,7 @@ EXIT_SECONDS = 2.0
 """How long a child may take to end after it closed its side without a result."""
 
 
-class IsolatedRun:
+class ProcessRun:
     """One attempt in a child process. `run` from one thread, `kill` from any."""
 
     def __init__(self, handler: Handler) -> None:

@@ -1,6 +1,6 @@
 """Runs tasks: claim -> run (timeout, progress, renewed lease) -> settle (fenced).
 
-`exchanger.py` settles what finished and claims what is next in one transaction, `executor.py` runs it, `watchdog.py`
+`dispatcher.py` settles what finished and claims what is next in one transaction, `executor.py` runs it, `watchdog.py`
 keeps the deadlines, `lease_keeper.py` the leases and `maintenance.py` the queue: each from a thread of its own that no
 handler can hold up. The runner here starts them, connects them and ends them.
 """
@@ -21,14 +21,14 @@ from core.cloud.handlers.registry import Handler, HandlerRegistry
 from core.cloud.queue.submission import handler_of
 from core.cloud.retry import RetryPolicy
 from core.cloud.running.announcer import Announcer
-from core.cloud.running.dispatcher import Exchanger
+from core.cloud.running.dispatcher import Dispatcher
 from core.cloud.running.executor import Executor
 from core.cloud.running.lease_keeper import LeaseKeeper
 from core.cloud.running.maintenance import Maintenance, standard_duties
 from core.cloud.running.registered_limits import RegisteredLimits
-from core.cloud.running.rest import Rests
-from core.cloud.running.running_attempt import Flight, Flights, StopReason
-from core.cloud.running.settling import Outcomes
+from core.cloud.running.resting import Rests
+from core.cloud.running.running_attempt import RunningAttempt, RunningAttempts, StopReason
+from core.cloud.running.settling import Settler
 from core.cloud.running.wakeup import PEERS_FOR, Signal, WakeUp
 from core.cloud.running.watchdog import Watchdog
 from core.cloud.store_contract import Claim, Settlement, Store, WorkerInfo
@@ -104,14 +104,14 @@ class TaskRunner:
         self._offered: tuple[str, ...] | None = None
         self._seen_at = float("-inf")
         self._no_longer_holds: Callable[[], object] = _nothing
-        self._flights = Flights()
+        self._attempts = RunningAttempts()
         self._limits = RegisteredLimits(store.tasks, handlers, clock)
         self._watchdog = Watchdog(clock)
         self._announcer = Announcer(self._wakeup, self._watchdog, clock, origin=self)
-        self._exchanger = Exchanger(
+        self._dispatcher = Dispatcher(
             store.tasks,
             self._able,
-            self._flights,
+            self._attempts,
             gates=handlers.gates,
             limited=self._limits.among,
             worker=self.worker_id,
@@ -126,8 +126,8 @@ class TaskRunner:
         )
         self._keeper = LeaseKeeper(
             store.tasks,
-            self._flights,
-            self._exchanger.unsettled,
+            self._attempts,
+            self._dispatcher.unsettled,
             worker=self.worker_id,
             lease=lease,
             clock=clock,
@@ -137,25 +137,25 @@ class TaskRunner:
             glance=self._glance,
         )
         self._rests = Rests(
-            self._flights,
+            self._attempts,
             self._watchdog,
             clock,
             concurrency,
-            freed=self._exchanger.freed,
-            abilities_changed=self._exchanger.reconsider,
+            freed=self._dispatcher.freed,
+            abilities_changed=self._dispatcher.reconsider,
         )
         self._executor = Executor(
             store.tasks,
             handlers,
-            self._flights,
-            Outcomes(self.worker_id, retry or RetryPolicy(), clock, rng),
+            self._attempts,
+            Settler(self.worker_id, retry or RetryPolicy(), clock, rng),
             self._watchdog,
             clock=clock,
             concurrency=concurrency,
-            settle=self._exchanger.settle,
+            settle=self._dispatcher.settle,
             report=self._keeper.report,
             rests=self._rests,
-            abilities_changed=self._exchanger.reconsider,
+            abilities_changed=self._dispatcher.reconsider,
         )
         self._maintenance = maintenance or Maintenance(
             store,
@@ -173,7 +173,7 @@ class TaskRunner:
     @property
     def in_flight(self) -> int:
         """How many attempts run now."""
-        return len(self._flights)
+        return len(self._attempts)
 
     def start(self) -> None:
         """Begin to claim and run tasks; a second call does nothing.
@@ -202,7 +202,7 @@ class TaskRunner:
         self._register()
         self._wakeup.notify(work=False, origin=self)
         self._unsubscribe = self._wakeup.subscribe(self._on_signal)
-        self._unwatch = self._handlers.on_opening(self._exchanger.reconsider)
+        self._unwatch = self._handlers.on_opening(self._dispatcher.reconsider)
         self._no_longer_holds = self._store.tasks.on_take_back(self._keeper.renew_now)
         self._state = "running"
         self._pid = os.getpid()
@@ -210,9 +210,9 @@ class TaskRunner:
         self._keeper.start()
         self._maintenance.start()
         # Whoever published in between with a list of processes that was without this one has told nobody.
-        self._watchdog.at(self._clock.monotonic() + PEERS_FOR, self._exchanger.look)
+        self._watchdog.at(self._clock.monotonic() + PEERS_FOR, self._dispatcher.look)
         # The last, because it claims: until it is there nothing runs that would have to be given back.
-        self._exchanger.start()
+        self._dispatcher.start()
 
     def _undo(self, heard: bool) -> None:
         """Take back what `_begin` did before it failed; `heard` says whether this process could be woken before."""
@@ -259,15 +259,15 @@ class TaskRunner:
         self._unsubscribe()
         self._unwatch()
         self._end_service()
-        self._exchanger.stop_claiming()
+        self._dispatcher.stop_claiming()
         self._executor.stop_all()
-        self._flights.wait_until_empty(grace_end - time.monotonic())
+        self._attempts.wait_until_empty(grace_end - time.monotonic())
         end = time.monotonic() + LAST_WORDS
         self._executor.conclude_all()
         self._no_longer_holds()
         self._keeper.close()
-        self._exchanger.close()
-        if self._exchanger.join(end - time.monotonic()):
+        self._dispatcher.close()
+        if self._dispatcher.join(end - time.monotonic()):
             self._say_farewell(max(0.0, end - time.monotonic()))
         else:
             log.warning("the queue's store is slow; what was not written is given back when its lease ends")
@@ -323,7 +323,7 @@ class TaskRunner:
 
     def _heed_limits(self, *, look: bool) -> None:
         if self._runs and self._limits.bring_up_to_date(look=look):
-            self._exchanger.reconsider()
+            self._dispatcher.reconsider()
             self._wakeup.notify(origin=self)
 
     def _offer(self) -> None:
@@ -336,7 +336,7 @@ class TaskRunner:
             self._register(offers)
             offers = self._offers()
         log.debug("this process now runs: %s", ", ".join(offers) or "nothing")
-        self._exchanger.reconsider()
+        self._dispatcher.reconsider()
         self._wakeup.notify(origin=self)
 
     def _glance(self) -> None:
@@ -369,15 +369,15 @@ class TaskRunner:
         if signal.origin is self:
             return
         if signal.work:
-            self._exchanger.look()
-        if signal.task_ids and len(self._flights) and self._flights.of_tasks(signal.task_ids):
+            self._dispatcher.look()
+        if signal.task_ids and len(self._attempts) and self._attempts.of_tasks(signal.task_ids):
             self._keeper.check()
 
     def _dispatch(self, claims: Sequence[Claim], lease_until: float) -> None:
         self._executor.start(claims, lease_until)
 
-    def _lose(self, flight: Flight) -> None:
-        self._executor.stop(flight, StopReason.LOST)
+    def _lose(self, attempt: RunningAttempt) -> None:
+        self._executor.stop(attempt, StopReason.LOST)
 
     def _announce(self, settlements: Sequence[Settlement]) -> None:
         self._announcer.tell([each.task_id for each in settlements], work=True)

@@ -6,17 +6,15 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from enum import Enum
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from core.cloud.handlers.registry import Handler
 from core.cloud.handlers.task_context import TaskContext
+from core.cloud.running.rest import Rest
 from core.cloud.store_contract import Claim
 from core.json_types import Json
 
-if TYPE_CHECKING:
-    from core.cloud.running.rest import Rest
-
-FlightKey = tuple[str, int]
+AttemptKey = tuple[str, int]
 """Task id and attempt number: the fence of one lease."""
 
 
@@ -28,31 +26,31 @@ class StopReason(Enum):
     CUT = "cut off"
 
 
-class Cancels(Protocol):
+class AsyncPlace(Protocol):
     """The event loop that an async attempt runs on."""
 
-    def cancel(self, flight: "Flight") -> None: ...
+    def cancel(self, attempt: "RunningAttempt") -> None: ...
 
-    def recall(self) -> "list[Flight]": ...
+    def recall(self) -> "list[RunningAttempt]": ...
 
     def close(self) -> None: ...
 
 
-class Flight:
-    """One attempt, from its claim to its settlement. A plain record: Flights, Executor and Lane act on it."""
+class RunningAttempt:
+    """One attempt, from its claim to its settlement. A plain record: RunningAttempts, Executor and AsyncExecutor act on it."""
 
     __slots__ = (
         "begun",
-        "boarded_at",
         "cancel_seen",
         "claim",
+        "claimed_at",
         "context",
+        "done",
+        "executor",
         "handler",
+        "has_slot",
         "key",
         "kill",
-        "landed",
-        "lane",
-        "launched",
         "lease_until",
         "left_behind",
         "payload",
@@ -64,20 +62,20 @@ class Flight:
         "timeout",
     )
 
-    def __init__(self, claim: Claim, handler: Handler, boarded_at: float, lease_until: float = math.inf) -> None:
+    def __init__(self, claim: Claim, handler: Handler, claimed_at: float, lease_until: float = math.inf) -> None:
         self.claim = claim
         self.handler = handler
-        self.key: FlightKey = (claim.task_id, claim.attempt)
+        self.key: AttemptKey = (claim.task_id, claim.attempt)
         self.payload: Json = None
         self.context: TaskContext | None = None
         self.timeout = claim.timeout if claim.timeout is not None else handler.timeout
-        self.boarded_at = boarded_at
+        self.claimed_at = claimed_at
         """Monotonic."""
         self.lease_until = lease_until
         """Epoch seconds, as far as this process knows; another process may hold the task from then on."""
-        self.launched = False
+        self.has_slot = False
         """True once it has a slot; until then it was only claimed."""
-        self.landed = False
+        self.done = False
         """True once its handler has ended, or its event loop or thread has done with it in another way."""
         self.left_behind = False
         """True when it was settled while its thread went on."""
@@ -85,9 +83,9 @@ class Flight:
         self.resting = False
         """True while its handler waits in the pool: it is held, and has no slot."""
         self.rest: Rest | None = None
-        """What the pool tells it, once it is launched."""
+        """What the pool tells it, once it is has_slot."""
         self.stop_reason: StopReason | None = None
-        self.lane: Cancels | None = None
+        self.executor: AsyncPlace | None = None
         """The event loop it was given to, when its handler is async."""
         self.begun = False
         """True once its event loop has made its first step."""
@@ -106,13 +104,13 @@ class Flight:
         return self.stop_reason is not None
 
 
-class Flights:
-    """The attempts this process holds. Thread-safe; each flight is taken out exactly once."""
+class RunningAttempts:
+    """The attempts this process holds. Thread-safe; each attempt is taken out exactly once."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._empty = threading.Condition(self._lock)
-        self._held: dict[FlightKey, Flight] = {}
+        self._held: dict[AttemptKey, RunningAttempt] = {}
         self._resting: Counter[str] = Counter()
         self.resting = 0
         """How many of those held wait in the pool, without a slot."""
@@ -125,44 +123,44 @@ class Flights:
         """How many have a slot, or wait for one."""
         return len(self._held) - self.resting
 
-    def add(self, flight: Flight) -> None:
+    def add(self, attempt: RunningAttempt) -> None:
         with self._lock:
-            self._held[flight.key] = flight
+            self._held[attempt.key] = attempt
 
-    def take(self, flight: Flight) -> bool:
+    def take(self, attempt: RunningAttempt) -> bool:
         """Take it out to settle it; False when somebody already did, and then its result counts for nothing."""
         with self._lock:
-            if flight.settled:
+            if attempt.settled:
                 return False
-            flight.settled = True
-            if flight.resting:
-                self._wake(flight)
-            del self._held[flight.key]
+            attempt.settled = True
+            if attempt.resting:
+                self._wake(attempt)
+            del self._held[attempt.key]
             if not self._held:
                 self._empty.notify_all()
             return True
 
-    def rest(self, flight: Flight) -> int:
+    def rest(self, attempt: RunningAttempt) -> int:
         """Its handler waits in the pool; how many of this handler then do, 0 when it is settled already."""
         with self._lock:
-            if flight.settled or flight.resting:
+            if attempt.settled or attempt.resting:
                 return 0
-            flight.resting = True
+            attempt.resting = True
             self.resting += 1
-            self._resting[flight.claim.name] += 1
-            return self._resting[flight.claim.name]
+            self._resting[attempt.claim.name] += 1
+            return self._resting[attempt.claim.name]
 
-    def go_on(self, flight: Flight) -> int:
+    def go_on(self, attempt: RunningAttempt) -> int:
         """Its handler waits no longer; how many of this handler did, 0 when it was settled meanwhile."""
         with self._lock:
-            return self._wake(flight)
+            return self._wake(attempt)
 
-    def _wake(self, flight: Flight) -> int:
-        if not flight.resting:
+    def _wake(self, attempt: RunningAttempt) -> int:
+        if not attempt.resting:
             return 0
-        flight.resting = False
+        attempt.resting = False
         self.resting -= 1
-        name = flight.claim.name
+        name = attempt.claim.name
         count = self._resting[name]
         self._resting[name] -= 1
         if count == 1:
@@ -181,14 +179,14 @@ class Flights:
         with self._lock:
             return self._empty.wait_for(lambda: not self._held, timeout)
 
-    def get(self, key: FlightKey) -> Flight | None:
+    def get(self, key: AttemptKey) -> RunningAttempt | None:
         return self._held.get(key)
 
-    def all(self) -> list[Flight]:
+    def all(self) -> list[RunningAttempt]:
         with self._lock:
             return list(self._held.values())
 
-    def of_tasks(self, task_ids: tuple[str, ...]) -> list[Flight]:
+    def of_tasks(self, task_ids: tuple[str, ...]) -> list[RunningAttempt]:
         """Those that run one of these tasks."""
         wanted = set(task_ids)
-        return [flight for flight in self.all() if flight.claim.task_id in wanted]
+        return [attempt for attempt in self.all() if attempt.claim.task_id in wanted]

@@ -36,7 +36,7 @@ class TooLarge(Permanent):
         self.start = start
 
 
-class Outcomes:
+class Settler:
     """Makes settlements for one worker."""
 
     def __init__(self, worker: str, policy: RetryPolicy, clock: Clock, rng: random.Random) -> None:

@@ -6,13 +6,13 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from core.cloud.running.running_attempt import Flight
+from core.cloud.running.running_attempt import RunningAttempt
 
 log = logging.getLogger(__name__)
 
-Execute = Callable[[Flight], None]
-Refused = Callable[[Sequence[Flight], BaseException], None]
-"""Told which flights no thread could be had for, and why."""
+Execute = Callable[[RunningAttempt], None]
+Refused = Callable[[Sequence[RunningAttempt], BaseException], None]
+"""Told which attempts no thread could be had for, and why."""
 
 IDLE_SECONDS = 30.0
 """A thread without work for so long ends."""
@@ -20,8 +20,8 @@ IDLE_SECONDS = 30.0
 _numbers = itertools.count(1)
 
 
-class Crew:
-    """Threads that run one flight each, started when needed.
+class ThreadExecutor:
+    """Threads that run one attempt each, started when needed.
 
     Never a ThreadPoolExecutor: its threads are joined when the interpreter exits, and a stuck one would keep the process
     alive for good.
@@ -31,19 +31,19 @@ class Crew:
         self._execute = execute
         self._refused = refused
         self._changed = threading.Condition(threading.Lock())
-        self._queue: deque[Flight] = deque()
+        self._queue: deque[RunningAttempt] = deque()
         self._idle = 0
         self._closed = False
 
-    def start(self, flights: Sequence[Flight]) -> None:
+    def start(self, attempts: Sequence[RunningAttempt]) -> None:
         """Run these, each at once: a thread is started for each that finds none idle."""
         with self._changed:
-            self._queue.extend(flights)
+            self._queue.extend(attempts)
             refusal = self._wake_one()
         self._tell(refusal)
 
     def close(self) -> None:
-        """Let idle threads end; busy ones end after their flight."""
+        """Let idle threads end; busy ones end after their attempt."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -57,7 +57,7 @@ class Crew:
             self._changed.notify()
             return None
         try:
-            threading.Thread(target=self._work, name=f"heablcoin-crew-{next(_numbers)}", daemon=True).start()
+            threading.Thread(target=self._work, name=f"heablcoin-thread-{next(_numbers)}", daemon=True).start()
         except Exception as error:  # noqa: BLE001  # no thread, or no memory for one
             stranded = list(self._queue)
             self._queue.clear()
@@ -69,7 +69,7 @@ class Crew:
         if refusal is not None:
             self._refused(*refusal)
 
-    def _next(self) -> Flight | None:
+    def _next(self) -> RunningAttempt | None:
         with self._changed:
             while not self._queue:
                 if self._closed:
@@ -81,17 +81,17 @@ class Crew:
                     self._idle -= 1
                 if not woken and not self._queue:
                     return None
-            flight = self._queue.popleft()
+            attempt = self._queue.popleft()
             refusal = self._wake_one()
         self._tell(refusal)
-        return flight
+        return attempt
 
     def _work(self) -> None:
-        while (flight := self._next()) is not None:
+        while (attempt := self._next()) is not None:
             try:
-                self._execute(flight)
+                self._execute(attempt)
             except BaseException:
-                log.exception("running task %s failed inside the runner", flight.claim.task_id)
+                log.exception("running task %s failed inside the runner", attempt.claim.task_id)
 
 
-_Refusal = tuple[list[Flight], BaseException]
+_Refusal = tuple[list[RunningAttempt], BaseException]

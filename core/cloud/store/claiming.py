@@ -9,7 +9,7 @@ from dataclasses import replace
 import apsw
 
 from core.cloud.gate import Grant
-from core.cloud.store.partitions import ONE_OF_OURS, LaneMemory, Lanes
+from core.cloud.store.partitions import ONE_OF_OURS, PartitionMemory, Partitions
 from core.cloud.store.publishing import dependency_failed
 from core.cloud.store.queries import ATTEMPT, DEPENDENCY, TASK, Binding, Row, first, many, one, rows
 from core.cloud.store.states import waiting_state
@@ -90,11 +90,13 @@ def cancel_dependents(connection: apsw.Connection, lost: Iterable[tuple[int, str
     return count
 
 
-def claim(connection: apsw.Connection, request: ClaimRequest, now: float, lanes: Lanes | None = None) -> list[Claim]:
+def claim(
+    connection: apsw.Connection, request: ClaimRequest, now: float, partitions: Partitions | None = None
+) -> list[Claim]:
     """Take ready tasks for a worker: URGENT first, then oldest; with `ageing` both count.
 
     Those that have to pass limits are taken with a grant each, in the same order; what gets none holds up no other.
-    `request` is as `sift` left it; `lanes` are the tasks of handlers that have limits.
+    `request` is as `sift` left it; `partitions` are the tasks of handlers that have limits.
     """
     if request.limit < 1:
         return []
@@ -106,11 +108,11 @@ def claim(connection: apsw.Connection, request: ClaimRequest, now: float, lanes:
     if request.suspects:
         found = first(connection, TASK["next_suspect"], (capabilities, now))
         suspect = NO_SUSPECT if found is None else found[0]
-    if lanes is not None:
+    if partitions is not None:
         ours = ONE_OF_OURS if request.suspects and suspect == NO_SUSPECT else suspect
-        lanes.prepare(ours, request.ageing, request.resolve)
-    if request.gates or (lanes is not None and lanes.first() is not None):
-        return _claim_granted(connection, request, now, (capabilities, suspect), hold, lanes=lanes)
+        partitions.prepare(ours, request.ageing, request.resolve)
+    if request.gates or (partitions is not None and partitions.first() is not None):
+        return _claim_granted(connection, request, now, (capabilities, suspect), hold, partitions=partitions)
     which = (*hold, request.limit, capabilities, suspect)
     if request.ageing is None:
         taken = rows(connection, TASK["claim"], which)
@@ -128,7 +130,7 @@ def _claim_granted(
     which: tuple[Binding, ...],
     hold: tuple[Binding, ...],
     *,
-    lanes: Lanes | None,
+    partitions: Partitions | None,
 ) -> list[Claim]:
     """`claim` where some of the ready tasks have to pass limits."""
     bindings = (now, request.limit, *which)
@@ -138,7 +140,7 @@ def _claim_granted(
         heads = rows(connection, TASK["heads_aged"], (*bindings, request.ageing))
     grants: dict[int, Grant] = {}
     try:
-        chosen = _choose(connection, request, heads, lanes, grants)
+        chosen = _choose(connection, request, heads, partitions, grants)
         taken = {row[0]: row for row in rows(connection, TASK["claim_these"], (*hold, json.dumps(chosen)))}
         return _claims(connection, [taken[seq] for seq in chosen], grants)
     except BaseException:
@@ -151,10 +153,10 @@ def _choose(
     connection: apsw.Connection,
     request: ClaimRequest,
     heads: Sequence[Row],
-    lanes: Lanes | None,
+    partitions: Partitions | None,
     grants: dict[int, Grant],
 ) -> list[int]:
-    """Of `heads` and the heads of `lanes`, in their order, those that may start; what gates took is put into `grants`."""
+    """Of `heads` and the heads of `partitions`, in their order, those that may start; what gates took is put into `grants`."""
     chosen: list[int] = []
     limited = 0
     most = request.limit if request.granted is None else request.granted
@@ -162,11 +164,11 @@ def _choose(
     waiting = iter(heads)
     head = next(waiting, None)
     while len(chosen) < request.limit:
-        lane = lanes.first() if lanes is not None and limited < most else None
-        if lanes is not None and lane is not None and (head is None or lane < (head[2], head[0])):
-            if lanes.take_first():
+        partition = partitions.first() if partitions is not None and limited < most else None
+        if partitions is not None and partition is not None and (head is None or partition < (head[2], head[0])):
+            if partitions.take_first():
                 limited += 1
-                chosen.append(lane[1])
+                chosen.append(partition[1])
             continue
         if head is None:
             break
@@ -204,15 +206,17 @@ def sift(connection: apsw.Connection, request: ClaimRequest) -> tuple[ClaimReque
 
 
 def part(
-    connection: apsw.Connection, memory: LaneMemory, request: ClaimRequest, now: float
-) -> tuple[ClaimRequest, Lanes | None]:
-    """`request` without the handlers that have limits now, and the lanes in which their tasks stand."""
+    connection: apsw.Connection, memory: PartitionMemory, request: ClaimRequest, now: float
+) -> tuple[ClaimRequest, Partitions | None]:
+    """`request` without the handlers that have limits now, and the partitions in which their tasks stand."""
     if not request.limited or request.capabilities is None:
         return request, None
-    lanes = Lanes(connection, memory, request.limited, now)
-    if not lanes.limits:
+    partitions = Partitions(connection, memory, request.limited, now)
+    if not partitions.limits:
         return request, None
-    return replace(request, capabilities=[each for each in request.capabilities if each not in lanes.limits]), lanes
+    return replace(
+        request, capabilities=[each for each in request.capabilities if each not in partitions.limits]
+    ), partitions
 
 
 def first_opening(request: ClaimRequest) -> float:

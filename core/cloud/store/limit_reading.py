@@ -40,8 +40,8 @@ def waiting(connection: apsw.Connection, now: float) -> list[tuple[Closed, int]]
     if not limits:
         return []
     counts = Counter[int]()
-    for (lane,) in rows(connection, LIMIT["lanes"]):
-        counts[kind_of(lane)] += one(connection, LIMIT["in_lane"], (lane,))
+    for (partition,) in rows(connection, LIMIT["partitions"]):
+        counts[kind_of(partition)] += one(connection, LIMIT["in_partition"], (partition,))
     found: dict[str, list[tuple[Closed, int]]] = {}
     for kind, count in counts.most_common():
         name, key = first(connection, LIMIT["kind"], (kind,)) or ("", "")

@@ -1,7 +1,7 @@
 """Which tasks of handlers with limits may start: claimed as far as their limits let them, a value of the key by itself.
 
-Ready tasks that were sorted (see `sorting`) stand in lanes, one for each value and priority. A look costs a step in an index for each
-lane, whatever the number of tasks; a lane whose limit is known to be used up until some moment costs no more than that.
+Ready tasks that were sorted (see `sorting`) stand in partitions, one for each value and priority. A look costs a step in an index for each
+partition, whatever the number of tasks; a partition whose limit is known to be used up until some moment costs no more than that.
 Starts are counted in the pool's table of windows, those that run by the tasks that are held.
 """
 
@@ -61,7 +61,7 @@ class Known:
         self.full: dict[int, float] = {}
         """By kind: the epoch seconds at which its window opens."""
         self.quiet = (-1, 0.0, 0.0)
-        """The version of the lanes in which none was open, when that was seen, and until when it stays so."""
+        """The version of the partitions in which none was open, when that was seen, and until when it stays so."""
 
     def share(self, connection: apsw.Connection, kind: int) -> Share | None:
         """What a kind stands for; None for what does not concern this process now."""
@@ -78,7 +78,7 @@ class Known:
         return found
 
 
-class LaneMemory:
+class PartitionMemory:
     """What a process keeps in mind from one look to the next."""
 
     __slots__ = ("_known", "added", "window")
@@ -100,10 +100,12 @@ class LaneMemory:
         self._known = Known({})
 
 
-class Lanes:
+class Partitions:
     """The tasks with limits as one transaction sees them, and what it takes."""
 
-    def __init__(self, connection: apsw.Connection, memory: LaneMemory, names: Collection[str], now: float) -> None:
+    def __init__(
+        self, connection: apsw.Connection, memory: PartitionMemory, names: Collection[str], now: float
+    ) -> None:
         """`names` are the handlers of this process that may have limits."""
         self._connection = connection
         self._memory = memory
@@ -111,7 +113,7 @@ class Lanes:
         self.limits: dict[str, HandlerLimits] = {}
         """Of those handlers that have some now."""
         self.opens_in = math.inf
-        """Seconds until the first closed lane may open; `inf` when that takes the end of a task."""
+        """Seconds until the first closed partition may open; `inf` when that takes the end of a task."""
         self._unsorted: dict[int, str] = {}
         """Kinds with ready tasks that have to be sorted before any other task of that handler starts."""
         self._closed: set[int] = set()
@@ -149,7 +151,7 @@ class Lanes:
         return False
 
     def prepare(self, suspect: int | None, ageing: float | None, resolve: Resolve | None) -> None:
-        """Sort, and find the head of each lane. Until all tasks of a handler are sorted none of them is a head, so that order holds.
+        """Sort, and find the head of each partition. Until all tasks of a handler are sorted none of them is a head, so that order holds.
 
         `suspect` is the one that may be claimed, ONE_OF_OURS for one that is found here, None for any.
         """
@@ -158,22 +160,22 @@ class Lanes:
         if self._counts:
             self._memory.added += sort_held(self._connection, self.limits, resolve=resolve)
         room = self._sort(SORTED_AT_ONCE, resolve)
-        found = list(self._lanes())
+        found = list(self._partitions())
         if self._unsorted and room:  # of a handler whose key is another now
             self._sort(room, resolve)
-            found = list(self._lanes())
+            found = list(self._partitions())
         if self._unsorted:
             self.opens_in = 0.0
             behind = set(self._unsorted.values())
-            found = [(lane, share) for lane, share in found if share.name not in behind]
+            found = [(partition, share) for partition, share in found if share.name not in behind]
         self._ageing = ageing
         self._suspect = self._next_suspect({share.kind for _, share in found}) if suspect == ONE_OF_OURS else suspect
         if not found and not self._unsorted:
             self._keep_quiet()
         if found:
-            asked = (json.dumps([lane for lane, _ in found]), self._now, self._suspect)
+            asked = (json.dumps([partition for partition, _ in found]), self._now, self._suspect)
             heads = rows(self._connection, LIMIT["heads"], asked)
-            self._heads = [self._head(lane, seq) for lane, seq in heads if seq is not None]
+            self._heads = [self._head(partition, seq) for partition, seq in heads if seq is not None]
             heapq.heapify(self._heads)
 
     def _quiet(self) -> bool:
@@ -194,22 +196,22 @@ class Lanes:
 
     def take_first(self) -> bool:
         """Have that task start, if its limit still lets it; the next is another in any case."""
-        _, seq, lane = heapq.heappop(self._heads)
-        share = self._known.share(self._connection, kind_of(lane))
+        _, seq, partition = heapq.heappop(self._heads)
+        share = self._known.share(self._connection, kind_of(partition))
         if share is None or not self._start(share):
             return False
         if seq == self._suspect:
             self._suspect = 0
-        following = first(self._connection, LIMIT["next_head"], (lane, self._now, self._suspect, seq))
+        following = first(self._connection, LIMIT["next_head"], (partition, self._now, self._suspect, seq))
         if following is not None:
-            heapq.heappush(self._heads, self._head(lane, following[0]))
+            heapq.heappush(self._heads, self._head(partition, following[0]))
         return True
 
-    def _head(self, lane: int, seq: int) -> tuple[float, int, int]:
-        priority = -lane % 8
+    def _head(self, partition: int, seq: int) -> tuple[float, int, int]:
+        priority = -partition % 8
         if self._ageing is None:
-            return -priority, seq, lane
-        return one(self._connection, LIMIT["waits_since"], (seq,)) - self._ageing * priority, seq, lane
+            return -priority, seq, partition
+        return one(self._connection, LIMIT["waits_since"], (seq,)) - self._ageing * priority, seq, partition
 
     def _start(self, share: Share) -> bool:
         kind, limits = share.kind, share.limits
@@ -235,20 +237,20 @@ class Lanes:
     def _shares(self) -> Iterator[Share]:
         """Those with a ready task that may start as far as is known."""
         seen = None
-        for _, share in self._lanes():
+        for _, share in self._partitions():
             if share is not seen:
                 yield share
             seen = share
 
-    def _lanes(self) -> Iterator[tuple[int, Share]]:
-        """The lanes whose tasks may start as far as is known without a look at their windows."""
+    def _partitions(self) -> Iterator[tuple[int, Share]]:
+        """The partitions whose tasks may start as far as is known without a look at their windows."""
         known, now = self._known, self._now
         latest = now + self._memory.window  # a window that opens later than this was seen with another clock
         first_opening = self.opens_in + now
         if self._counts:
             self._held = dict(rows(self._connection, LIMIT["held_by_kind"]))
-        for (lane,) in self._connection.execute(LIMIT["lanes"]):
-            kind = -(-lane // 8)
+        for (partition,) in self._connection.execute(LIMIT["partitions"]):
+            kind = -(-partition // 8)
             opens = known.full.get(kind, 0.0)
             if now < opens <= latest:
                 first_opening = min(first_opening, opens)
@@ -260,7 +262,7 @@ class Lanes:
                 continue
             most = share.limits.max_concurrency
             if not (most and self._held.get(kind, 0) >= most):
-                yield lane, share
+                yield partition, share
         self.opens_in = min(self.opens_in, first_opening - now)
 
     def _sort(self, most: int, resolve: Resolve | None) -> int:
@@ -287,6 +289,6 @@ def row_name(name: str, key: str) -> str:
     return f"{HANDLERS}{name}\n{key}"
 
 
-def kind_of(lane: int) -> int:
-    """The kind of the tasks in a lane."""
-    return -(-lane // 8)  # a lane's number is its kind's times 8, less the priority
+def kind_of(partition: int) -> int:
+    """The kind of the tasks in a partition."""
+    return -(-partition // 8)  # a partition's number is its kind's times 8, less the priority

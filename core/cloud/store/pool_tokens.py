@@ -32,7 +32,7 @@ def _opens(connection: apsw.Connection, endpoint: ApiEndpoint, tokens: int, now:
     if excess <= 0:
         return 0.0
     (loose,) = row_of(connection, "reserved_under_way", since)
-    rows = ((at, size, flying == 1) for at, size, flying in connection.execute(POOL["reservations"], since))
+    rows = ((at, size, under_way == 1) for at, size, under_way in connection.execute(POOL["reservations"], since))
     return opens_at(cast("Iterable[tuple[float, int, bool]]", rows), excess, now, window, loose=loose)
 
 

@@ -7,7 +7,7 @@ import apsw
 
 from core.cloud.store.queries import DEPENDENCY, TASK, Binding, first, one, rows
 from core.cloud.store.states import FINAL_STATES, waiting_state
-from core.cloud.store_contract import NewTask, Published
+from core.cloud.store_contract import NewTask, PublishedTask
 from core.cloud.task import OnDependencyFailure, TaskStatus
 from core.errors import InvalidArgument, UnknownTask
 
@@ -15,21 +15,21 @@ Parents = dict[str, tuple[int, str]]
 """(seq, state) by task id."""
 
 
-def insert_tasks(connection: apsw.Connection, tasks: Sequence[NewTask], now: float) -> list[Published]:
+def insert_tasks(connection: apsw.Connection, tasks: Sequence[NewTask], now: float) -> list[PublishedTask]:
     """Insert `tasks` in order; see TaskStore.publish. Raises before the first row is written."""
     known = _known_keys(connection, tasks)
     batch = Batch(connection, find_parents(connection, tasks, known.values()))
-    published: list[Published] = []
+    published: list[PublishedTask] = []
     for task in tasks:
         key = task.idempotency_key
         if key is not None and key in known:
             batch.parents[task.task_id] = batch.parents[known[key]]
-            published.append(Published(known[key], created=False))
+            published.append(PublishedTask(known[key], created=False))
             continue
         batch.add(task, now)
         if key is not None:
             known[key] = task.task_id
-        published.append(Published(task.task_id, created=True))
+        published.append(PublishedTask(task.task_id, created=True))
     batch.write()
     return published
 
@@ -47,7 +47,7 @@ class Batch:
         self._bodies: list[tuple[Binding, ...]] = []
         self._tags: list[tuple[Binding, ...]] = []
         self._dependencies: list[tuple[Binding, ...]] = []
-        self._outcomes: list[tuple[Binding, ...]] = []
+        self._settler: list[tuple[Binding, ...]] = []
 
     def add(self, task: NewTask, now: float) -> None:
         """A task published now: pending, or cancelled at once when a dependency it cannot do without is lost."""
@@ -58,7 +58,7 @@ class Batch:
             reason = self._lost_parent(task)
             if reason:
                 state, ended_at = TaskStatus.CANCELLED.value, now
-                self._outcomes.append((self._seq + 1, None, reason))
+                self._settler.append((self._seq + 1, None, reason))
         self._seq += 1
         self._tasks.append(
             (
@@ -120,7 +120,7 @@ class Batch:
             (TASK["insert_body"], self._bodies),
             (TASK["insert_tag"], self._tags),
             (DEPENDENCY["insert"], self._dependencies),
-            (TASK["put_outcome"], self._outcomes),
+            (TASK["put_outcome"], self._settler),
         )
         for statement, bindings in parts:
             if bindings:

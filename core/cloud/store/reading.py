@@ -14,7 +14,7 @@ from core.cloud.store.claiming import dependencies
 from core.cloud.store.limit_reading import closed_for
 from core.cloud.store.queries import ATTEMPT, TASK, WORKER, Binding, Row, first, one, rows
 from core.cloud.store.states import BLOCKED, HELD_STATES, LATER, READY, STATES_OF, STATUS_OF
-from core.cloud.store_contract import Page, QueueStats, Situation, TaskQuery
+from core.cloud.store_contract import Page, QueueCounts, Situation, TaskQuery
 from core.cloud.task import Attempt, AttemptOutcome, OnDependencyFailure, Task, TaskPriority, TaskStatus, unknown_task
 from core.errors import InvalidArgument
 from core.json_types import loads
@@ -191,7 +191,7 @@ def _parse_cursor(cursor: str) -> tuple[int, int]:
     return int(priority), int(seq)
 
 
-def stats(connection: apsw.Connection) -> QueueStats:
+def stats(connection: apsw.Connection) -> QueueCounts:
     """Counters as they stand."""
     by_state: dict[str, int] = dict.fromkeys(STATUS_OF, 0)
     by_priority: dict[int, int] = {int(priority): 0 for priority in TaskPriority}
@@ -202,7 +202,7 @@ def stats(connection: apsw.Connection) -> QueueStats:
         if state == TaskStatus.COMPLETED:
             timed += timed_here
             seconds += seconds_here
-    return QueueStats(
+    return QueueCounts(
         by_status={status: sum(by_state[state] for state in STATES_OF[status]) for status in TaskStatus},
         by_priority=by_priority,
         ready=by_state[READY],

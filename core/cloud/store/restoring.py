@@ -7,7 +7,7 @@ import apsw
 from core.cloud.store.publishing import Batch, find_parents
 from core.cloud.store.queries import ATTEMPT, TASK, Binding, first, one
 from core.cloud.store.states import waiting_state
-from core.cloud.store_contract import Published, RestoredTask
+from core.cloud.store_contract import PublishedTask, RestoredTask
 from core.cloud.task import FINAL
 from core.errors import InvalidArgument
 
@@ -15,7 +15,7 @@ SAME_MOMENT = 0.002
 """Seconds: an export has its times in milliseconds."""
 
 
-def restore_tasks(connection: apsw.Connection, tasks: Sequence[RestoredTask], now: float) -> list[Published]:
+def restore_tasks(connection: apsw.Connection, tasks: Sequence[RestoredTask], now: float) -> list[PublishedTask]:
     """See TaskStore.restore."""
     batch = Batch(connection, find_parents(connection, [each.task for each in tasks]))
     seq = int(one(connection, TASK["newest_seq"]))
@@ -24,7 +24,7 @@ def restore_tasks(connection: apsw.Connection, tasks: Sequence[RestoredTask], no
         new = each.task
         if _is_there(connection, each):
             batch.parents.update(find_parents(connection, [], [new.task_id]))
-            published.append(Published(new.task_id, created=False))
+            published.append(PublishedTask(new.task_id, created=False))
             continue
         seq += 1
         blockers = batch.blockers(new)
@@ -35,7 +35,7 @@ def restore_tasks(connection: apsw.Connection, tasks: Sequence[RestoredTask], no
         connection.executemany(ATTEMPT["insert"], _attempts(each, seq))
         batch.add_parts(new, seq)
         batch.parents[new.task_id] = (seq, state)
-        published.append(Published(new.task_id, created=True))
+        published.append(PublishedTask(new.task_id, created=True))
     batch.write()
     return published
 

@@ -14,8 +14,8 @@ from core.cloud.store.worker_store import SqliteWorkerStore
 from core.cloud.store_contract import StoreHealth
 
 if TYPE_CHECKING:
-    from core.cloud.store.pool_store import SqlitePoolStore
     from core.cloud.store.schedule_store import SqliteScheduleStore
+    from core.cloud.store.sqlite_pool_state import SqlitePoolState
 
 
 class SqliteStore:
@@ -33,10 +33,10 @@ class SqliteStore:
         return SqliteScheduleStore(self.database)
 
     @cached_property
-    def pool(self) -> "SqlitePoolStore":
-        from core.cloud.store.pool_store import SqlitePoolStore
+    def pool(self) -> "SqlitePoolState":
+        from core.cloud.store.sqlite_pool_state import SqlitePoolState
 
-        return SqlitePoolStore(self.database)
+        return SqlitePoolState(self.database)
 
     @property
     def location(self) -> str:

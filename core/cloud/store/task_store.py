@@ -13,7 +13,7 @@ from core.cloud.handler_limits import HandlerLimits
 from core.cloud.store import claiming, limit_reading, publishing, reading, reporting, restoring, sorting, upkeep
 from core.cloud.store.database import Database
 from core.cloud.store.lost import settle_in_copy, still_held
-from core.cloud.store.partitions import LaneMemory, Lanes
+from core.cloud.store.partitions import PartitionMemory, Partitions
 from core.cloud.store.queries import TASK, first, one, rows
 from core.cloud.store_contract import (
     Claim,
@@ -22,10 +22,10 @@ from core.cloud.store_contract import (
     Maintained,
     NewTask,
     Page,
-    Published,
+    PublishedTask,
     Purged,
     PutBack,
-    QueueStats,
+    QueueCounts,
     RestoredTask,
     Settlement,
     Situation,
@@ -47,9 +47,9 @@ class SqliteTaskStore:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._holders: dict[object, Callable[[], object]] = {}
-        self._memory = LaneMemory()
+        self._memory = PartitionMemory()
 
-    def publish(self, tasks: Sequence[NewTask], now: float) -> builtins.list[Published]:
+    def publish(self, tasks: Sequence[NewTask], now: float) -> builtins.list[PublishedTask]:
         if not tasks:
             return []
         with self._database.write() as connection:
@@ -85,7 +85,7 @@ class SqliteTaskStore:
         with self._database.snapshot() as connection:
             return reading.page(connection, query, now)
 
-    def stats(self) -> QueueStats:
+    def stats(self) -> QueueCounts:
         with self._database.read() as connection:
             return reading.stats(connection)
 
@@ -105,15 +105,15 @@ class SqliteTaskStore:
             if request is None:
                 return Exchanged([], [], opens_in)
         claims: builtins.list[Claim] = []
-        lanes: Lanes | None = None
+        partitions: Partitions | None = None
         try:
             with self._database.write(durable=bool(settlements)) as connection:
                 refused = claiming.settle(connection, settlements, now) if settlements else []
                 if request is not None:
                     if settlements:
                         request, opens_in = claiming.sift(connection, request)
-                    request, lanes = claiming.part(connection, self._memory, request, now)
-                    claims = claiming.claim(connection, request, now, lanes)
+                    request, partitions = claiming.part(connection, self._memory, request, now)
+                    claims = claiming.claim(connection, request, now, partitions)
         except BaseException:
             self._memory.forget()  # what was found full may have been so by starts that are taken back
             for grant in (claim.grant for claim in claims):
@@ -122,7 +122,9 @@ class SqliteTaskStore:
             raise
         # From here on nothing may fail: what was claimed is known to nobody else until its lease ends.
         if request is not None:
-            opens_in = min(opens_in, claiming.first_opening(request), math.inf if lanes is None else lanes.opens_in)
+            opens_in = min(
+                opens_in, claiming.first_opening(request), math.inf if partitions is None else partitions.opens_in
+            )
         if refused and self._database.kept:
             refused = settle_in_copy(self._database, refused, now)
         return Exchanged(claims, refused, opens_in)
@@ -133,10 +135,10 @@ class SqliteTaskStore:
             return request, math.inf
         with self._database.read() as connection:
             request, opens_in = claiming.sift(connection, request)
-            request, lanes = claiming.part(connection, self._memory, request, now)
-            any_open = lanes is not None and lanes.any_open()
-            if lanes is not None and not any_open:
-                opens_in = min(opens_in, lanes.opens_in)
+            request, partitions = claiming.part(connection, self._memory, request, now)
+            any_open = partitions is not None and partitions.any_open()
+            if partitions is not None and not any_open:
+                opens_in = min(opens_in, partitions.opens_in)
                 request = replace(request, limited=())
             capabilities = claiming.capabilities_json(connection, request)
             any_ready = any_open or bool(request.gates) or bool(one(connection, TASK["has_ready"], (capabilities,)))
@@ -240,8 +242,8 @@ class SqliteTaskStore:
                 yield [(task, reading.attempts_of(connection, task.task_id)) for _, task in found]
                 after = found[-1][0]
 
-    def restore(self, tasks: Iterable[RestoredTask], now: float) -> builtins.list[Published]:
-        published: builtins.list[Published] = []
+    def restore(self, tasks: Iterable[RestoredTask], now: float) -> builtins.list[PublishedTask]:
+        published: builtins.list[PublishedTask] = []
         waiting = iter(tasks)
         with self._database.write() as connection:
             while batch := builtins.list(islice(waiting, RESTORED_AT_ONCE)):

@@ -13,7 +13,7 @@ from core.cloud.handlers.registry import HandlerRegistry
 from core.cloud.handlers.task_context import TaskContext
 from core.cloud.provider import ProviderError
 from core.cloud.store.database import Database
-from core.cloud.store.pool_store import SqlitePoolStore
+from core.cloud.store.sqlite_pool_state import SqlitePoolState
 from core.errors import AllEndpointsFailed, Permanent
 from tests.support.llm_server import Step
 from tests.support.waiting import wait_until
@@ -251,7 +251,7 @@ class Sharing:
 
     def manager(self):
         database = Database(self.path)
-        store = SqlitePoolStore(database)
+        store = SqlitePoolState(database)
         manager = ApiManager(store)
         self.opened.append((manager, store, database))
         return manager

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from core.cloud.endpoint import ApiEndpoint
 from core.cloud.pool.member import Member
 from core.cloud.pool.pool_state import Listing
-from core.cloud.pool.private_state import MemoryPoolStore
+from core.cloud.pool.private_state import PrivatePoolState
 from core.cloud.pool.selection import FEW, Roster
 
 EVEN = ["round_robin", "priority", "least_busy", "random", "weighted", "least_latency"]
@@ -18,7 +18,7 @@ EVEN = ["round_robin", "priority", "least_busy", "random", "weighted", "least_la
 
 
 def roster(size, seed=1, **settings):
-    store, members = MemoryPoolStore(), []
+    store, members = PrivatePoolState(), []
     for index in range(size):
         endpoint = ApiEndpoint(f"e{index}", f"https://e{index}.example", priority=1, **settings)
         store.save(Listing(endpoint, needs_key=False))

@@ -176,14 +176,14 @@ async def test_when_every_endpoint_fails_the_error_tells_each_attempt_and_shows_
 async def test_the_http_engine_is_loaded_before_a_slot_is_taken(llm_server, monkeypatch, way):
     manager = ApiManager()
     pair(manager, llm_server, Step())
-    account = manager._pool.get("first").account
-    admit, ready = type(account).admit, []
+    state = manager._pool.get("first").state
+    admit, ready = type(state).admit, []
 
     def admitting(self, clock, **options):
         ready.append("openai" in manager._providers)
         return admit(self, clock, **options)
 
-    monkeypatch.setattr(type(account), "admit", admitting)
+    monkeypatch.setattr(type(state), "admit", admitting)
     await (manager.achat(**ASK) if way == "chat" else stream(manager))
     assert ready == [True]
     await manager.aclose()

@@ -46,25 +46,25 @@ STEPS = {
     "cut_short": "core.cloud.pool.member.Member.cut_short",
     "redact": "core.cloud.api_manager.redact",
     "report": "core.cloud.pool.pool.Pool._report",
-    "account: settle (private)": "core.cloud.pool.private_state.MemoryAccount._today",
-    "account: tally": "core.cloud.pool.tally.Tally.add",
-    "account: spending": "core.cloud.pool.tally.Spending.add",
-    "account: matters (private)": "core.cloud.pool.private_state.matters",
-    "account: matters (shared)": "core.cloud.store.pool_store.matters",
-    "account: apply (private)": "core.cloud.pool.private_state.apply",
-    "account: apply (shared)": "core.cloud.store.pool_store.apply",
+    "state: settle (private)": "core.cloud.pool.private_state.PrivateEndpointState._today",
+    "state: tally": "core.cloud.pool.tally.Tally.add",
+    "state: spending": "core.cloud.pool.tally.Spending.add",
+    "state: matters (private)": "core.cloud.pool.private_state.matters",
+    "state: matters (shared)": "core.cloud.store.sqlite_pool_state.matters",
+    "state: apply (private)": "core.cloud.pool.private_state.apply",
+    "state: apply (shared)": "core.cloud.store.sqlite_pool_state.apply",
     "health: failed": "core.cloud.pool.health.Health.failed",
     "health: succeeded": "core.cloud.pool.health.Health.succeeded",
     "health: exhausted": "core.cloud.pool.health.Health.exhausted",
     "observe": "core.cloud.pool.member.Member.observe",
     "observe: latency": "core.cloud.pool.latency.PeakEwma.observe",
     "observe: budget": "core.cloud.pool.retry_budget.RetryBudget.failed",
-    "line: freed": "core.cloud.pool.wait_queue.Line.freed",
+    "line: freed": "core.cloud.pool.wait_queue.WaitQueue.freed",
     "record": "core.cloud.pool.call.AttemptRecord",
     "failure": "core.cloud.pool.call.exhausted",
-    "store: total": "core.cloud.store.pool_store.add_total",
-    "store: write": "core.cloud.store.pool_store._write",
-    "store: save health": "core.cloud.store.pool_store.save_health",
+    "store: total": "core.cloud.store.sqlite_pool_state.add_total",
+    "store: write": "core.cloud.store.sqlite_pool_state._write",
+    "store: save health": "core.cloud.store.sqlite_pool_state.save_health",
 }
 
 
@@ -74,7 +74,7 @@ NOT_ALWAYS = {
     "core.cloud.pool.member.Member.refresh",
     "core.cloud.pool.health.Health.succeeded",
     "core.cloud.pool.health.Health.exhausted",
-    "core.cloud.pool.wait_queue.Line.freed",
+    "core.cloud.pool.wait_queue.WaitQueue.freed",
     "core.cloud.pool.call.exhausted",
 }
 """Steps that the calls below need not pass."""
@@ -147,13 +147,13 @@ def let_go(pool):
     """Nothing is held any more, in this process or in the database, and what is held against endpoints has a reason."""
     for member in pool.manager._pool.members.values():
         assert member.in_flight == 0
-        assert member.account.health.probe == 0
-        assert member.account.health.held_until <= pool.manager._pool.time() + 10.0
-    assert not pool.manager._pool.line.turns
+        assert member.state.health.probe == 0
+        assert member.state.health.held_until <= pool.manager._pool.time() + 10.0
+    assert not pool.manager._pool.wait_queue.waiters
     if pool.store is not None:
         pool.store.pool.flush()
         with pool.store.pool.database.read() as connection:
-            assert connection.execute("SELECT count(*) FROM pool_flight").fetchone() == (0,)
+            assert connection.execute("SELECT count(*) FROM pool_in_flight").fetchone() == (0,)
             assert connection.execute("SELECT count(*) FROM pool_health WHERE probe != 0").fetchone() == (0,)
 
 
@@ -250,16 +250,16 @@ def test_an_implausible_usage_poisons_nothing(pool, usage):
 def test_sums_stop_before_they_overflow(pool):
     for _ in range(3):
         pool.manager._pool.get("a").endpoint.cost(10**400, 0)
-    account = pool.manager._pool.get("a").account
+    state = pool.manager._pool.get("a").state
     from core.cloud.pool.outcome import OK
     from core.cloud.pool.tally import LARGEST_SUM, Report
 
     for _ in range(4):
-        account.in_flight += 1
+        state.in_flight += 1
         now = pool.manager._pool.time()
-        account.settle(-1, Report(OK, now, now, time.time(), 0.1, 10**18 - 1, 10**18 - 1, 1e300))
-    assert account.totals().tokens_in == LARGEST_SUM
-    assert account.spending(time.time()).tokens == LARGEST_SUM
+        state.settle(-1, Report(OK, now, now, time.time(), 0.1, 10**18 - 1, 10**18 - 1, 1e300))
+    assert state.totals().tokens_in == LARGEST_SUM
+    assert state.spending(time.time()).tokens == LARGEST_SUM
     assert pool.manager.get_stats()["cost"] == LARGEST_SUM
 
 
@@ -270,7 +270,7 @@ def test_a_row_that_cannot_be_written_is_left_out_by_itself(tmp_path, caplog):
     from core.cloud.pool.outcome import OK
     from core.cloud.pool.tally import Report
 
-    account, now = manager._pool.get("a").account, time.time()
+    state, now = manager._pool.get("a").state, time.time()
     store.pool._writer.close()
     bad = [
         {"tokens_in": -(2**70)},
@@ -281,7 +281,7 @@ def test_a_row_that_cannot_be_written_is_left_out_by_itself(tmp_path, caplog):
         {"latency": "long"},
     ]
     for odd in [{}, *bad, {}]:
-        token = account.admit(manager._clock)
+        token = state.admit(manager._clock)
         report = Report(OK, now, now, now, 0.1, 1, 1, 0.5)
         for name, value in odd.items():
             setattr(report, name, value)
@@ -289,14 +289,14 @@ def test_a_row_that_cannot_be_written_is_left_out_by_itself(tmp_path, caplog):
             from core.cloud.pool.outcome import Outcome, OutcomeClass
 
             report.outcome = Outcome(OutcomeClass.TRANSIENT)
-        store.pool.settle(account, token, report)
+        store.pool.settle(state, token, report)
     with caplog.at_level(logging.ERROR):
         store.pool.flush()
-    assert account.totals().successes == 2
-    assert account.in_flight == 0
+    assert state.totals().successes == 2
+    assert state.in_flight == 0
     assert len([record for record in caplog.records if "could not be counted" in record.message]) == len(bad)
     with store.pool.database.read() as connection:
-        assert connection.execute("SELECT count(*) FROM pool_flight").fetchone() == (0,)
+        assert connection.execute("SELECT count(*) FROM pool_in_flight").fetchone() == (0,)
     manager.close()
     store.close()
 

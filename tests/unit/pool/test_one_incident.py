@@ -30,7 +30,7 @@ def test_calls_that_meet_one_incident_are_all_tried_again(incident, count):
     assert [done.error for done in world.done] == [None] * count
     member = world.managers[0]._pool.get("a")
     assert member.budget.tokens >= 8.0
-    assert member.account.health.clean
+    assert member.state.health.clean
 
 
 def test_an_outage_that_goes_on_stops_the_retries():

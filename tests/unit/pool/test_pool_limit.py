@@ -7,7 +7,7 @@ import pytest
 
 from core.clock import ManualClock
 from core.cloud.api_manager import ApiEndpoint, ApiManager
-from core.cloud.pool.private_state import MemoryPoolStore
+from core.cloud.pool.private_state import PrivatePoolState
 from core.cloud.pool.rate_limit import MINUTE, WINDOW
 from core.cloud.store import open_store
 from core.errors import AllEndpointsFailed, InvalidArgument
@@ -80,7 +80,7 @@ def test_callers_that_wait_for_the_pool_use_every_slot_in_the_order_they_came():
 
 
 def test_a_manager_that_does_not_say_leaves_the_limit_of_its_store(tmp_path):
-    for store in (MemoryPoolStore(), open_store(str(tmp_path / "pool.db")).pool):
+    for store in (PrivatePoolState(), open_store(str(tmp_path / "pool.db")).pool):
         ApiManager(store, max_per_minute=3)
         ApiManager(store)
         assert store.max_per_minute == 3

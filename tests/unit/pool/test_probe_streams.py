@@ -14,7 +14,7 @@ from core.cloud.pool.outcome import OK, Outcome, OutcomeClass
 from core.cloud.provider import ProviderError
 from core.cloud.providers.fake import FakeProvider, FakeStep
 from core.cloud.store.database import Database
-from core.cloud.store.pool_store import SqlitePoolStore
+from core.cloud.store.sqlite_pool_state import SqlitePoolState
 from core.errors import AllEndpointsFailed
 from tests.support.waiting import wait_until
 
@@ -24,7 +24,7 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[ApiM
     clock, fake = ManualClock(), FakeProvider()
     store = None
     if request.param == "shared":
-        store = SqlitePoolStore(Database(str(tmp_path / "pool.db")), clock=clock)
+        store = SqlitePoolState(Database(str(tmp_path / "pool.db")), clock=clock)
     manager = ApiManager(store, clock=clock, providers={"fake": fake}, sleep=lambda _: None)
     manager.add_endpoint(ApiEndpoint("only", "fake://", provider="fake", max_requests_per_minute=0))
     yield manager, fake, clock
@@ -50,13 +50,13 @@ async def held(world: tuple[ApiManager, FakeProvider, ManualClock], steps: list[
         with pytest.raises(AllEndpointsFailed):
             await manager.achat("hi", max_retries=1, deadline=0.001)
         clock.advance(5)
-    assert manager._pool.get("only").account.health.hard
+    assert manager._pool.get("only").state.health.hard
     clock.advance(700)
 
 
 def is_open(manager: ApiManager) -> bool:
     """Nothing is held against the endpoint."""
-    return manager._pool.get("only").account.health.clean
+    return manager._pool.get("only").state.health.clean
 
 
 def info(manager: ApiManager) -> dict[str, Any]:
@@ -85,8 +85,8 @@ async def test_the_first_token_of_a_probe_lets_others_call(
 async def test_until_the_first_token_others_wait(world: tuple[ApiManager, FakeProvider, ManualClock]) -> None:
     manager, _, _ = world
     await held(world, HELD["a wrong key"])
-    account = manager._pool.get("only").account
-    token = account.admit(manager._clock)
+    state = manager._pool.get("only").state
+    token = state.admit(manager._clock)
     assert isinstance(token, int)
     with pytest.raises(AllEndpointsFailed):
         await manager.achat("hi", deadline=0.01)

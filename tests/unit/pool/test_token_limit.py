@@ -146,9 +146,9 @@ def test_a_call_that_tells_no_figures_keeps_what_it_reserved():
 def test_the_wait_is_exact_when_all_calls_are_over_and_short_while_one_is_that_may_free_enough():
     over = [(0.0, 40, False), (10.0, 30, False), (20.0, 30, False)]
     assert [opens_at(over, excess, 25.0, 60.0, loose=0) for excess in (40, 41, 100)] == [60.0, 70.0, 80.0]
-    flying = [(0.0, 40, False), (10.0, 30, True), (20.0, 30, False)]
+    under_way = [(0.0, 40, False), (10.0, 30, True), (20.0, 30, False)]
     soon = 25.0 + LOOK_AGAIN
-    waits = {excess: opens_at(flying, excess, 25.0, 60.0, loose=30) for excess in (30, 41, 70, 71)}
+    waits = {excess: opens_at(under_way, excess, 25.0, 60.0, loose=30) for excess in (30, 41, 70, 71)}
     assert waits == {30: soon, 41: 60.0, 70: 60.0, 71: 80.0}
 
 
@@ -267,7 +267,7 @@ async def test_the_end_of_a_call_wakes_one_that_waits_for_its_tokens(monkeypatch
     monkeypatch.setattr(token_limit, "LOOK_AGAIN", 1_000.0)
     manager._pool.get("a").habits.calls.add(LIMIT)  # each call seems to take half of it at least
     calls = [asyncio.create_task(manager.acall_with_retry(work)) for work in (first, first, second)]
-    await asyncio.to_thread(wait_until, lambda: len(manager._pool.line.turns) == 1, "a place in line")
+    await asyncio.to_thread(wait_until, lambda: len(manager._pool.wait_queue.waiters) == 1, "a place in line")
     gate.set()
     async with asyncio.timeout(5):
         await asyncio.gather(*calls)
@@ -301,7 +301,7 @@ async def test_a_cancelled_call_keeps_what_it_reserved():
 def test_a_slot_that_is_given_back_frees_its_tokens(manager, clock):
     manager.add_endpoint(endpoint())
     member = manager._pool.get("a")
-    token = member.account.admit(clock, tokens=700)
+    token = member.state.admit(clock, tokens=700)
     assert used(manager) == 700
     manager._pool.give_back(member, token)
     assert used(manager) == 0

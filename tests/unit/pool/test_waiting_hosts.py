@@ -11,7 +11,7 @@ import pytest
 
 from core.clock import ManualClock
 from core.cloud.api_manager import ApiEndpoint, ApiManager
-from core.cloud.pool.private_state import MemoryPoolStore
+from core.cloud.pool.private_state import PrivatePoolState
 from core.cloud.pool.wait_reports import attend, told_to
 from core.cloud.providers.fake import FakeProvider
 from core.errors import AllEndpointsFailed, LeaseLost
@@ -61,7 +61,7 @@ class LongestJitter(random.Random):
 
 def manager_of(clock=None, sleep=None, window=60.0, rng=None, **settings):
     manager = ApiManager(
-        MemoryPoolStore(window=window), clock=clock, sleep=sleep, providers={"fake": FakeProvider()}, rng=rng
+        PrivatePoolState(window=window), clock=clock, sleep=sleep, providers={"fake": FakeProvider()}, rng=rng
     )
     manager.add_endpoint(ApiEndpoint("a", "https://a.example", provider="fake", **settings))
     return manager
@@ -180,7 +180,7 @@ def test_a_wait_that_nobody_wants_any_more_ends_at_once(host, way):
 
     assert len(ended) == 1
     assert (host.asking, host.waiting) == NEITHER
-    assert not manager._pool.line.turns
+    assert not manager._pool.wait_queue.waiters
     manager.close()
 
 

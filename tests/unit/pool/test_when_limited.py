@@ -12,7 +12,7 @@ from core.cloud.pool.rate_limit import WINDOW
 from core.cloud.pool.selection import STRATEGIES
 from core.cloud.providers.fake import FakeProvider
 from core.cloud.store.database import Database
-from core.cloud.store.pool_store import SqlitePoolStore
+from core.cloud.store.sqlite_pool_state import SqlitePoolState
 from core.errors import AllEndpointsFailed, InvalidArgument
 from tests.support.pool_world import HttpError, Server, World
 from tests.support.waiting import wait_until
@@ -32,7 +32,7 @@ def manager(request, tmp_path, clock):
         yield ApiManager(clock=clock, rng=random.Random(3), sleep=clock.advance)
         return
     database = Database(str(tmp_path / "pool.db"))
-    store = SqlitePoolStore(database, clock=clock)
+    store = SqlitePoolState(database, clock=clock)
     yield ApiManager(store, clock=clock, rng=random.Random(3), sleep=clock.advance)
     store.close()
     database.close()
@@ -223,7 +223,7 @@ async def test_a_full_endpoint_is_waited_for():
     first = asyncio.create_task(manager.acall_with_retry(work))
     await begun.wait()
     patient = [asyncio.create_task(manager.acall_with_retry(work, when_limited="wait")) for _ in range(3)]
-    await asyncio.to_thread(wait_until, lambda: len(manager._pool.line.turns) == 3, "three places in line")
+    await asyncio.to_thread(wait_until, lambda: len(manager._pool.wait_queue.waiters) == 3, "three places in line")
     gate.set()
     assert (await manager.acall_with_retry(work))[0] in {"a", "b"}
     assert [result for result, _ in await asyncio.gather(first, *patient)] == ["a"] * 4

@@ -14,9 +14,9 @@ SELECT name, max_per_minute, max_concurrency, key FROM handler_limit;
 SELECT max_per_minute, max_concurrency, key FROM handler_limit WHERE name = ?1;
 
 -- name: of_names
--- With each the kind that its tasks are published with, when some of these are ready and so have to be sorted; and the version of the lanes.
+-- With each the kind that its tasks are published with, when some of these are ready and so have to be sorted; and the version of the partitions.
 SELECT
-    handler_limit.name, max_per_minute, max_concurrency, handler_limit.key, (SELECT version FROM lane_version WHERE id = 1),
+    handler_limit.name, max_per_minute, max_concurrency, handler_limit.key, (SELECT version FROM partition_version WHERE id = 1),
     (
         SELECT kind.id FROM kind
         WHERE kind.capability = handler_limit.name AND kind.name = handler_limit.name AND kind.key = ''
@@ -25,38 +25,38 @@ SELECT
 FROM json_each(?1) AS wanted CROSS JOIN handler_limit ON handler_limit.name = wanted.value;
 
 -- name: changed
-UPDATE lane_version SET version = version + 1 WHERE id = 1;
+UPDATE partition_version SET version = version + 1 WHERE id = 1;
 
--- name: lanes
--- The numbers of the lanes that have a task, one step in their index each, however many tasks there are.
-WITH RECURSIVE lane (number) AS (
-    SELECT min(kind * 8 - priority) FROM task INDEXED BY task_lane WHERE state = 'ready' AND kind < 0
+-- name: partitions
+-- The numbers of the partitions that have a task, one step in their index each, however many tasks there are.
+WITH RECURSIVE part (number) AS (
+    SELECT min(kind * 8 - priority) FROM task INDEXED BY task_partition WHERE state = 'ready' AND kind < 0
     UNION ALL
     SELECT (
-        SELECT min(kind * 8 - priority) FROM task INDEXED BY task_lane
-        WHERE state = 'ready' AND kind < 0 AND kind * 8 - priority > lane.number
+        SELECT min(kind * 8 - priority) FROM task INDEXED BY task_partition
+        WHERE state = 'ready' AND kind < 0 AND kind * 8 - priority > part.number
     )
-    FROM lane WHERE lane.number IS NOT NULL
+    FROM part WHERE part.number IS NOT NULL
 )
-SELECT number FROM lane WHERE number IS NOT NULL;
+SELECT number FROM part WHERE number IS NOT NULL;
 
--- name: in_lane
-SELECT count(*) FROM task INDEXED BY task_lane WHERE state = 'ready' AND kind < 0 AND kind * 8 - priority = ?1;
+-- name: in_partition
+SELECT count(*) FROM task INDEXED BY task_partition WHERE state = 'ready' AND kind < 0 AND kind * 8 - priority = ?1;
 
 -- name: heads
--- The first task of each of these lanes. Of the suspects only ?3; NULL lets all be.
-SELECT lane.value, (
-    SELECT seq FROM task INDEXED BY task_lane
-    WHERE state = 'ready' AND kind < 0 AND kind * 8 - priority = lane.value
+-- The first task of each of these partitions. Of the suspects only ?3; NULL lets all be.
+SELECT part.value, (
+    SELECT seq FROM task INDEXED BY task_partition
+    WHERE state = 'ready' AND kind < 0 AND kind * 8 - priority = part.value
         AND (expires_at IS NULL OR expires_at > ?2)
         AND (?3 IS NULL OR interruptions < 2 OR seq = ?3)
     ORDER BY seq LIMIT 1
 )
-FROM json_each(?1) AS lane;
+FROM json_each(?1) AS part;
 
 -- name: next_head
--- The task after one in its lane.
-SELECT seq FROM task INDEXED BY task_lane
+-- The task after one in its partition.
+SELECT seq FROM task INDEXED BY task_partition
 WHERE state = 'ready' AND kind < 0 AND kind * 8 - priority = ?1 AND seq > ?4
     AND (expires_at IS NULL OR expires_at > ?2)
     AND (?3 IS NULL OR interruptions < 2 OR seq = ?3)

@@ -99,18 +99,18 @@ DELETE FROM pool_spending WHERE endpoint = ? AND day < ?;
 -- name: starts_since
 SELECT count(*) FROM pool_start WHERE endpoint = ? AND at > ?;
 
--- name: flights
-SELECT count(*) FROM pool_flight WHERE endpoint = ? AND expires_at > ?;
+-- name: in_flight
+SELECT count(*) FROM pool_in_flight WHERE endpoint = ? AND expires_at > ?;
 
--- name: add_flight
-INSERT INTO pool_flight (endpoint, token, expires_at) VALUES (?, ?, ?);
+-- name: begin_in_flight
+INSERT INTO pool_in_flight (endpoint, token, expires_at) VALUES (?, ?, ?);
 
--- name: end_flight
-DELETE FROM pool_flight WHERE endpoint = ? AND token = ?;
+-- name: end_in_flight
+DELETE FROM pool_in_flight WHERE endpoint = ? AND token = ?;
 
--- name: drop_flights
+-- name: drop_in_flight
 -- Those of processes that died.
-DELETE FROM pool_flight WHERE endpoint = ? AND expires_at <= ?;
+DELETE FROM pool_in_flight WHERE endpoint = ? AND expires_at <= ?;
 
 -- name: spending
 SELECT requests, tokens, cost FROM pool_spending WHERE endpoint = ? AND day = ?;

@@ -10,7 +10,7 @@ import pytest
 from core.clock import ManualClock
 from core.cloud.api_manager import ApiEndpoint, ApiManager
 from core.cloud.pool.rate_limit import WINDOW
-from core.cloud.pool.wait_queue import EVERYONE, PATIENCE, Line
+from core.cloud.pool.wait_queue import EVERYONE, PATIENCE, WaitQueue
 from core.cloud.store import open_store
 from core.errors import AllEndpointsFailed
 from tests.support.pool_world import HttpError, Server, World, most_in_window
@@ -36,18 +36,18 @@ def add(manager, name="a", **settings):
 
 def count_questions(manager, name="a"):
     """Counts how often the endpoint's book is asked for a slot."""
-    account = manager._pool.get(name).account
+    state = manager._pool.get(name).state
     questions = []
 
     class Counted:
         def __getattr__(self, attribute):
-            return getattr(account, attribute)
+            return getattr(state, attribute)
 
         def admit(self, clock, **options):
             questions.append(1)
-            return account.admit(clock, **options)
+            return state.admit(clock, **options)
 
-    manager._pool.get(name).account = Counted()
+    manager._pool.get(name).state = Counted()
     return questions
 
 
@@ -67,12 +67,14 @@ async def test_a_full_endpoint_serves_its_callers_in_the_order_they_came(manager
     tasks = []
     for number in range(CALLERS):
         tasks.append(asyncio.create_task(caller(number)))
-        await asyncio.to_thread(wait_until, lambda number=number: len(manager._pool.line.turns) >= number, "a place")
+        await asyncio.to_thread(
+            wait_until, lambda number=number: len(manager._pool.wait_queue.waiters) >= number, "a place"
+        )
     questions = count_questions(manager)
     gate.set()
     await asyncio.gather(*tasks)
     assert served == list(range(CALLERS))
-    assert manager._pool.line.turns == []
+    assert manager._pool.wait_queue.waiters == []
     # One refusal a slot, and the first in line may look now and then whether another process freed one.
     assert len(questions) <= 6 * CALLERS
 
@@ -93,7 +95,7 @@ def test_threads_are_served_in_the_order_they_came(manager):
     for number in range(20):
         threads.append(threading.Thread(target=caller, args=(number,)))
         threads[-1].start()
-        wait_until(lambda number=number: len(manager._pool.line.turns) >= number, "a place in line")
+        wait_until(lambda number=number: len(manager._pool.wait_queue.waiters) >= number, "a place in line")
     gate.set()
     for thread in threads:
         thread.join(20)
@@ -104,18 +106,18 @@ def test_callers_that_wait_for_a_limit_wake_one_by_one_and_use_every_slot():
     server = Server(delay=lambda t: 0.01)
     world = World({"a": server}, a=10)
     asked = []
-    account = world.managers[0]._pool.get("a").account
-    admit = account.admit
+    state = world.managers[0]._pool.get("a").state
+    admit = state.admit
 
     class Counted:
         def __getattr__(self, attribute):
-            return getattr(account, attribute)
+            return getattr(state, attribute)
 
         def admit(self, clock, **options):
             asked.append(world.now)
             return admit(clock, **options)
 
-    world.managers[0]._pool.get("a").account = Counted()
+    world.managers[0]._pool.get("a").state = Counted()
     order = []
     for number in range(50):
         world.at(number / 100, lambda number=number: world.call(deadline=400.0, then=lambda: order.append(number)))
@@ -141,7 +143,7 @@ def test_who_waits_for_one_endpoint_stands_in_nobodys_way_to_another(manager):
     assert busy.wait(20)
     waiter = threading.Thread(target=manager.call_with_retry, args=(lambda one: None,), kwargs={"endpoint": "a"})
     waiter.start()
-    wait_until(lambda: manager._pool.line.turns, "a place in line")
+    wait_until(lambda: manager._pool.wait_queue.waiters, "a place in line")
     assert manager.call_with_retry(lambda endpoint: endpoint.name)[0] == "b"
     gate.set()
     holder.join(20)
@@ -176,13 +178,13 @@ async def test_a_slot_given_back_wakes_the_first_that_waits_for_it(manager):
     add(manager, max_requests_per_minute=1)
     pool = manager._pool
     member = pool.get("a")
-    token = member.account.admit(pool.clock)
+    token = member.state.admit(pool.clock)
 
     async def work(endpoint):
         return "asked"
 
     waits = asyncio.create_task(manager.acall_with_retry(work, deadline=300))
-    assert await asyncio.to_thread(wait_until, lambda: pool.line.turns, "it to wait")
+    assert await asyncio.to_thread(wait_until, lambda: pool.wait_queue.waiters, "it to wait")
     pool.give_back(member, token)
     async with asyncio.timeout(10):
         assert (await waits)[0] == "asked"
@@ -204,14 +206,14 @@ async def test_a_waiter_that_is_cancelled_or_gives_up_lets_the_next_one_pass(man
     impatient = asyncio.create_task(manager.acall_with_retry(quick, deadline=0.2))
     cancelled = asyncio.create_task(manager.acall_with_retry(quick))
     patient = asyncio.create_task(manager.acall_with_retry(quick))
-    await asyncio.to_thread(wait_until, lambda: len(manager._pool.line.turns) == 3, "three in line")
+    await asyncio.to_thread(wait_until, lambda: len(manager._pool.wait_queue.waiters) == 3, "three in line")
     with pytest.raises(AllEndpointsFailed, match="busy"):
         await impatient
     cancelled.cancel()
     gate.set()
     assert (await patient)[0] == "served"
     await holder
-    assert manager._pool.line.turns == []
+    assert manager._pool.wait_queue.waiters == []
 
 
 def test_a_waiter_whose_event_loop_is_gone_is_passed_over(monkeypatch):
@@ -230,7 +232,7 @@ def test_a_waiter_whose_event_loop_is_gone_is_passed_over(monkeypatch):
     assert busy.wait(20)
     loop = asyncio.new_event_loop()
     lost = loop.create_task(manager.acall_with_retry(lambda endpoint: None))
-    while not manager._pool.line.turns:
+    while not manager._pool.wait_queue.waiters:
         loop.run_until_complete(asyncio.sleep(0.001))
     gate.set()
     holder.join(20)
@@ -239,7 +241,7 @@ def test_a_waiter_whose_event_loop_is_gone_is_passed_over(monkeypatch):
     lost.cancel()
     loop.run_until_complete(asyncio.gather(lost, return_exceptions=True))
     loop.close()
-    assert manager._pool.line.turns == []
+    assert manager._pool.wait_queue.waiters == []
 
 
 def test_a_call_that_rests_before_asking_the_same_endpoint_again_does_not_hold_others_up():
@@ -267,23 +269,23 @@ def test_a_call_that_rests_before_asking_the_same_endpoint_again_does_not_hold_o
 
 class TestLine:
     def test_the_first_that_wants_an_endpoint_is_called_when_it_is_freed(self):
-        line = Line(ManualClock())
+        line = WaitQueue(ManualClock())
         a, b = object(), object()
-        turns = [line.join(None, frozenset(wants)) for wants in ([a], [a], [b], [a, b])]
+        waiters = [line.join(None, frozenset(wants)) for wants in ([a], [a], [b], [a, b])]
         line.freed(b)
-        assert [turn.called for turn in turns] == [False, False, True, False]
+        assert [turn.called for turn in waiters] == [False, False, True, False]
 
     def test_who_leaves_calls_those_that_are_now_first(self):
-        line = Line(ManualClock())
+        line = WaitQueue(ManualClock())
         a, b = object(), object()
         wants = [EVERYONE, frozenset([a]), frozenset([a]), frozenset([b]), EVERYONE, EVERYONE]
-        turns = [line.join(None, want) for want in wants]
-        line.leave(turns[0])
-        assert [turn.called for turn in turns[1:]] == [True, False, True, True, False]
+        waiters = [line.join(None, want) for want in wants]
+        line.leave(waiters[0])
+        assert [turn.called for turn in waiters[1:]] == [True, False, True, True, False]
 
     def test_who_was_due_and_did_not_come_is_no_longer_ahead(self):
         clock = ManualClock()
-        line = Line(clock)
+        line = WaitQueue(clock)
         turn = line.join(None, EVERYONE)
         turn.due = clock.monotonic() + 5.0
         clock.advance(5.0 + PATIENCE)
@@ -291,4 +293,4 @@ class TestLine:
         clock.advance(0.1)
         assert line.ahead(None) == set()
         assert line.join(turn, EVERYONE) is turn
-        assert line.turns == [turn]
+        assert line.waiters == [turn]

@@ -9,42 +9,42 @@ from core.clock import ManualClock
 from core.cloud.api_manager import ApiEndpoint, ApiManager
 from core.cloud.handlers.registry import HandlerRegistry
 from core.cloud.retry import RetryPolicy
-from core.cloud.running.prefetch import Pace
-from core.cloud.running.running_attempt import Flight, Flights
-from core.cloud.running.settling import Outcomes, describe, result_text
+from core.cloud.running.prefetch import Prefetch
+from core.cloud.running.running_attempt import RunningAttempt, RunningAttempts
+from core.cloud.running.settling import Settler, describe, result_text
 from core.cloud.store_contract import Claim
 from core.errors import AllEndpointsFailed, InvalidArgument, Permanent
 from core.redaction import KNOWN_SECRETS
 from tests.support.pool_world import HttpError
 
 
-def ended(pace, count, every, times, now=0.0):
+def ended(prefetch, count, every, times, now=0.0):
     for turn in range(times):
-        pace.ended(count, now + turn * every)
+        prefetch.ended(count, now + turn * every)
     return now + times * every
 
 
 def test_slow_tasks_are_never_claimed_ahead():
-    pace = Pace(10)
-    ended(pace, 1, 0.1, 100)
+    prefetch = Prefetch(10)
+    ended(prefetch, 1, 0.1, 100)
 
-    assert pace.ahead == 0
+    assert prefetch.ahead == 0
 
 
 def test_fast_tasks_are_claimed_some_milliseconds_ahead_within_bounds():
-    pace = Pace(10)
-    ended(pace, 5, 0.001, 500)
-    assert 40 <= pace.ahead <= 50
-    ended(pace, 1000, 0.001, 500, now=1.0)
-    assert pace.ahead == 100
+    prefetch = Prefetch(10)
+    ended(prefetch, 5, 0.001, 500)
+    assert 40 <= prefetch.ahead <= 50
+    ended(prefetch, 1000, 0.001, 500, now=1.0)
+    assert prefetch.ahead == 100
 
 
 def test_after_a_pause_the_pace_of_before_counts_for_nothing():
-    pace = Pace(10)
-    now = ended(pace, 10, 0.001, 500)
-    pace.ended(1, now + 5)
+    prefetch = Prefetch(10)
+    now = ended(prefetch, 10, 0.001, 500)
+    prefetch.ended(1, now + 5)
 
-    assert pace.ahead == 0
+    assert prefetch.ahead == 0
 
 
 def claim(**changes):
@@ -64,7 +64,7 @@ def claim(**changes):
 
 @pytest.fixture
 def outcomes():
-    return Outcomes("w", RetryPolicy(), ManualClock(100.0), random.Random(1))
+    return Settler("w", RetryPolicy(), ManualClock(100.0), random.Random(1))
 
 
 def test_an_attempt_with_retries_left_is_put_off_and_the_last_one_fails(outcomes):
@@ -104,17 +104,17 @@ def test_a_result_is_json_of_at_most_a_mebibyte():
         result_text("€" * 400_000)
 
 
-def test_a_flight_is_settled_by_whoever_takes_it_first():
-    flights = Flights()
-    flight = Flight(claim(), HandlerRegistry().register("n", lambda payload: 0), 0.0)
-    flights.add(flight)
+def test_an_attempt_is_settled_by_whoever_takes_it_first():
+    attempts = RunningAttempts()
+    attempt = RunningAttempt(claim(), HandlerRegistry().register("n", lambda payload: 0), 0.0)
+    attempts.add(attempt)
 
-    assert flights.of_tasks(("t",)) == [flight]
-    assert not flights.wait_until_empty(0)
-    assert flights.take(flight)
-    assert not flights.take(flight)
-    assert flights.wait_until_empty(0)
-    assert flights.get(flight.key) is None
+    assert attempts.of_tasks(("t",)) == [attempt]
+    assert not attempts.wait_until_empty(0)
+    assert attempts.take(attempt)
+    assert not attempts.take(attempt)
+    assert attempts.wait_until_empty(0)
+    assert attempts.get(attempt.key) is None
 
 
 def logged(outcomes, caplog, error):
@@ -150,7 +150,7 @@ def test_the_log_says_nothing_of_what_a_foreign_error_says_but_where_it_was_rais
         said = logged(outcomes, caplog, error)
 
     assert "failed with ValueError at " in said
-    assert "test_pace_and_outcome.py:" in said
+    assert "test_prefetch_and_settling.py:" in said
     assert "words" not in said
 
 
@@ -169,4 +169,6 @@ def test_a_handlers_own_signal_is_logged_with_its_words_and_its_line(outcomes, c
         said = logged(outcomes, caplog, error)
 
     assert "failed with Permanent at " in said
-    assert said.split("test_pace_and_outcome.py:")[1].split(": ", 1)[1].startswith("The account is closed. Fix: open")
+    assert (
+        said.split("test_prefetch_and_settling.py:")[1].split(": ", 1)[1].startswith("The account is closed. Fix: open")
+    )

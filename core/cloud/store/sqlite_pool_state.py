@@ -1,4 +1,4 @@
-"""The pool's endpoints and books in SQLite, shared by processes. See core.cloud.pool.pool_state for the contract.
+"""The pool's endpoints and states in SQLite, shared by processes. See core.cloud.pool.pool_state for the contract.
 
 Slots and probes are taken in one write transaction, so they are exact over processes. What calls came to is kept in memory and written
 behind: with the next admission, within 100 ms, or at once when it changes an endpoint's health. Nothing here is worth an fsync: a power
@@ -25,7 +25,6 @@ from core.cloud.pool.rate_limit import WINDOW
 from core.cloud.pool.tally import Report
 from core.cloud.replies.adaptation import from_text, merged
 from core.cloud.store.database import Database
-from core.cloud.store.endpoint_state import SqliteAccount
 from core.cloud.store.pool_rows import (
     POOL,
     Returned,
@@ -42,6 +41,7 @@ from core.cloud.store.pool_rows import (
 )
 from core.cloud.store.pool_tokens import correct
 from core.cloud.store.pool_windows import WHOLE_POOL, give_back
+from core.cloud.store.sqlite_endpoint_state import SqliteEndpointState
 from core.cloud.store.write_behind import WriteBehind
 from core.errors import HeablcoinError, InvalidArgument
 from core.fork import ForkAware, tell_of_forks
@@ -70,8 +70,8 @@ _OF_THE_DATABASE = (
 """Errors that no single row is to blame for."""
 
 
-class SqlitePoolStore(ForkAware):
-    """Endpoints and books in one database. Thread-safe."""
+class SqlitePoolState(ForkAware):
+    """Endpoints and states in one database. Thread-safe."""
 
     shared = True
 
@@ -81,13 +81,13 @@ class SqlitePoolStore(ForkAware):
         self.window = window
         self._max_per_minute = 0
         self.full: Refused | None = None
-        """The newest refusal by the pool's limit, as an account keeps that of its own."""
+        """The newest refusal by the pool's limit, as an state keeps that of its own."""
         self._undone: set[int] = set()
         """Tokens of admissions that were rolled back with the transaction they were part of."""
         self.given_back = 0
         """Slots that this process gave back so far: a refusal of before the last of them is no longer true."""
         self._lock = threading.RLock()
-        self._accounts: dict[str, SqliteAccount] = {}
+        self._states: dict[str, SqliteEndpointState] = {}
         self._pending: list[Settled] = []
         self._being_written = 0
         self._adapted: dict[str, ApiEndpoint] = {}
@@ -104,8 +104,8 @@ class SqlitePoolStore(ForkAware):
         self._pending, self._being_written = [], 0
         self._tokens = _tokens()
         self._writer = WriteBehind(self.flush, FLUSH_WITHIN)
-        for account in self._accounts.values():
-            account.in_flight = 0
+        for state in self._states.values():
+            state.in_flight = 0
 
     @property
     def max_per_minute(self) -> int:
@@ -139,9 +139,9 @@ class SqlitePoolStore(ForkAware):
             connection.execute(POOL["await_no_longer"], (endpoint.name,))
             health = clean_health(connection, endpoint.name)
             forget_removed(connection, self._clock.now(), self.window)
-        account = self.open(endpoint)
+        state = self.open(endpoint)
         with self._lock:
-            account.health = health
+            state.health = health
 
     def remove(self, name: str) -> None:
         with self.transaction() as connection:
@@ -169,13 +169,13 @@ class SqlitePoolStore(ForkAware):
         with self.database.read() as connection:
             return int(row_of(connection, "version", ())[0])
 
-    def open(self, endpoint: ApiEndpoint) -> SqliteAccount:
+    def open(self, endpoint: ApiEndpoint) -> SqliteEndpointState:
         with self._lock:
-            account = self._accounts.get(endpoint.name)
-            if account is None:
-                account = self._accounts[endpoint.name] = SqliteAccount(self, endpoint)
-            account.configure(endpoint)
-            return account
+            state = self._states.get(endpoint.name)
+            if state is None:
+                state = self._states[endpoint.name] = SqliteEndpointState(self, endpoint)
+            state.configure(endpoint)
+            return state
 
     def reset(self, name: str) -> None:
         with self.transaction() as connection:
@@ -183,11 +183,11 @@ class SqlitePoolStore(ForkAware):
                 connection.execute(POOL[statement], (name,))
             health = clean_health(connection, name)
         with self._lock:
-            self._accounts[name].health = health
+            self._states[name].health = health
 
     def refresh(self) -> None:
         with self._lock:
-            names = list(self._accounts)
+            names = list(self._states)
         with self.database.snapshot() as connection:
             found = {name: read_health(connection, name) for name in names}
         for name, health in found.items():
@@ -215,7 +215,7 @@ class SqlitePoolStore(ForkAware):
         self._writer.close()
         self.flush()
 
-    # For the accounts
+    # For the states
 
     @contextmanager
     def transaction(self) -> Iterator[apsw.Connection]:
@@ -250,38 +250,38 @@ class SqlitePoolStore(ForkAware):
     def new_token(self) -> int:
         return next(self._tokens)
 
-    def settle(self, account: SqliteAccount, token: int, report: Report) -> None:
+    def settle(self, state: SqliteEndpointState, token: int, report: Report) -> None:
         """Note a call's end; the database learns it soon, at once when other callers depend on it. Never raises."""
         with self._lock:
             # None is left of those that were under way when this process was forked.
-            account.in_flight -= account.in_flight > 0 and not report.opened
+            state.in_flight -= state.in_flight > 0 and not report.opened
             try:
-                changes_health = matters(account.health, report)
+                changes_health = matters(state.health, report)
                 if changes_health:
-                    apply(account.health, token, report)
+                    apply(state.health, token, report)
             except Exception:
-                account.health.end(token)
+                state.health.end(token)
                 changes_health = False
-                log.exception("what a call of %s says about its health is left out", account.endpoint.name)
-            self._pending.append(Settled(account.endpoint, token, report, changes_health))
-        if changes_health or account.endpoint.max_concurrency or account.endpoint.max_tokens_per_minute:
+                log.exception("what a call of %s says about its health is left out", state.endpoint.name)
+            self._pending.append(Settled(state.endpoint, token, report, changes_health))
+        if changes_health or state.endpoint.max_concurrency or state.endpoint.max_tokens_per_minute:
             self._writer.now()
         else:
             self._writer.soon()
 
-    def give_back(self, account: SqliteAccount, token: int, day: int) -> None:
+    def give_back(self, state: SqliteEndpointState, token: int, day: int) -> None:
         """Note that a call never left; the next admission of this process finds its slot free, other processes soon. Never raises."""
         with self._lock:
-            account.in_flight -= account.in_flight > 0
-            probing = account.health.probe == token
+            state.in_flight -= state.in_flight > 0
+            probing = state.health.probe == token
             if probing:
-                account.health.end(token)
+                state.health.end(token)
             if token in self._undone:
                 self._undone.remove(token)
             else:
-                self._pending.append(Returned(account.endpoint, token, day, probing))
+                self._pending.append(Returned(state.endpoint, token, day, probing))
             self.given_back += 1
-            account.full = self.full = None
+            state.full = self.full = None
         self._writer.now()
 
     def given(self, token: int) -> None:
@@ -298,11 +298,11 @@ class SqlitePoolStore(ForkAware):
                 self._undone.add(token)
             self._pending = left  # whoever it was given to gave it back while it was being undone
 
-    def remember(self, account: SqliteAccount, refused: Refused, given_back: int) -> None:
+    def remember(self, state: SqliteEndpointState, refused: Refused, given_back: int) -> None:
         """Note a refusal by a limit of starts, made when so many slots had been given back."""
         with self._lock:
             still = refused if given_back == self.given_back else None
-            account.full = still if refused.why is Refusal.LIMITED else None
+            state.full = still if refused.why is Refusal.LIMITED else None
             if refused.why is Refusal.POOL:
                 self.full = still
 
@@ -318,7 +318,7 @@ class SqlitePoolStore(ForkAware):
             for settled in self._pending:
                 if settled.changes_health and settled.endpoint.name == name:
                     apply(health, settled.token, settled.report)
-            self._accounts[name].health = health
+            self._states[name].health = health
 
 
 def _tokens() -> Iterator[int]:
@@ -365,7 +365,7 @@ def _set_free(connection: apsw.Connection, item: Settled) -> None:
     """The least that a call's end must do: give back its slot and its place as the probe."""
     name = item.endpoint.name
     if not item.report.opened:
-        connection.execute(POOL["end_flight"], (name, item.token))
+        connection.execute(POOL["end_in_flight"], (name, item.token))
     health = read_health(connection, name)
     if health is not None and health.probe == item.token:
         health.end(item.token)
@@ -387,7 +387,7 @@ def _write(connection: apsw.Connection, settled: Sequence[Settled]) -> dict[str,
             continue
         for item in items:
             if item.endpoint.max_concurrency and not item.report.opened:
-                connection.execute(POOL["end_flight"], (name, item.token))
+                connection.execute(POOL["end_in_flight"], (name, item.token))
         changes = [item for item in items if item.changes_health]
         health = read_health(connection, name) if changes else None
         if health is not None:
@@ -398,7 +398,7 @@ def _write(connection: apsw.Connection, settled: Sequence[Settled]) -> dict[str,
     return healths
 
 
-def _flush_quietly(reference: "weakref.ref[SqlitePoolStore]") -> None:
+def _flush_quietly(reference: "weakref.ref[SqlitePoolState]") -> None:
     """At exit, for a store that nobody closed."""
     store = reference()
     if store is not None:

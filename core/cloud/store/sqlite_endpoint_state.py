@@ -1,4 +1,4 @@
-"""The book of one endpoint in SQLite: whether it takes a call, decided and written in one transaction."""
+"""The state of one endpoint in SQLite: whether it takes a call, decided and written in one transaction."""
 
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -33,7 +33,7 @@ from core.cloud.store.pool_tokens import room_seen
 from core.cloud.store.pool_windows import awaited, expect, full_until, take_slots
 
 if TYPE_CHECKING:
-    from core.cloud.store.pool_store import SqlitePoolStore
+    from core.cloud.store.sqlite_pool_state import SqlitePoolState
 
 FOREVER = float("inf")
 
@@ -42,12 +42,12 @@ class _PutBackError(Exception):
     """Rolls back what was only tried."""
 
 
-class SqliteAccount:
-    """An endpoint's book in the database. `health` is this process's newest knowledge of it."""
+class SqliteEndpointState:
+    """An endpoint's state in the database. `health` is this process's newest knowledge of it."""
 
     __slots__ = ("_day", "_first", "_short", "_store", "_unlimited", "endpoint", "full", "health", "in_flight")
 
-    def __init__(self, store: "SqlitePoolStore", endpoint: ApiEndpoint) -> None:
+    def __init__(self, store: "SqlitePoolState", endpoint: ApiEndpoint) -> None:
         self._store = store
         self.endpoint = endpoint
         self.health = Health()
@@ -91,7 +91,7 @@ class SqliteAccount:
                 refused = self._take_slot(connection, now, token, tokens, task=task)
             if refused is None:
                 self._enter(connection, health, token, now)
-        self._store._adopt(name, health)  # noqa: SLF001 - the account is the store's own other half
+        self._store._adopt(name, health)  # noqa: SLF001 - the state is the store's own other half
         self._short = tokens if refused is not None and refused.why is Refusal.TOKENS else 0
         if refused is not None:
             self._store.remember(self, refused, given_back)
@@ -131,7 +131,7 @@ class SqliteAccount:
             full = full_until(connection, self.endpoint, store.max_per_minute, now, store.window)
             if full is not None and full.why in MINUTES:
                 store.remember(self, full, given_back)
-            elif most and row_of(connection, "flights", (self.endpoint.name, now))[0] >= most:
+            elif most and row_of(connection, "in_flight", (self.endpoint.name, now))[0] >= most:
                 return Refused(Refusal.BUSY, now + BUSY_POLL)
         return full
 
@@ -156,7 +156,7 @@ class SqliteAccount:
         if opens > now:
             return Refused(Refusal.HELD if health.held_until > now else Refusal.PROBING, opens)
         most = endpoint.max_concurrency
-        if most and row_of(connection, "flights", (endpoint.name, now))[0] >= most:
+        if most and row_of(connection, "in_flight", (endpoint.name, now))[0] >= most:
             return Refused(Refusal.BUSY, now + BUSY_POLL)
         if has_daily_limit(endpoint):
             over = over_daily_limit(endpoint, read_spending(connection, endpoint.name, now))
@@ -184,8 +184,8 @@ class SqliteAccount:
         if health.begin(token, ends):
             save_health(connection, endpoint.name, health)
         if endpoint.max_concurrency:
-            connection.execute(POOL["drop_flights"], (endpoint.name, now))
-            connection.execute(POOL["add_flight"], (endpoint.name, token, ends))
+            connection.execute(POOL["drop_in_flight"], (endpoint.name, now))
+            connection.execute(POOL["begin_in_flight"], (endpoint.name, token, ends))
 
     def settle(self, token: int, report: Report) -> None:
         self._store.settle(self, token, report)
