@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
+from core.clock import Clock, ManualClock
 from core.cloud.api_manager import ApiEndpoint, ApiManager
 from core.cloud.handlers.builtin import builtin_handlers
 from core.cloud.pool.private_state import PrivatePoolState
 from core.cloud.providers.fake import FakeProvider, FakeStep
-from core.cloud.running import rest
+from core.cloud.running import resting as resting_attempts
 from core.cloud.running.runner import TaskRunner
 from core.errors import LeaseLost
 from tests.process.queue_setup import Queue, queue
@@ -68,17 +69,17 @@ class Pool:
     def __init__(self) -> None:
         self.made: list[ApiManager] = []
 
-    def limited(self, window: float = WINDOW, **settings: Any) -> ApiManager:
+    def limited(self, window: float = WINDOW, clock: Clock | None = None, **settings: Any) -> ApiManager:
         provider = FakeProvider({"a": [FakeStep("asked")] * 99})
-        manager = ApiManager(PrivatePoolState(window=window), providers={"fake": provider})
+        manager = ApiManager(PrivatePoolState(window=window), providers={"fake": provider}, clock=clock)
         limits = {"max_requests_per_minute": 1, **settings}
         manager.add_endpoint(ApiEndpoint("a", "https://a.example", provider="fake", **limits))
         self.made.append(manager)
         return manager
 
-    def full(self, window: float = WINDOW, **settings: Any) -> ApiManager:
+    def full(self, window: float = WINDOW, clock: Clock | None = None, **settings: Any) -> ApiManager:
         """One whose slot is taken."""
-        manager = self.limited(window, **settings)
+        manager = self.limited(window, clock, **settings)
         manager.call_with_retry(ask)
         return manager
 
@@ -99,15 +100,19 @@ def resting(runner: TaskRunner) -> int:
 def test_a_handler_that_waits_for_a_limit_delays_nobody_and_outlives_its_timeout(
     queue: Queue, pool: Pool, way: str
 ) -> None:
-    queue.handlers.register(way, ways(pool.full())[way])
+    clock = ManualClock()  # of the pool: its window is over when this test says so
+    queue.handlers.register(way, ways(pool.full(clock=clock))[way])
     runner = queue.run(concurrency=1)
 
-    waiting = queue.publisher.publish(way, timeout=WINDOW / 3, max_retries=0)
+    waiting = queue.publisher.publish(way, timeout=0.3, max_retries=0)
     wait_until(lambda: resting(runner), "the handler to wait")
+    outlived = time.monotonic() + 0.3
     other = queue.finished(queue.publisher.publish("echo", {"n": 1}))
+    wait_until(lambda: time.monotonic() > outlived, "its timeout to be over")
 
     assert not queue.publisher.get_task(waiting.task_id).done
     assert other.result == {"n": 1}
+    clock.advance(WINDOW)
     assert queue.finished(waiting).result == "asked"
     assert queue.outcomes(waiting) == ["completed"]
     assert resting(runner) == 0
@@ -252,7 +257,7 @@ def test_a_runner_that_stops_gives_back_what_waits_and_waits_for_none_of_it(queu
 def test_no_more_of_a_handler_are_claimed_than_may_wait_and_others_are(
     queue: Queue, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rest, "FEWEST_FULL", 3)
+    monkeypatch.setattr(resting_attempts, "FEWEST_FULL", 3)
     manager = pool.full(0.8)
     queue.handlers.register("waits", ways(manager)["achat"])
     runner = queue.run(concurrency=1)
