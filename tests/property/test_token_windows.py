@@ -46,7 +46,7 @@ class TokenMachine(RuleBasedStateMachine):
     @initialize(shared=st.booleans())
     def start(self, shared: bool) -> None:
         self.clock, self.model = ManualClock(), Model()
-        self.coroutine: list[tuple[object, object, int, Reserved]] = []
+        self.under_way: list[tuple[object, object, int, Reserved]] = []
         self.exceeded = False
         self.databases: list[Database] = []
         if shared:
@@ -81,7 +81,7 @@ class TokenMachine(RuleBasedStateMachine):
                 assert isinstance(answer, int), (answer, self.now)
                 reserved = Reserved(self.now, tokens)
                 self.model.all.append(reserved)
-                self.coroutine.append((store, account, answer, reserved))
+                self.under_way.append((store, account, answer, reserved))
                 continue
             assert isinstance(answer, Refused)
             assert answer.why is Refusal.TOKENS
@@ -90,14 +90,14 @@ class TokenMachine(RuleBasedStateMachine):
             assert answer.until == exact or answer.until == max(soonest, self.now + LOOK_AGAIN)
             assert answer.until == exact or any(one.under_way for one in self.model.all)
 
-    @precondition(lambda self: self.coroutine)
+    @precondition(lambda self: self.under_way)
     @rule(
         which=st.integers(0, 99),
         share=st.integers(0, 130),
         how=st.sampled_from(["ok", "ok", "silent", "refused", "cancelled"]),
     )
     def a_call_ends(self, which: int, share: int, how: str) -> None:
-        store, account, token, reserved = self.coroutine.pop(which % len(self.coroutine))
+        store, account, token, reserved = self.under_way.pop(which % len(self.under_way))
         tokens = reserved.tokens * share // 100 if how == "ok" else 0
         outcome = {"refused": REFUSED, "cancelled": CANCELLED}.get(how, OK)
         account.settle(token, Report(outcome, reserved.at, self.now, self.clock.now(), 0.1, tokens, 0, generation=99))
@@ -108,10 +108,10 @@ class TokenMachine(RuleBasedStateMachine):
             if reserved.at > self.now - WINDOW:  # what no window holds any more is not written down
                 reserved.tokens = tokens
 
-    @precondition(lambda self: self.coroutine)
+    @precondition(lambda self: self.under_way)
     @rule(which=st.integers(0, 99))
     def a_process_dies_in_the_middle_of_a_call(self, which: int) -> None:
-        self.coroutine.pop(which % len(self.coroutine))
+        self.under_way.pop(which % len(self.under_way))
 
     @rule(seconds=st.sampled_from([0.25, 1.0, 7.5, 20.0, 59.75, 60.0, 61.0]))
     def time_passes(self, seconds: float) -> None:

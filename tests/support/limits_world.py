@@ -345,9 +345,10 @@ class LimitsWorld(Checks):
             mover.fate = (self.clock.monotonic() + self.rng.choice([0.3, 1.0, 3.0]), ends)
 
     def ended_send(self, mover: Mover, error: BaseException | None) -> None:
-        mover.start.over = True
+        mover.start.over, mover.start.answered = True, error is None
         if isinstance(error, HttpError) and "retry-after" in error.headers:
-            mover.start.asked_until = self.clock.monotonic() + float(error.headers["retry-after"])
+            mover.start.asked_at = self.clock.monotonic()
+            mover.start.asked_until = mover.start.asked_at + float(error.headers["retry-after"])
         tried = self.model.tried.get(mover.key)
         if tried is not None:
             tried.ends.append(how_it_ended(error))
