@@ -12,11 +12,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from core.clock import ManualClock
 from core.cloud.api_manager import ApiEndpoint, ApiManager
+from core.cloud.pool.admission import Refused
 from core.cloud.pool.call import Call
 from core.cloud.pool.commands import Admit, Pause, Send, SendEnded
 from core.cloud.pool.member import Member
 from core.cloud.pool.plan import CallPlan
-from core.cloud.pool.pool_state import Refused
 from core.cloud.pool.rate_limit import MINUTE
 from core.cloud.pool.token_limit import FIRST_CALL
 from core.cloud.store.database import Database

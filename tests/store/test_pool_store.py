@@ -7,9 +7,10 @@ import pytest
 
 from core.clock import ManualClock
 from core.cloud.endpoint import ApiEndpoint
+from core.cloud.pool.admission import Refusal, Refused
 from core.cloud.pool.health import TRIP
 from core.cloud.pool.outcome import CANCELLED, OK, Outcome, OutcomeClass
-from core.cloud.pool.pool_state import Listing, Refusal, Refused
+from core.cloud.pool.pool_state import Listing
 from core.cloud.pool.private_state import PrivatePoolState
 from core.cloud.pool.tally import Report
 from core.cloud.replies.adaptation import Adaptation, How

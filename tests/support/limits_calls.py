@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from core.cloud.chat import ChatAnswer, Usage
 from core.cloud.pool import wait_reports
+from core.cloud.pool.admission import Refused
 from core.cloud.pool.call import Call
 from core.cloud.pool.commands import Admit, Pause, Send, SendEnded
 from core.cloud.pool.drivers import admit
 from core.cloud.pool.pool import Sending
-from core.cloud.pool.pool_state import Refused
 from core.cloud.pool.wait_queue import Waiter
 from core.cloud.pool.wait_reports import attend
 from core.cloud.running.running_attempt import RunningAttempt

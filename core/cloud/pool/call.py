@@ -17,6 +17,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
+from core.cloud.pool.admission import BUSY_POLL, Refusal, Refused
 from core.cloud.pool.attempt_records import STAYS, AttemptRecord, exhausted
 from core.cloud.pool.commands import Admit, Command, Event, KeepWaiting, Pause, Send, SendEnded
 from core.cloud.pool.grant import met_a_fault, met_only_limits, snoozed
@@ -25,7 +26,6 @@ from core.cloud.pool.member import Member
 from core.cloud.pool.outcome import OK, Outcome, OutcomeClass, classify, headers_of
 from core.cloud.pool.plan import CallPlan
 from core.cloud.pool.pool import NO_USAGE, Pool, ReportedUsage, Sending
-from core.cloud.pool.pool_state import BUSY_POLL, Refusal, Refused
 from core.cloud.pool.selection import Roster
 from core.cloud.pool.token_needs import TokenNeeds
 from core.cloud.pool.unsuited import Unsuited

@@ -6,9 +6,9 @@ Not frozen: a frozen dataclass takes three times as long to make, and these are 
 from dataclasses import dataclass
 from typing import Any
 
+from core.cloud.pool.admission import Refused
 from core.cloud.pool.member import Member
 from core.cloud.pool.pool import Sending
-from core.cloud.pool.pool_state import Refused
 from core.cloud.pool.wait_queue import Waiter
 
 

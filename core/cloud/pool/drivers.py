@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 
 from core.cloud.endpoint import ApiEndpoint
 from core.cloud.pool import telemetry
+from core.cloud.pool.admission import Refused
 from core.cloud.pool.call import Call, Success, pool_failed
 from core.cloud.pool.commands import Admit, Command, Event, Pause, Send, SendEnded
 from core.cloud.pool.member import Member
 from core.cloud.pool.plan import CallPlan
 from core.cloud.pool.pool import Pool, Sending
-from core.cloud.pool.pool_state import Refused
 from core.cloud.pool.wait_reports import Presence, attend
 from core.daemon_threads import in_thread
 from core.errors import AllEndpointsFailed, HeablcoinError, InvalidArgument

@@ -3,11 +3,12 @@
 from collections.abc import Set as AbstractSet
 
 from core.cloud.endpoint import ApiEndpoint, ApiStatus
+from core.cloud.pool.admission import MINUTES, Refusal, Refused
 from core.cloud.pool.attempt_records import KEYLESS
 from core.cloud.pool.health import CLOCK_SKEW, HoldKind
 from core.cloud.pool.latency import PeakEwma, bucket_of, percentile
 from core.cloud.pool.outcome import BLAMELESS, OutcomeClass
-from core.cloud.pool.pool_state import MINUTES, EndpointState, Refusal, Refused
+from core.cloud.pool.pool_state import EndpointState
 from core.cloud.pool.retry_budget import RetryBudget
 from core.cloud.pool.tally import Report
 from core.cloud.pool.token_limit import Habits, Need, estimate

@@ -7,11 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from core.clock import Clock
+from core.cloud.pool.admission import ENDS, Refusal, Refused
 from core.cloud.pool.health import CLOCK_SKEW
 from core.cloud.pool.hedge import HedgeBudget
 from core.cloud.pool.member import Member
 from core.cloud.pool.outcome import CANCELLED, OK, Outcome, OutcomeClass
-from core.cloud.pool.pool_state import ENDS, Refusal, Refused, outdated
+from core.cloud.pool.pool_state import outdated
 from core.cloud.pool.selection import Roster
 from core.cloud.pool.tally import Report, counted
 from core.cloud.pool.wait_queue import WaitQueue

@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 
 from core.cloud.gate import Closed
+from core.cloud.pool.admission import Refusal, Refused
 from core.cloud.pool.chat_call import JSON_NEEDS
 from core.cloud.pool.grant import PoolGrant
 from core.cloud.pool.health import HoldKind
 from core.cloud.pool.member import Member
 from core.cloud.pool.pool import Pool
-from core.cloud.pool.pool_state import Refusal, Refused
 from core.cloud.pool.rate_limit import WINDOW
 from core.cloud.pool.selection import STRATEGIES, Roster
 from core.cloud.pool.token_limit import need_of_task

@@ -5,75 +5,18 @@ share. The decisions in this file and in `health.py` are pure, and the same code
 """
 
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Protocol
 
 from core.clock import Clock
 from core.cloud.endpoint import ApiEndpoint
+from core.cloud.pool.admission import Refused
 from core.cloud.pool.health import Health
 from core.cloud.pool.outcome import ALIVE, BLAMELESS
-from core.cloud.pool.tally import DAY, Report, Spending, Tally
+from core.cloud.pool.tally import Report, Spending, Tally
 from core.cloud.replies.adaptation import Adaptation
 
 PROBE_GRACE = 5.0
 """Seconds beyond the endpoint's timeout after which a probe that was never heard of again counts as lost."""
-BUSY_POLL = 0.02
-"""Seconds after which a full endpoint is asked again; a call's end is not announced to other processes."""
-
-
-class Refusal(StrEnum):
-    """Why an endpoint does not take a call now."""
-
-    HELD = "held"
-    PROBING = "probing"
-    LIMITED = "rate limit"
-    POOL = "the pool's limit"
-    TOKENS = "token limit"
-    BUSY = "busy"
-    SPENT = "daily limit"
-    AWAITED = "a direct call comes first"
-    REMOVED = "removed"
-
-
-MINUTES = frozenset({Refusal.LIMITED, Refusal.POOL})
-"""Limits of what starts in a minute: only time frees their slots, and calls that never left."""
-
-ENDS = frozenset({Refusal.BUSY, Refusal.TOKENS})
-"""Limits that the end of any call may open."""
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """No slot was taken."""
-
-    why: Refusal
-    until: float
-    """Pool time from which asking again makes sense."""
-    detail: str = ""
-    """Which limit, in words."""
-    each_minute: int = 0
-    """How many calls it lets start in a minute, where it is such a limit."""
-
-    def __str__(self) -> str:
-        if self.why is Refusal.SPENT and self.detail:
-            return f"{self.why} ({self.detail})"
-        return self.detail or str(self.why)
-
-
-def limited(endpoint: ApiEndpoint, until: float) -> Refused:
-    """The endpoint's slots of the last minute are all taken."""
-    most = endpoint.max_requests_per_minute
-    return Refused(Refusal.LIMITED, until, f"{Refusal.LIMITED} of {most} a minute", most)
-
-
-def pool_limited(limit: int, until: float) -> Refused:
-    """The whole pool's slots of the last minute are all taken."""
-    return Refused(Refusal.POOL, until, f"{Refusal.POOL} of {limit} a minute", limit)
-
-
-def token_limited(endpoint: ApiEndpoint, until: float) -> Refused:
-    """Too few of the endpoint's tokens of the last minute are left for this call; a smaller one may find enough."""
-    return Refused(Refusal.TOKENS, until, f"limit of {endpoint.max_tokens_per_minute:,} tokens a minute")
 
 
 class EndpointState(Protocol):
@@ -201,36 +144,6 @@ class PoolState(Protocol):
     def flush(self) -> None:
         """Write down what was settled so far."""
         ...
-
-
-def over_daily_limit(endpoint: ApiEndpoint, spent: Spending) -> str:
-    """Which daily limit the endpoint has reached, in words; '' for none."""
-    if endpoint.max_requests_per_day and spent.requests >= endpoint.max_requests_per_day:
-        return f"{spent.requests} of {endpoint.max_requests_per_day} requests used today"
-    if endpoint.max_tokens_per_day and spent.tokens >= endpoint.max_tokens_per_day:
-        return f"{spent.tokens} of {endpoint.max_tokens_per_day} tokens used today"
-    if endpoint.max_cost_per_day and spent.cost >= endpoint.max_cost_per_day:
-        return f"{spent.cost:.4g} of {endpoint.max_cost_per_day:g} spent today"
-    return ""
-
-
-def has_daily_limit(endpoint: ApiEndpoint) -> bool:
-    return bool(endpoint.max_requests_per_day or endpoint.max_tokens_per_day or endpoint.max_cost_per_day)
-
-
-def is_unlimited(endpoint: ApiEndpoint) -> bool:
-    """Nothing about it is counted before a call."""
-    return not (
-        endpoint.max_requests_per_minute
-        or endpoint.max_tokens_per_minute
-        or endpoint.max_concurrency
-        or has_daily_limit(endpoint)
-    )
-
-
-def until_tomorrow(now: float, epoch: float) -> float:
-    """Pool time at which the next UTC day begins."""
-    return now + DAY - epoch % DAY
 
 
 def outdated(health: Health, report: Report) -> bool:

@@ -7,22 +7,15 @@ from dataclasses import replace
 
 from core.clock import Clock
 from core.cloud.endpoint import ApiEndpoint
-from core.cloud.pool.health import Health
-from core.cloud.pool.pool_state import (
-    BUSY_POLL,
-    PROBE_GRACE,
-    Listing,
-    Refusal,
+from core.cloud.pool.admission import (
     Refused,
-    apply,
-    has_daily_limit,
     limited,
-    matters,
-    over_daily_limit,
     pool_limited,
+    refusal,
     token_limited,
-    until_tomorrow,
 )
+from core.cloud.pool.health import Health
+from core.cloud.pool.pool_state import PROBE_GRACE, Listing, apply, matters
 from core.cloud.pool.rate_limit import WINDOW, SlidingWindow
 from core.cloud.pool.tally import Report, Spending, Tally, day_of
 from core.cloud.pool.token_limit import TokenWindow, taken
@@ -78,7 +71,6 @@ class PrivateEndpointState:
     """An endpoint's state in this process alone."""
 
     __slots__ = (
-        "_daily",
         "_first",
         "_lock",
         "_reserved",
@@ -104,7 +96,6 @@ class PrivateEndpointState:
         """The first token of the day that is counted."""
         self._tally = Tally()
         self._spent = Spending()
-        self._daily = has_daily_limit(endpoint)
         self._window = SlidingWindow(endpoint.max_requests_per_minute, window)
         self._shared = shared
         self._reserved = TokenWindow(window)
@@ -114,7 +105,6 @@ class PrivateEndpointState:
         with self._lock:
             self.endpoint, self.adapted = endpoint, ()
             self.health = Health(generation=self.health.generation + 1)
-            self._daily = has_daily_limit(endpoint)
             self._window.limit = endpoint.max_requests_per_minute
 
     def admit(
@@ -161,16 +151,15 @@ class PrivateEndpointState:
         return None
 
     def _refusal(self, now: float, epoch: float, opens: float) -> Refused | None:
-        endpoint = self.endpoint
-        if opens > now:
-            return Refused(Refusal.HELD if self.health.held_until > now else Refusal.PROBING, opens)
-        if endpoint.max_concurrency and self.in_flight >= endpoint.max_concurrency:
-            return Refused(Refusal.BUSY, now + BUSY_POLL)
-        if self._daily:
-            over = over_daily_limit(endpoint, self._today(epoch))
-            if over:
-                return Refused(Refusal.SPENT, until_tomorrow(now, epoch), over)
-        return None
+        return refusal(
+            self.endpoint,
+            self.health,
+            opens=opens,
+            now=now,
+            epoch=epoch,
+            in_flight=lambda: self.in_flight,
+            spent=lambda: self._today(epoch),
+        )
 
     def _take_slots(self, endpoint: ApiEndpoint, now: float, token: int, tokens: int) -> Refused | None:
         """A slot of each window, or of none."""

@@ -1,8 +1,8 @@
 """What one call needs of endpoints that limit their tokens, and where there are too few at present. Pure."""
 
 from core.cloud.chat import ChatRequest
+from core.cloud.pool.admission import Refused
 from core.cloud.pool.member import Member
-from core.cloud.pool.pool_state import Refused
 from core.cloud.pool.token_limit import Need, need_of
 
 

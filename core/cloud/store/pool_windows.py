@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import apsw
 
 from core.cloud.endpoint import ApiEndpoint
+from core.cloud.pool.admission import Refusal, Refused, limited, pool_limited, token_limited
 from core.cloud.pool.health import CLOCK_SKEW
-from core.cloud.pool.pool_state import Refusal, Refused, limited, pool_limited, token_limited
 from core.cloud.store.pool_rows import POOL, Returned, Settled, row_of
 from core.cloud.store.pool_tokens import reserve, room
 

@@ -7,19 +7,17 @@ import apsw
 
 from core.clock import Clock
 from core.cloud.endpoint import ApiEndpoint
-from core.cloud.pool.health import Health
-from core.cloud.pool.pool_state import (
+from core.cloud.pool.admission import (
     BUSY_POLL,
     MINUTES,
-    PROBE_GRACE,
     Refusal,
     Refused,
-    has_daily_limit,
     is_unlimited,
-    over_daily_limit,
+    refusal,
     token_limited,
-    until_tomorrow,
 )
+from core.cloud.pool.health import Health
+from core.cloud.pool.pool_state import PROBE_GRACE
 from core.cloud.pool.tally import Report, Spending, Tally, day_of
 from core.cloud.store.pool_rows import (
     POOL,
@@ -152,17 +150,16 @@ class SqliteEndpointState:
         return None
 
     def _refusal(self, connection: apsw.Connection, health: Health, now: float, opens: float) -> Refused | None:
-        endpoint = self.endpoint
-        if opens > now:
-            return Refused(Refusal.HELD if health.held_until > now else Refusal.PROBING, opens)
-        most = endpoint.max_concurrency
-        if most and row_of(connection, "in_flight", (endpoint.name, now))[0] >= most:
-            return Refused(Refusal.BUSY, now + BUSY_POLL)
-        if has_daily_limit(endpoint):
-            over = over_daily_limit(endpoint, read_spending(connection, endpoint.name, now))
-            if over:
-                return Refused(Refusal.SPENT, until_tomorrow(now, now), over)
-        return None
+        name = self.endpoint.name
+        return refusal(
+            self.endpoint,
+            health,
+            opens=opens,
+            now=now,
+            epoch=now,
+            in_flight=lambda: int(row_of(connection, "in_flight", (name, now))[0]),
+            spent=lambda: read_spending(connection, name, now),
+        )
 
     def _take_slot(
         self, connection: apsw.Connection, now: float, token: int, tokens: int, *, task: bool = False

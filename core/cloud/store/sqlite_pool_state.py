@@ -19,8 +19,9 @@ import apsw
 
 from core.clock import Clock, SystemClock
 from core.cloud.endpoint import ApiEndpoint
+from core.cloud.pool.admission import Refusal, Refused
 from core.cloud.pool.health import Health
-from core.cloud.pool.pool_state import Listing, Refusal, Refused, apply, matters
+from core.cloud.pool.pool_state import Listing, apply, matters
 from core.cloud.pool.rate_limit import WINDOW
 from core.cloud.pool.tally import Report
 from core.cloud.replies.adaptation import from_text, merged
