@@ -19,6 +19,7 @@ from mcp.types import INVALID_PARAMS, EmptyResult, SubscribeRequestParams, Unsub
 
 from server.answers.records import task_uri
 from server.context import App
+from server.lowlevel import lowlevel
 from server.resources import ENDPOINTS_URI, QUEUE_URI
 
 log = logging.getLogger(__name__)
@@ -39,9 +40,9 @@ class Notifier:
 
     def attach(self, server: MCPServer) -> None:
         """Let `server` accept subscriptions of clients before 2026-07-28."""
-        lowlevel = server._lowlevel_server  # noqa: SLF001 - the SDK's own conformance server does this
-        lowlevel.add_request_handler("resources/subscribe", SubscribeRequestParams, self._subscribe)
-        lowlevel.add_request_handler("resources/unsubscribe", UnsubscribeRequestParams, self._unsubscribe)
+        inner = lowlevel(server)
+        inner.add_request_handler("resources/subscribe", SubscribeRequestParams, self._subscribe)
+        inner.add_request_handler("resources/unsubscribe", UnsubscribeRequestParams, self._unsubscribe)
 
     async def run(self) -> None:
         """Tell subscribers of every change, until cancelled."""

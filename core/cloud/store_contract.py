@@ -11,7 +11,6 @@ import builtins
 import math
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import NamedTuple, Protocol
 
 from core.cloud.gate import Closed, Gate, Grant
@@ -500,7 +499,6 @@ class StoreHealth:
     bytes: int
     sound: bool
     detail: str
-    checked_at: datetime
 
 
 class Store(Protocol):
@@ -518,6 +516,6 @@ class Store(Protocol):
     @property
     def location(self) -> str: ...
 
-    def health(self, now: float) -> StoreHealth: ...
+    def health(self) -> StoreHealth: ...
 
     def close(self) -> None: ...

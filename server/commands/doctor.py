@@ -149,7 +149,7 @@ def _database(settings: Settings) -> Iterator[Finding]:
     store = open_store(location)
     try:
         now = time.time()
-        health = store.health(now)
+        health = store.health()
         size = f"{health.bytes / 1_000_000:.1f} MB"
         text = f"{health.location}, {health.kind} {health.library}, schema {health.schema_version}, {size}"
         yield Finding("ok" if health.sound else "bad", "database", text if health.sound else f"{text}: {health.detail}")

@@ -28,6 +28,7 @@ from pydantic import ConfigDict
 from server.context import App
 from server.extensions.shapes import IDENTIFIER
 from server.extensions.tasks_extension import TasksExtension
+from server.lowlevel import lowlevel
 
 Context = ServerRequestContext[Any, Any]
 
@@ -64,9 +65,7 @@ class TaskListenHandler(ListenHandler):
 
     def attach(self, server: MCPServer[Any]) -> None:
         """Answer `subscriptions/listen` of `server`."""
-        server._lowlevel_server.add_request_handler(  # noqa: SLF001 - MCPServer has no public way to set it
-            "subscriptions/listen", SubscriptionsListenRequestParams, self
-        )
+        lowlevel(server).add_request_handler("subscriptions/listen", SubscriptionsListenRequestParams, self)
 
     async def __call__(self, ctx: Context, params: SubscriptionsListenRequestParams) -> SubscriptionsListenResult:
         wanted = (params.notifications.model_extra or {}).get("taskIds")

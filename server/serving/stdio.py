@@ -18,6 +18,7 @@ from mcp.server import MCPServer
 from mcp.shared.message import SessionMessage
 from mcp.types import INTERNAL_ERROR, JSONRPCError, JSONRPCMessage, JSONRPCResponse
 
+from server.lowlevel import lowlevel
 from server.serving.messages import TAIL, RefusedMessage, error_message, read_message, too_long
 
 log = logging.getLogger(__name__)
@@ -30,9 +31,9 @@ Incoming = SessionMessage | Exception
 
 async def serve_stdio(server: MCPServer) -> None:
     """Serve the client at the other end of stdin and stdout until it closes stdin."""
-    lowlevel = server._lowlevel_server  # noqa: SLF001 - MCPServer serves stdio only through the SDK's own transport
+    inner = lowlevel(server)  # MCPServer serves stdio only through the SDK's own transport
     async with messages(*take_descriptors()) as (incoming, outgoing):
-        await lowlevel.run(incoming, outgoing, lowlevel.create_initialization_options())
+        await inner.run(incoming, outgoing, inner.create_initialization_options())
 
 
 def take_descriptors() -> tuple[BufferedReader, BinaryIO]:

@@ -84,11 +84,11 @@ def test_a_worker_goes_on_with_a_backup_that_is_put_in_the_place_of_its_database
             script.publish("prints")
     assert script.wait(in_backup.task_id, 20).result == "printed"
     assert [str(each.outcome) for each in script.attempts(in_backup.task_id)] == ["completed"]
-    assert script.store.health(1.0).sound
+    assert script.store.health().sound
     worker.end()
     assert worker.exit_code(20) == 0
     script.close()
     fresh = open_store(str(database))
-    assert fresh.health(1.0).sound
+    assert fresh.health().sound
     assert fresh.tasks.get(in_backup.task_id).status == "completed"
     fresh.close()

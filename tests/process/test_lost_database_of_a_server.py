@@ -48,7 +48,7 @@ def test_the_server_and_a_worker_say_so_keep_what_was_there_and_serve_the_file_t
                 assert script.wait(task_id, 20).result == "printed"
                 if restored:
                     assert script.wait(in_backup.task_id, 20).result == "printed"
-                assert script.store.health(1.0).sound
+                assert script.store.health().sound
         finally:
             worker.kill()
         copy = open_store(str(kept))

@@ -161,7 +161,7 @@ def test_a_thread_that_will_not_stop_is_left_behind_and_its_late_result_counts_f
     queue.handlers.register("stuck", stuck)
     queue.run(concurrency=1)
 
-    task = queue.finished(queue.publisher.publish("stuck", timeout=0.05))
+    task = queue.finished(queue.publisher.publish("stuck", timeout=0.5))
     release.set()
     wait_until(ended.is_set, "the stuck thread's end")
 

@@ -63,7 +63,7 @@ def race(path, seconds, tasks):
         out, errors = claimer.communicate(timeout=seconds + 60)
         assert claimer.returncode == 0, errors
         reports.append(json.loads(out))
-    stats, sound = store.tasks.stats(), store.health(1.0).sound
+    stats, sound = store.tasks.stats(), store.health().sound
     store.close()
     taken = [task_id for report in reports for task_id in report["taken"]]
     assert len(taken) == len(set(taken)) == stats.by_status[TaskStatus.COMPLETED]

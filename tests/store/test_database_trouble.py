@@ -59,7 +59,7 @@ def test_a_full_disk_refuses_the_publish_keeps_what_was_there_and_goes_on_when_t
     writer.execute("PRAGMA max_page_count=1000000")
     store.tasks.publish([new(3)], 1.0)
     assert store.tasks.newest_ids(9) == [f"{3:016x}", f"{1:016x}"]
-    assert store.health(1.0).sound
+    assert store.health().sound
 
 
 def test_the_health_of_a_file_that_can_only_be_read_says_so(path):
@@ -67,7 +67,7 @@ def test_the_health_of_a_file_that_can_only_be_read_says_so(path):
     store.database._writer.close()
     store.database._writer = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)  # as SQLite does by itself
     with pytest.raises(StoreReadOnly, match=r"is read-only.*Fix: make the file"):
-        store.health(1.0)
+        store.health()
     store.close()
 
 
@@ -98,7 +98,7 @@ def test_a_write_that_the_system_refuses_is_a_clear_error_and_loses_nothing_told
     store = open_store(str(path))
     assert int(stored) > 0
     assert len(store.tasks.newest_ids(2000)) == int(stored)
-    assert store.health(1.0).sound
+    assert store.health().sound
     store.close()
 
 
@@ -173,7 +173,7 @@ def test_a_broken_database_is_reported_by_health_and_by_use(path):
         data[page * 4096 : page * 4096 + 200] = b"\xff" * 200
     path.write_bytes(data)
     broken = open_store(str(path))
-    health = broken.health(1.0)
+    health = broken.health()
     assert not health.sound
     assert health.detail != ""
     with pytest.raises(StoreCorrupt):

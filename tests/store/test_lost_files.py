@@ -30,7 +30,7 @@ def new(number):
 def ids(path):
     """The tasks in a sound file, as somebody sees them who opens it now."""
     store = open_store(str(path))
-    health = store.health(1.0)
+    health = store.health()
     found = sorted(int(each, 16) for each in store.tasks.newest_ids(99))
     store.close()
     assert health.sound, health
@@ -41,7 +41,7 @@ def ids_elsewhere(path):
     """The same for another process."""
     code = (
         "import sys; from core.cloud.store import open_store; s = open_store(sys.argv[1]);"
-        "assert s.health(1.0).sound, s.health(1.0);"
+        "assert s.health().sound, s.health();"
         "print(*sorted(int(i, 16) for i in s.tasks.newest_ids(99))); s.close()"
     )
     run = subprocess.run(

@@ -142,7 +142,7 @@ def test_processes_that_start_on_a_new_file_at_the_same_instant_all_succeed(path
         assert starter.returncode == 0, errors
     store = open_store(str(path))
     assert sorted(store.tasks.newest_ids(10)) == ids
-    assert store.health(1.0).sound
+    assert store.health().sound
     store.close()
 
 
@@ -177,7 +177,7 @@ def test_the_kinds_of_before_there_were_limits_keep_their_numbers_and_their_task
         assert {table: connection.execute(f"SELECT * FROM {table}").fetchall() for table in tables} == rows
         assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
         assert connection.execute("PRAGMA foreign_keys").fetchall() == [(1,)]
-    assert store.health(1.0).sound
+    assert store.health().sound
     with store.database.write() as connection, pytest.raises(apsw.ConstraintError):
         connection.execute("DELETE FROM kind WHERE id = 7")
     store.tasks.publish([NewTask("a" * 16, "report", "{}", "report")], 1.0)

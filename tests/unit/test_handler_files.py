@@ -37,7 +37,7 @@ def test_a_file_registers_its_handlers_and_imports_what_lies_beside_it(tmp_path,
     registry = HandlerRegistry()
 
     assert load_handlers(str(file), registry) == ["analyse"]
-    assert registry.require("analyse").run_here({}, None) == {"answer": 42}
+    assert registry.require("analyse").call({}, None) == {"answer": 42}
     assert registry.require("analyse").timeout == 5
     # stdout may be the MCP protocol's.
     assert capsys.readouterr().out == ""

@@ -1,5 +1,6 @@
 """The handler registry: what may be a handler, and what a process can run."""
 
+import asyncio
 import functools
 
 import pytest
@@ -123,12 +124,12 @@ def test_a_handler_that_cannot_say_what_it_can_do_hides_no_other():
     assert registry.capabilities() == {"echo"}
 
 
-def test_a_handler_runs_to_its_end_in_the_callers_thread_async_or_not():
+def test_a_handler_gives_its_value_or_its_awaitable():
     registry = HandlerRegistry()
     context = TaskContext("id", "name", 3)
 
-    assert registry.register("one", one).run_here({"a": 1}, context) == {"a": 1}
-    assert registry.register("async", asynchronous).run_here({}, context) == 3
+    assert registry.register("one", one).call({"a": 1}, context) == {"a": 1}
+    assert asyncio.run(registry.register("async", asynchronous).call({}, context)) == 3
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1, float("inf")])

@@ -1,13 +1,12 @@
 """Handlers: the functions that run tasks, found by the task's name."""
 
-import asyncio
 import inspect
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from core.cloud.gate import Closed, Gate
 from core.cloud.handler_limits import HandlerLimits
@@ -70,16 +69,6 @@ class Handler:
     def call(self, payload: Json, context: TaskContext) -> object:
         """The function's value, or its awaitable when it is async."""
         return self.func(payload, context) if self.takes_context else self.func(payload)
-
-    def run_here(self, payload: Json, context: TaskContext) -> object:
-        """Run it in this thread to its end, async or not. Raises what it raises."""
-        if self.is_async:
-            return asyncio.run(_await(cast(Awaitable[object], self.call(payload, context))))
-        return self.call(payload, context)
-
-
-async def _await(awaitable: Awaitable[object]) -> object:
-    return await awaitable
 
 
 class HandlerRegistry:

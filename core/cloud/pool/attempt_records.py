@@ -39,7 +39,8 @@ class AttemptRecord:
         return type(self), tuple(getattr(self, name) for name in self.__slots__)
 
     def __str__(self) -> str:
-        return f"{self.endpoint}: {self.outcome} after {self.latency:.2f}s{': ' if self.reason else ''}{self.reason}"
+        beside = " (beside a slow one)" if self.hedged else ""
+        return f"{self.endpoint}{beside}: {self.outcome} after {self.latency:.2f}s{': ' if self.reason else ''}{self.reason}"
 
 
 def exhausted(

@@ -44,7 +44,6 @@ class AsyncExecutor:
         self._loop = asyncio.new_event_loop()
         self._answered = True
         self._ending = False
-        self.abandoned = False
         try:
             self._loop.set_default_executor(DaemonExecutor())
             self._thread = threading.Thread(target=self._run, name=f"heablcoin-handlers-{next(_numbers)}", daemon=True)
@@ -82,7 +81,6 @@ class AsyncExecutor:
 
     def close(self) -> None:
         """Cancel all that still runs and end the loop as soon as it can. From any thread; does not wait."""
-        self.abandoned = True
         self._post(self._shut)
 
     def join(self, timeout: float) -> bool:

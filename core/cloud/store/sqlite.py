@@ -1,6 +1,5 @@
 """The SQLite store: every part over one database."""
 
-from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -42,7 +41,7 @@ class SqliteStore:
     def location(self) -> str:
         return self.database.location
 
-    def health(self, now: float) -> StoreHealth:
+    def health(self) -> StoreHealth:
         """Check the whole file (seconds for a large one), and that it can be written: StoreReadOnly, StoreBusy."""
         with self.database.write(durable=False) as connection:
             if connection.readonly("main"):  # such a file is read by BEGIN IMMEDIATE without complaint
@@ -60,7 +59,6 @@ class SqliteStore:
             bytes=size,
             sound=sound,
             detail="every check passed" if sound else "; ".join(verdict[:5]),
-            checked_at=datetime.fromtimestamp(now, UTC),
         )
 
     def close(self) -> None:
