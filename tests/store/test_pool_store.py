@@ -138,6 +138,24 @@ def test_a_call_of_yesterday_that_never_left_makes_no_room_today(views, clock):
     assert why(theirs.admit(clock)) is Refusal.SPENT
 
 
+@pytest.mark.parametrize("back", [30.0, 3600.0])
+@pytest.mark.parametrize("meanwhile", ["nothing", "a call", "another endpoint", "the endpoint anew"])
+def test_a_clock_put_back_over_midnight_gives_no_second_budget(views, clock, back, meanwhile):
+    midnight = 86_400.0 * 20_000
+    clock.set_now(midnight - 10)
+    mine, theirs = joined(views, endpoint(max_requests_per_day=1))
+    assert isinstance(mine.admit(clock), int)
+    clock.set_now(midnight + 10)
+    if meanwhile == "a call":
+        assert isinstance(mine.admit(clock), int)
+    elif meanwhile == "another endpoint":
+        joined(views, endpoint("b"))
+    elif meanwhile == "the endpoint anew":
+        mine, theirs = joined(views, endpoint(max_requests_per_day=1, timeout=20.0))
+    clock.set_now(midnight + 10 - back)
+    assert why(mine.admit(clock)) is why(theirs.admit(clock)) is Refusal.SPENT
+
+
 def test_a_call_that_never_left_was_not_under_way(views, clock):
     mine, theirs = joined(views, endpoint(max_concurrency=1))
     mine.give_back(mine.admit(clock))
@@ -413,6 +431,9 @@ class TestSqlite:
         clock.advance(WINDOW)
         store.remove("never was")
         assert left() == ({"c"}, {"a", "b", "c"})
+        clock.advance(86_400)
+        store.save(Listing(endpoint("d"), needs_key=False))
+        assert left() == ({"c"}, {"a", "b", "c"})  # of yesterday, which a clock that is put back may need
         clock.advance(86_400)
         store.save(Listing(endpoint("d"), needs_key=False))
         assert left() == ({"c"}, set())

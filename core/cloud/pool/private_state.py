@@ -71,11 +71,13 @@ class PrivateEndpointState:
     """An endpoint's state in this process alone."""
 
     __slots__ = (
+        "_day",
         "_first",
         "_lock",
         "_reserved",
         "_shared",
         "_spent",
+        "_spent_before",
         "_tally",
         "_tokens",
         "_window",
@@ -92,10 +94,12 @@ class PrivateEndpointState:
         self.adapted: tuple[Adaptation, ...] = ()
         self._lock = threading.Lock()
         self._tokens = itertools.count(1)
-        self._first = 0
-        """The first token of the day that is counted."""
+        self._day = self._first = 0
+        """The newest day on which a call was admitted, and the first token of that day."""
         self._tally = Tally()
         self._spent = Spending()
+        self._spent_before = Spending()
+        """Of the day that was the one before."""
         self._window = SlidingWindow(endpoint.max_requests_per_minute, window)
         self._shared = shared
         self._reserved = TokenWindow(window)
@@ -121,8 +125,8 @@ class PrivateEndpointState:
             if refused is not None:
                 return refused
             spent = self._today(epoch)
-            if not spent.requests:
-                self._first = token
+            if spent.day != self._day:
+                self._day, self._first = spent.day, token
             spent.requests += 1
             if endpoint.max_tokens_per_minute:
                 self._reserved.reserve(token, tokens, now)
@@ -244,7 +248,9 @@ class PrivateEndpointState:
     def _today(self, epoch: float) -> Spending:
         day = day_of(epoch)
         if self._spent.day != day:
-            self._spent = Spending(day)
+            # A clock that is put back over midnight finds the day it was before as it was.
+            kept = self._spent_before if self._spent_before.day == day else Spending(day)
+            self._spent, self._spent_before = kept, self._spent
         return self._spent
 
 

@@ -103,7 +103,9 @@ def _add_adapted(connection: apsw.Connection, endpoint: ApiEndpoint, text: str) 
 
 
 def forget_removed(connection: apsw.Connection, now: float, window: float) -> None:
-    """Drop what removed endpoints left behind, once it counts no more; of the others the spending of days gone by."""
+    """Drop what removed endpoints left behind, once it counts no more; of the others the spending of days before yesterday, which a clock
+    that is put back over midnight can still need.
+    """
     kept = {row[1] for row in connection.execute(POOL["endpoints"])}
     for name in _names(connection, "next_started", after=STARRED):
         if name not in kept:
@@ -112,7 +114,7 @@ def forget_removed(connection: apsw.Connection, now: float, window: float) -> No
         if name not in kept:
             connection.execute(POOL["drop_reservations"], (name, now - window))
     for name in _names(connection, "next_spender"):
-        connection.execute(POOL["forget_spending"], (name, day_of(now)))
+        connection.execute(POOL["forget_spending"], (name, day_of(now) - 1))
 
 
 def _names(connection: apsw.Connection, statement: str, after: str = "") -> list[str]:
