@@ -160,11 +160,12 @@ class Member:
     def refresh(self, now: float) -> None:
         """Work out `ready_at` after the state's health changed."""
         health, blocked = self.state.health, self.blocked
-        if health.held_from > now + CLOCK_SKEW:
-            # Known from before the wall clock was put back: the state puts it right when it is asked.
-            self.ready_at = self.last_resort_at = now
-            return
         least = blocked.until if blocked is not None else 0.0
+        if health.held_from > now + CLOCK_SKEW:
+            # Known from before the wall clock was put back: the state puts it right when it is asked. What refuses calls still holds, or
+            # who waits would ask again and again.
+            self.ready_at = self.last_resort_at = max(now, least)
+            return
         if self.faulty_until > now:
             least = max(least, self._key_held_until())
         if health.failures == 0 and health.held_until == 0.0:

@@ -6,6 +6,7 @@ import pytest
 
 from core.clock import ManualClock
 from core.cloud.api_manager import ApiEndpoint, ApiManager
+from core.cloud.pool.admission import Refusal, Refused
 from core.cloud.pool.selection import STRATEGIES
 from core.cloud.store import open_store
 from core.errors import AllEndpointsFailed
@@ -113,3 +114,20 @@ def test_every_strategy_goes_on_using_both_endpoints_when_the_clock_is_put(world
         used.add(manager.call_with_retry(work, strategy=strategy)[0])
         clock.advance(30.0)
     assert used == {"a", "b"}
+
+
+def test_a_refusal_holds_although_what_is_known_of_the_health_is_of_before_the_clock_was_put_back(world):
+    """Or the call that waits asks again at once, for as long as the refusal is not asked of the database anew."""
+    clock, manager = world
+    add(manager, max_requests_per_minute=1)
+
+    def fails(endpoint):
+        raise HttpError(500)
+
+    with pytest.raises(AllEndpointsFailed):
+        manager.call_with_retry(fails, max_retries=1)
+    clock.set_now(clock.now() - HOUR)
+    pool = manager._pool
+    member, now = pool.get("a"), pool.time()
+    member.refused(Refused(Refusal.LIMITED, now + 30.0), now)
+    assert min(member.ready_at, member.last_resort_at) >= now + 30.0
