@@ -126,7 +126,7 @@ class Pool:
 
     @property
     def executor(self) -> ThreadPoolExecutor:
-        """The thread in which async callers ask a shared pool state: one, because writers take waiters anyway."""
+        """The thread in which async callers ask a shared pool state: one, because writers take turns anyway."""
         if self._executor is None:
             self._executor = ThreadPoolExecutor(1, "heablcoin-pool-state")
         return self._executor

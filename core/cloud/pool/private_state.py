@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class SharedWindow:
-    """The window that the endpoints of one pool share. Thread-safe; an state takes its lock while it holds its own."""
+    """The window that the endpoints of one pool share. Thread-safe; each state takes its lock while it holds its own."""
 
     __slots__ = ("_lock", "_window")
 
@@ -114,7 +114,7 @@ class PrivateEndpointState:
     def admit(
         self, clock: Clock, *, last_resort: bool = False, new_key: bool = False, tokens: int = 0, task: bool = False
     ) -> int | Refused:
-        del task  # the direct calls that wait are all of this process, whose line knows them
+        del task  # the direct calls that wait are all of this process, whose wait queue knows them
         with self._lock:
             now, epoch = clock.monotonic(), clock.now()
             health, endpoint = self.health, self.endpoint

@@ -19,7 +19,7 @@ TRIES = 3
 
 
 class Tier:
-    """Endpoints of one priority; they take waiters, and the waiters of one that rests are shared out evenly."""
+    """Endpoints of one priority; they take turns, and the turns of one that rests are shared out evenly."""
 
     __slots__ = ("_random", "_shared_out", "members", "turn")
 
@@ -35,7 +35,7 @@ class Tier:
         member = members[next(self.turn) % size]
         if member.ready_at <= now and member not in avoid:
             return member
-        # Not the next one: it would have the waiters of all that rest before it, besides its own.
+        # Not the next one: it would have the turns of all that rest before it, besides its own.
         if size > FEW:
             for _ in range(TRIES):
                 member = members[int(self._random() * size)]
@@ -80,7 +80,7 @@ class Roster:
         return self
 
     def _first(self, count: int) -> "Roster":
-        """The endpoints of the first `count` priorities, which take their waiters as they do here."""
+        """The endpoints of the first `count` priorities, which take their turns as they do here."""
         roster = self._down_to.get(count)
         if roster is None:
             tiers = self._tiers[:count]

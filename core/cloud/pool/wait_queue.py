@@ -1,6 +1,6 @@
 """The calls of one process that wait for a slot: first come, first served.
 
-For each endpoint the first in line that wants it sleeps until its next slot; those behind it sleep until they are called. So a
+For each endpoint the first in the queue that wants it sleeps until its next slot; those behind it sleep until they are called. So a
 slot that comes free wakes one call, not all of them, and none is overtaken by one that came later.
 """
 
@@ -37,7 +37,7 @@ EVERYONE = _Everyone()
 
 
 class Waiter:
-    """A call's place in the line."""
+    """A call's place in the queue."""
 
     __slots__ = ("_wake", "called", "due", "number", "wants")
 
@@ -77,13 +77,13 @@ class WaitQueue:
         self._newest = 0
         self._lock = threading.Lock()
 
-    def ahead(self, turn: Waiter | None) -> AbstractSet[Member]:
+    def ahead(self, waiter: Waiter | None) -> AbstractSet[Member]:
         """The endpoints that calls before this one wait for; with None before one that comes now."""
         now = self._clock.monotonic()
         found: set[Member] = set()
         with self._lock:
             for other in self.waiters:
-                if other is turn or (turn is not None and other.number > turn.number):
+                if other is waiter or (waiter is not None and other.number > waiter.number):
                     break
                 if other.due + PATIENCE >= now:
                     if other.wants is EVERYONE:
@@ -91,28 +91,28 @@ class WaitQueue:
                     found |= other.wants
         return found
 
-    def join(self, turn: Waiter | None, wants: AbstractSet[Member]) -> Waiter:
+    def join(self, waiter: Waiter | None, wants: AbstractSet[Member]) -> Waiter:
         """Wait for a slot of one of these. Who waited before keeps the place."""
         with self._lock:
-            if turn is None:
+            if waiter is None:
                 self._newest += 1
-                turn = Waiter(self._newest)
-                self.waiters.append(turn)
-            turn.wants = wants
-            return turn
+                waiter = Waiter(self._newest)
+                self.waiters.append(waiter)
+            waiter.wants = wants
+            return waiter
 
-    def leave(self, turn: Waiter) -> None:
+    def leave(self, waiter: Waiter) -> None:
         """It waits no longer; who is now the first to want what it wanted is called."""
         now = self._clock.monotonic()
         covered: set[Member] = set()
         called: list[Waiter] = []
         with self._lock:
-            place = bisect_left(self.waiters, turn)
+            place = bisect_left(self.waiters, waiter)
             del self.waiters[place]
             for other in self.waiters:
                 everything = other.wants is EVERYONE
-                if other.number > turn.number and (
-                    everything or any(one in turn.wants for one in other.wants - covered)
+                if other.number > waiter.number and (
+                    everything or any(one in waiter.wants for one in other.wants - covered)
                 ):
                     called.append(other)
                 if everything:
@@ -124,6 +124,6 @@ class WaitQueue:
     def freed(self, member: Member) -> None:
         """A call of `member` ended, so that it may take another: the first to want it is called."""
         with self._lock:
-            first = next((turn for turn in self.waiters if member in turn.wants), None)
+            first = next((waiter for waiter in self.waiters if member in waiter.wants), None)
         if first is not None:
             first.call(self._clock.monotonic())

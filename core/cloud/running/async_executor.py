@@ -19,7 +19,7 @@ from core.safe_text import type_name
 log = logging.getLogger(__name__)
 
 Ending = tuple[RunningAttempt, object, BaseException | None]
-"""What a attempt ended with: its handler's value, or its error."""
+"""What an attempt ended with: its handler's value, or its error."""
 Ended = Callable[[Sequence[Ending]], None]
 
 MOST_THREADS = 64
@@ -39,7 +39,7 @@ class AsyncExecutor:
         self._too_late = too_late
         self._finished: list[Ending] = []
         self._queue: deque[RunningAttempt] = deque()
-        """Given, not yet begun; whoever pops a attempt has it."""
+        """Given, not yet begun; whoever pops an attempt has it."""
         self._tasks: dict[asyncio.Task[None], RunningAttempt] = {}
         self._loop = asyncio.new_event_loop()
         self._answered = True

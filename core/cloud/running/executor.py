@@ -234,7 +234,7 @@ class Executor:
         self._watch_queue()
 
     def _prepare(self, claim: Claim, lease_until: float) -> RunningAttempt | None:
-        """A attempt ready to start; None when its attempt is over already, one way or the other."""
+        """A running attempt ready to start; None when its attempt is over already, one way or the other."""
         handler = self._handlers.get(claim.name)
         if handler is None:
             missing = Permanent(

@@ -82,7 +82,7 @@ class SqlitePoolState(ForkAware):
         self.window = window
         self._max_per_minute = 0
         self.full: Refused | None = None
-        """The newest refusal by the pool's limit, as an state keeps that of its own."""
+        """The newest refusal by the pool's limit, as an endpoint's state keeps that of its own."""
         self._undone: set[int] = set()
         """Tokens of admissions that were rolled back with the transaction they were part of."""
         self.given_back = 0
@@ -216,7 +216,7 @@ class SqlitePoolState(ForkAware):
         self._writer.close()
         self.flush()
 
-    # For the states
+    # For the states of endpoints
 
     @contextmanager
     def transaction(self) -> Iterator[apsw.Connection]:
